@@ -1,0 +1,133 @@
+"""Every error of the project.
+
+FeatureStoreError
+├── DefinitionError            a definition cannot exist as written
+│   ├── InvalidDurationError
+│   ├── InvalidNameError
+│   ├── UnknownColumnError
+│   ├── UnsupportedAggregateError
+│   └── MisalignedTileError
+├── RequestError               a caller asked for something that is not there or not so typed
+│   ├── UnknownObjectError
+│   ├── MissingEntityKeyError
+│   ├── WrongTypeError
+│   └── NaiveDatetimeError
+└── (stores, stream, local: below, each under its room's heading)
+
+The message says what happened, to which object, and what to do; the facts stay on the error as attributes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from difflib import get_close_matches
+
+
+class FeatureStoreError(Exception):
+    """Base of all errors that this project raises on purpose."""
+
+
+class DefinitionError(FeatureStoreError):
+    """A definition cannot exist as written."""
+
+
+class RequestError(FeatureStoreError):
+    """A caller asked for something that is not there, or with a value of another type."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The tail of a message: the nearest right names, or all of them when few."""
+    names = sorted(known)
+    close = get_close_matches(name, names, n=3, cutoff=0.5)
+    if close:
+        return "did you mean " + " or ".join(repr(one) for one in close) + "?"
+    if not names:
+        return "none is defined"
+    shown = ", ".join(repr(one) for one in names[:8])
+    return f"known: {shown}" + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+class InvalidDurationError(DefinitionError):
+    """A duration is not a whole number and a unit."""
+
+    def __init__(self, text: object) -> None:
+        self.text = text
+        super().__init__(f"{text!r} is not a duration; write a whole number and a unit, such as '90s', '24h' or '7d'")
+
+
+class InvalidNameError(DefinitionError):
+    """A name cannot be used in keys, columns and metric labels."""
+
+    def __init__(self, kind: str, name: object) -> None:
+        self.kind, self.name = kind, name
+        super().__init__(
+            f"{name!r} cannot name a {kind}; use lower-case letters, digits, '_' or '-', "
+            "starting with a letter, without '__', 64 characters at most"
+        )
+
+
+class UnknownColumnError(DefinitionError):
+    """A definition names a column that its topic does not have."""
+
+    def __init__(self, owner: str, column: str, known: Iterable[str]) -> None:
+        self.owner, self.column = owner, column
+        super().__init__(f"{owner} uses column {column!r}, which is not in the schema; {nearest(column, known)}")
+
+
+class UnsupportedAggregateError(DefinitionError):
+    """An aggregate makes no sense for the type of its column, or for its window."""
+
+
+class MisalignedTileError(DefinitionError):
+    """A tile does not divide its window."""
+
+    def __init__(self, feature: str, window: str, tile: str, instead: str) -> None:
+        self.feature, self.window, self.tile = feature, window, tile
+        super().__init__(
+            f"slide of {tile} does not divide the window of {window} in feature {feature!r}; use a slide such as {instead}"
+        )
+
+
+class UnknownObjectError(RequestError):
+    """A view, service, topic, feature or job of that name does not exist."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        self.kind, self.name = kind, name
+        super().__init__(f"there is no {kind} {name!r}; {nearest(name, known)}")
+
+
+class MissingEntityKeyError(RequestError):
+    """A request lacks an entity key, or has one that nothing asks for."""
+
+    def __init__(self, target: str, wanted: Iterable[str], given: Iterable[str]) -> None:
+        self.target, self.wanted, self.given = target, tuple(wanted), tuple(given)
+        super().__init__(f"{target} needs the entity keys {list(self.wanted)}, but got {list(self.given)}")
+
+
+class WrongTypeError(RequestError):
+    """A value is not of the type that its column or key declares."""
+
+    def __init__(self, name: str, wanted: str, got: object) -> None:
+        self.name, self.wanted, self.got = name, wanted, got
+        super().__init__(f"{name!r} must be {wanted}, but {got!r} is {type(got).__name__}")
+
+
+class NaiveDatetimeError(RequestError):
+    """A datetime without a zone names no moment."""
+
+    def __init__(self, moment: datetime) -> None:
+        self.moment = moment
+        super().__init__(f"{moment!r} has no time zone; pass an aware datetime such as datetime.now(timezone.utc)")
+
+
+# --- kernel ---------------------------------------------------------------------------------------------------------
+
+
+class RowLayoutError(FeatureStoreError):
+    """A stored row was written with another layout than its view has, or is cut short."""
+
+    def __init__(self, wanted: int, found: int | None) -> None:
+        self.wanted, self.found = wanted, found
+        what = "is cut short" if found is None else f"has layout {found:08x}"
+        super().__init__(f"a stored row {what}, but its view has layout {wanted:08x}; rebuild the view's online rows")

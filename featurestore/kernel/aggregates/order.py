@@ -1,0 +1,84 @@
+"""The last value of a column, by (event time, partition, offset)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from featurestore.kernel.aggregates.partial import Field, Ints, State, concat, take
+from featurestore.kernel.events import DataType, Events
+
+_NEVER = np.iinfo(np.int64).min
+_STORED = {"float64": "<f8", "int64": "<i8", "timestamp": "<i8", "bool": "?", "string": "<u4"}
+
+
+@dataclass(frozen=True, slots=True)
+class LastPartial:
+    """The newest value that is not null, with what decides ties; event time is the smallest int64 where none."""
+
+    column: str
+    dtype: DataType
+    has_rung: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"last({self.column})"
+
+    @property
+    def has_heap(self) -> bool:
+        return self.dtype == "string"
+
+    def fields(self, rung: int) -> tuple[Field, ...]:
+        # A string's record keeps its length; the bytes follow after the records.
+        return (
+            Field("event_us", "<i8"),
+            Field("offset", "<i8"),
+            Field("partition", "<i4"),
+            Field("value", _STORED[self.dtype]),
+        )
+
+    def lift(self, events: Events) -> State:
+        column = events.columns[self.column]
+        event_us = events.event_us if column.valid is None else np.where(column.valid, events.event_us, _NEVER)
+        return {
+            "event_us": event_us,
+            "offset": events.offset,
+            "partition": events.partition,
+            "value": column.values,
+        }
+
+    def concat(self, states: Sequence[State]) -> State:
+        return concat(states)
+
+    def merge(self, state: State, starts: Ints) -> State:
+        total = len(state["event_us"])
+        run = np.zeros(total, dtype=np.int64)
+        run[starts[1:]] = 1
+        order = np.lexsort((state["offset"], state["partition"], state["event_us"], np.cumsum(run)))
+        return take(state, order[np.append(starts[1:], total) - 1])
+
+    def over(self, state: State, low: Ints, high: Ints) -> State:
+        """Events are in order, so the last one that has a value is the answer, if it lies in the range."""
+        held = state["event_us"] != _NEVER
+        newest = np.maximum.accumulate(np.where(held, np.arange(len(held)), -1))[high - 1]
+        out = take(state, np.maximum(newest, 0))
+        out["event_us"] = np.where(newest >= low, out["event_us"], _NEVER)
+        return out
+
+    def rungs(self, state: State) -> npt.NDArray[np.uint8]:
+        return np.zeros(len(state["event_us"]), dtype=np.uint8)
+
+    def store(self, state: State, rung: int) -> State:
+        return state
+
+    def load(self, stored: State, rung: int) -> State:
+        return stored
+
+
+def held(state: State) -> npt.NDArray[np.bool_]:
+    """Where there is a last value at all."""
+    found: npt.NDArray[np.bool_] = state["event_us"] != _NEVER
+    return found

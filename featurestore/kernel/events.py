@@ -1,0 +1,60 @@
+"""A batch of decoded events, column by column: what the kernel folds and joins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+DataType = Literal["string", "int64", "float64", "bool", "timestamp"]
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """Values of one column; where `valid` is false the value is null and its slot means nothing.
+
+    values  float64, int64 (integers, time stamps), bool, or object (strings as UTF-8 `bytes`)
+    """
+
+    values: Array
+    valid: npt.NDArray[np.bool_] | None = None
+
+    def take(self, index: npt.NDArray[np.int64]) -> Column:
+        return Column(self.values[index], None if self.valid is None else self.valid[index])
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """n events of one topic.
+
+    row        (n) dense index of the entity that the event is about
+    event_us   (n) effective event time
+    partition  (n) and offset (n): where the log keeps it; with event time they decide ties
+    columns    the columns that a plan needs
+    """
+
+    row: npt.NDArray[np.int64]
+    event_us: npt.NDArray[np.int64]
+    partition: npt.NDArray[np.int32]
+    offset: npt.NDArray[np.int64]
+    columns: Mapping[str, Column]
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def take(self, index: npt.NDArray[np.int64]) -> Events:
+        return Events(
+            self.row[index],
+            self.event_us[index],
+            self.partition[index],
+            self.offset[index],
+            {name: column.take(index) for name, column in self.columns.items()},
+        )
+
+    def sorted(self) -> Events:
+        """By entity, then event time, partition and offset: the order that decides first and last."""
+        return self.take(np.lexsort((self.offset, self.partition, self.event_us, self.row)))

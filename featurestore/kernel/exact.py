@@ -1,0 +1,247 @@
+"""Exact sums of floats and integers: fixed-point integers in 32-bit digits.
+
+Enter: float64 or int64 arrays. Leave: float64 arrays, rounded once. Promise: the order in which partial sums
+are merged cannot show, because no rounding happens before the end; a sum equals `math.fsum`, a mean is
+correctly rounded, the deviation of equal values is 0.
+
+A sum is a row of digits: value = sum_j digits[j] * 2**(32 * (base + j)). Adding is digit-wise int64 addition,
+so prefix differences are exact as well; carries wait until `carried`. How many digits there are, and where
+they start, is one of a few *rungs*, wide enough for the values at hand and for 2**31 of them. A wider rung
+is only taken when values need it, so ordinary money, delays and counts stay at 16 bytes a sum.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import numpy.typing as npt
+
+Digits = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+_MASK = np.int64(0xFFFF_FFFF)
+# Sums of up to 2**31 values fit every rung: this many bits stay free above the largest single value.
+_HEADROOM_BITS = 32
+
+# (first digit, end digit) of a sum; a sum of squares doubles both. Rung 0 is for integers.
+RUNGS: tuple[tuple[int, int], ...] = ((0, 3), (-2, 2), (-4, 4), (-8, 8), (-34, 34))
+
+
+def width(rung: int, power: int) -> int:
+    """Digits of a sum (power 1) or a sum of squares (power 2) on this rung."""
+    first, end = RUNGS[rung]
+    return (end - first) * power
+
+
+_RUNG_OF = {(width(rung, power), power): rung for rung in range(len(RUNGS)) for power in (1, 2)}
+
+
+def rung_of(digits: Digits, power: int) -> int:
+    """The rung is told by the number of digits."""
+    return _RUNG_OF[digits.shape[1], power]
+
+
+def lift_floats(values: Floats, power: int) -> Digits:
+    """Each finite float, or its square, as digits on the smallest rung that holds them all."""
+    mantissa, exponent = np.frexp(values)
+    whole = np.abs(np.ldexp(mantissa, 53)).astype(np.int64)
+    low_bit = exponent.astype(np.int64) - 53
+    nonzero = whole != 0
+    rung = 1
+    if nonzero.any():
+        trailing = np.frexp((whole & -whole).astype(np.float64))[1] - 1
+        lowest = int((low_bit + trailing)[nonzero].min())
+        highest = int(exponent[nonzero].max())
+        while 32 * RUNGS[rung][0] > lowest or 32 * RUNGS[rung][1] - 1 < highest + _HEADROOM_BITS:
+            rung += 1
+    first = 32 * RUNGS[rung][0]
+    # Bits under the first digit are zero by the choice of the rung, so this shift loses nothing.
+    below = np.clip(first - low_bit, 0, 63)
+    whole, low_bit = np.where(nonzero, whole >> below, 0), np.where(nonzero, low_bit + below, first)
+    out = np.zeros((len(values), width(rung, power) + 2), dtype=np.int64)
+    if power == 1:
+        _scatter(out, whole, low_bit - first, np.where(values < 0, -1, 1))
+    else:
+        # whole < 2**53 = high * 2**27 + low; the square in three terms of at most 54 bits each.
+        high, low = whole >> 27, whole & ((1 << 27) - 1)
+        plus, place = np.ones(len(values), dtype=np.int64), 2 * (low_bit - first)
+        _scatter(out, low * low, place, plus)
+        _scatter(out, 2 * high * low, place + 27, plus)
+        _scatter(out, high * high, place + 54, plus)
+    return out[:, :-2]
+
+
+def lift_ints(values: Ints, power: int) -> Digits:
+    """Each int64, or its square, as digits of rung 0."""
+    out = np.zeros((len(values), width(0, power)), dtype=np.int64)
+    if power == 1:
+        out[:, 0] = values & _MASK
+        out[:, 1] = values >> 32
+        return out
+    magnitude = np.where(values < 0, -values.astype(np.uint64), values.astype(np.uint64)).astype(np.uint64)
+    mask = np.uint64(_MASK)
+    low, high = magnitude & mask, magnitude >> np.uint64(32)
+    for product, place, times in ((low * low, 0, 1), (low * high, 1, 2), (high * high, 2, 1)):
+        out[:, place] += times * (product & mask).astype(np.int64)
+        out[:, place + 1] += times * (product >> np.uint64(32)).astype(np.int64)
+    return out
+
+
+def aligned(digits: Digits, rung: int, power: int) -> Digits:
+    """The same sums on a wider rung."""
+    have = rung_of(digits, power)
+    if have == rung:
+        return digits
+    out = np.zeros((len(digits), width(rung, power)), dtype=np.int64)
+    place = (RUNGS[have][0] - RUNGS[rung][0]) * power
+    out[:, place : place + digits.shape[1]] = digits
+    # The top digit carries the sign; on a wider rung it is an ordinary digit until the next `carried`.
+    return out
+
+
+def carried(digits: Digits) -> Digits:
+    """The same sums with every digit in [0, 2**32) but the top one, which keeps the sign."""
+    out = digits.copy()
+    for place in range(digits.shape[1] - 1):
+        out[:, place + 1] += out[:, place] >> 32
+        out[:, place] &= _MASK
+    return out
+
+
+def narrowest(digits: Digits, power: int) -> npt.NDArray[np.uint8]:
+    """For each carried sum the smallest rung that holds it with the headroom left free."""
+    rung = rung_of(digits, power)
+    need = np.full(len(digits), rung, dtype=np.uint8)
+    for smaller in range(rung - 1, 0, -1):
+        first = (RUNGS[smaller][0] - RUNGS[rung][0]) * power
+        end = first + width(smaller, power)
+        sign = np.where(digits[:, -1:] < 0, _MASK, np.int64(0))
+        above = digits[:, end:].copy()
+        above[:, -1] &= _MASK
+        top = digits[:, end - 1]
+        # Sign bits all through the digits above, and the kept top digit must show the same sign.
+        fits = (digits[:, :first] == 0).all(axis=1) & (above == sign).all(axis=1)
+        fits &= (top >= 1 << 31) == (sign[:, 0] != 0)
+        need[fits] = smaller
+    return need
+
+
+def narrowed(digits: Digits, rung: int, power: int) -> Digits:
+    """The same carried sums on a smaller rung, which `narrowest` said holds them."""
+    have = rung_of(digits, power)
+    if have == rung:
+        return digits
+    first = (RUNGS[rung][0] - RUNGS[have][0]) * power
+    out = digits[:, first : first + width(rung, power)].copy()
+    out[:, -1] = out[:, -1].astype(np.uint32).view(np.int32) if len(out) else out[:, -1]
+    return out
+
+
+def to_floats(digits: Digits, power: int) -> Floats:
+    """Each sum rounded once, half to even; beyond the largest float it is infinite."""
+    magnitude, negative = _magnitude(digits)
+    exponent = 32 * RUNGS[rung_of(digits, power)][0] * power
+    return _rounded(magnitude, exponent, np.zeros(len(digits), dtype=np.bool_), negative)
+
+
+def to_ints(digits: Digits) -> tuple[Ints, Mask]:
+    """Each sum of integers as int64, and whether it fits."""
+    whole = carried(digits)
+    low = (whole[:, 0] | (whole[:, 1] << 32)).astype(np.int64)
+    rest = np.where(low < 0, _MASK, np.int64(0))
+    top = whole[:, 2:].copy()
+    top[:, -1] &= _MASK
+    return low, (top == rest[:, None]).all(axis=1)
+
+
+def means(digits: Digits, counts: Ints) -> Floats:
+    """Each sum divided by its count (over 0), correctly rounded."""
+    exponent = 32 * RUNGS[rung_of(digits, 1)][0]
+    return _quotients(digits, exponent, [counts])
+
+
+def variances(sums: Digits, squares: Digits, counts: Ints, ddof: int) -> Floats:
+    """(n * sum of squares - square of the sum) / (n * (n - ddof)), correctly rounded; counts over ddof."""
+    rung = max(rung_of(sums, 1), rung_of(squares, 2))
+    sums, squares = aligned(sums, rung, 1), aligned(squares, rung, 2)
+    magnitude, _ = _magnitude(sums)
+    halves = np.empty((len(sums), 2 * magnitude.shape[1]), dtype=np.int64)
+    halves[:, 0::2], halves[:, 1::2] = magnitude & 0xFFFF, magnitude >> 16
+    product = np.zeros((len(sums), 2 * halves.shape[1]), dtype=np.int64)
+    for place in range(halves.shape[1]):
+        product[:, place : place + halves.shape[1]] += halves[:, place, None] * halves
+    square = carried(product[:, 0::2] + (product[:, 1::2] << 16))
+    scaled = np.zeros_like(square)
+    scaled[:, : squares.shape[1]] = carried(squares)
+    scaled = carried(scaled * counts[:, None])
+    exponent = 64 * RUNGS[rung][0]
+    return _quotients(scaled - square, exponent, [counts, counts - ddof])
+
+
+def _scatter(out: Digits, whole: Ints, place: Ints, sign: Ints) -> None:
+    """Add sign * whole * 2**place into the digits; 0 <= whole < 2**62."""
+    at, shift = place >> 5, place & 31
+    rows = np.arange(len(whole))
+    low = (whole & _MASK) << shift
+    high = ((whole >> 32) << shift) + (low >> 32)
+    out[rows, at] += sign * (low & _MASK)
+    out[rows, at + 1] += sign * (high & _MASK)
+    out[rows, at + 2] += sign * (high >> 32)
+
+
+def _magnitude(digits: Digits) -> tuple[Digits, Mask]:
+    """Absolute values as digits in [0, 2**32), one more of them, and where the sum was negative."""
+    wide = np.zeros((len(digits), digits.shape[1] + 1), dtype=np.int64)
+    wide[:, :-1] = digits
+    wide = carried(wide)
+    negative = wide[:, -1] < 0
+    return carried(np.where(negative[:, None], -wide, wide)), negative
+
+
+def _quotients(digits: Digits, exponent: int, divisors: list[Ints]) -> Floats:
+    magnitude, negative = _magnitude(digits)
+    # Four more digits below keep over 64 significant bits through two divisions by up to 2**31 each.
+    pad = 4
+    quotient = np.zeros((len(digits), magnitude.shape[1] + pad), dtype=np.int64)
+    quotient[:, pad:] = magnitude
+    inexact = np.zeros(len(digits), dtype=np.bool_)
+    for divisor in divisors:
+        rest = np.zeros(len(digits), dtype=np.int64)
+        for place in range(quotient.shape[1] - 1, -1, -1):
+            rest = (rest << 32) | quotient[:, place]
+            quotient[:, place], rest = rest // divisor, rest % divisor
+        inexact |= rest != 0
+    out = _rounded(quotient, exponent - 32 * pad, inexact, negative)
+    # A subnormal quotient would be rounded twice; it is rare enough for plain fractions.
+    for row in np.flatnonzero((np.abs(out) < 2.0**-1021) & (magnitude != 0).any(axis=1)):
+        top = sum(int(digit) << (32 * place) for place, digit in enumerate(magnitude[row]))
+        exact = Fraction(top) * Fraction(2) ** exponent
+        for divisor in divisors:
+            exact /= int(divisor[row])
+        out[row] = float(-exact if negative[row] else exact)
+    return out
+
+
+def _rounded(magnitude: Digits, exponent: int, inexact: Mask, negative: Mask) -> Floats:
+    """Digits in [0, 2**32) times 2**exponent as floats; `inexact` says that more bits lie below."""
+    rows = np.arange(len(magnitude))
+    places = magnitude.shape[1]
+    top = places - 1 - np.argmax(magnitude[:, ::-1] != 0, axis=1)
+    padded = np.zeros((len(magnitude), places + 2), dtype=np.uint64)
+    padded[:, 2:] = magnitude
+    first, second, third = (padded[rows, top + 2 - back] for back in range(3))
+    lead = (32 - np.frexp(first.astype(np.float64))[1]).astype(np.uint64)  # leading zero bits of the top digit
+    head = ((first << np.uint64(32)) | second) << lead
+    head |= third >> (np.uint64(32) - lead)
+    sticky = inexact | ((third & ((np.uint64(1) << (np.uint64(32) - lead)) - np.uint64(1))) != 0)
+    below = np.arange(places)[None, :] < (top - 2)[:, None]
+    sticky |= ((magnitude != 0) & below).any(axis=1)
+    # 64 leading bits with a sticky last one: the one conversion to float64 rounds half to even, correctly.
+    head |= sticky.astype(np.uint64)
+    with np.errstate(over="ignore"):
+        out = np.ldexp(head.astype(np.float64), exponent + 32 * (top - 1) - lead.astype(np.int64))
+    out[(magnitude == 0).all(axis=1)] = 0.0
+    return np.where(negative & (out != 0), -out, out)

@@ -1,0 +1,17 @@
+"""Names: what may stand in keys, columns, topics and metric labels."""
+
+from __future__ import annotations
+
+import re
+
+from featurestore.errors import InvalidNameError
+
+# "__" separates view and feature in a served column, so no name may hold it.
+_NAME = re.compile(r"[a-z](?:[a-z0-9-]|_(?!_)){0,63}")
+
+
+def checked_name(kind: str, name: object) -> str:
+    """The name itself, or InvalidNameError."""
+    if not isinstance(name, str) or _NAME.fullmatch(name) is None:
+        raise InvalidNameError(kind, name)
+    return name

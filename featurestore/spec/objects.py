@@ -1,0 +1,251 @@
+"""The values that a definitions repository is made of: frozen, compared by value, checked when built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import cached_property
+from hashlib import blake2b
+
+import pyarrow as pa
+
+from featurestore.errors import DefinitionError, UnknownColumnError, UnknownObjectError
+from featurestore.event_time import duration_us
+from featurestore.kernel import ARROW_TYPES, DataType, Feature, Plan, compile_plan
+from featurestore.spec.names import checked_name
+
+_PYTHON_TYPES: dict[object, DataType] = {
+    str: "string",
+    int: "int64",
+    float: "float64",
+    bool: "bool",
+    datetime: "timestamp",
+    **{name: name for name in ARROW_TYPES},
+}
+
+
+@dataclass(frozen=True)
+class Entity:
+    """The thing that features describe, such as an aircraft.
+
+    key  the column, or columns, that name one of them
+    """
+
+    name: str
+    key: str | tuple[str, ...]
+    owner: str = ""
+    description: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        checked_name("entity", self.name)
+        for column in self.keys:
+            checked_name("entity key", column)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return (self.key,) if isinstance(self.key, str) else tuple(self.key)
+
+
+@dataclass(frozen=True)
+class Topic:
+    """A Kafka topic and the contract of its events.
+
+    schema      column -> str, int, float, bool, "timestamp" (ISO 8601 text or microseconds in JSON)
+    event_time  the time stamp column that says when the event happened
+    key         the column whose value is the record's key: events of one key stay in order
+    nullable    columns that may be null or missing; every other one must be there
+    """
+
+    name: str
+    schema: Mapping[str, DataType]
+    event_time: str
+    key: str | None = None
+    partitions: int = 4
+    nullable: tuple[str, ...] = ()
+    owner: str = ""
+    description: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        checked_name("topic", self.name)
+        typed: dict[str, DataType] = {}
+        for column, kind in self.schema.items():
+            checked_name("column", column)
+            if kind not in _PYTHON_TYPES:
+                wanted = "str, int, float, bool, 'timestamp'"
+                raise DefinitionError(f"column {column!r} of topic {self.name!r} has type {kind!r}; use one of {wanted}")
+            typed[column] = _PYTHON_TYPES[kind]
+        object.__setattr__(self, "schema", typed)
+        owner = f"topic {self.name!r}"
+        for column in (self.event_time, *self.nullable, *([self.key] if self.key else [])):
+            if column not in typed:
+                raise UnknownColumnError(owner, column, typed)
+        if typed[self.event_time] != "timestamp" or self.event_time in self.nullable:
+            raise DefinitionError(f"event time {self.event_time!r} of {owner} must be a 'timestamp' that is never null")
+        if not 1 <= self.partitions <= 10_000:
+            raise DefinitionError(f"{owner} has {self.partitions} partitions; use 1 to 10000")
+
+    @property
+    def arrow_schema(self) -> pa.Schema:
+        return pa.schema([pa.field(name, ARROW_TYPES[kind], name in self.nullable) for name, kind in self.schema.items()])
+
+
+@dataclass(frozen=True)
+class FeatureView:
+    """Named features of one entity from one topic.
+
+    features  name -> aggregate, such as count().over("24h") or last("delay")
+    lateness  how far behind the newest event of its partition an event may be and still count
+    max_age   how old the newest event may be before plain (windowless) values count as outdated; None: for ever
+    """
+
+    name: str
+    entity: Entity
+    source: Topic
+    features: Mapping[str, Feature]
+    lateness: str | timedelta | int = "0s"
+    online: bool = True
+    offline: bool = True
+    max_age: str | timedelta | int | None = None
+    owner: str = ""
+    description: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        checked_name("feature view", self.name)
+        owner = f"feature view {self.name!r}"
+        if not self.features:
+            raise DefinitionError(f"{owner} has no features; give it at least one, such as count().over('24h')")
+        for name, feature in self.features.items():
+            checked_name("feature", name)
+            if not isinstance(feature, Feature):
+                raise DefinitionError(f"feature {name!r} of {owner} is {feature!r}; write an aggregate such as count()")
+        for column in self.entity.keys:
+            if column not in self.source.schema:
+                raise UnknownColumnError(f"{owner} (key of entity {self.entity.name!r})", column, self.source.schema)
+            if self.source.schema[column] == "float64":
+                raise DefinitionError(f"entity key {column!r} of {owner} is a float; floats do not name things")
+        duration_us(self.lateness)
+        if self.max_age is not None:
+            duration_us(self.max_age)
+        names = [output.name for output in self.plan.outputs]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise DefinitionError(f"{owner} would serve {twice[0]!r} twice; rename one of the features")
+
+    def __getitem__(self, features: str | tuple[str, ...]) -> ViewSelection:
+        """Some of the view's features: `view["delay_mean_24h", "flights_7d"]`."""
+        return ViewSelection(self, (features,) if isinstance(features, str) else tuple(features))
+
+    @cached_property
+    def plan(self) -> Plan:
+        return compile_plan(self.name, self.features, self.source.schema, frozenset(self.source.nullable))
+
+    @cached_property
+    def outputs(self) -> dict[str, DataType]:
+        """Served features and their types, in the order of the definition."""
+        return {output.name: output.aggregate.dtype for output in self.plan.outputs}
+
+    @cached_property
+    def version(self) -> str:
+        """Changes when, and only when, something changes that decides the values."""
+        schema = sorted(self.source.schema.items()), sorted(self.source.nullable), self.source.event_time
+        said = (self.name, self.entity.keys, self.source.name, schema, sorted(self.features.items()), self.lateness_us)
+        return blake2b(repr(said).encode(), digest_size=4).hexdigest()
+
+    @property
+    def id(self) -> str:
+        return f"{self.name}@{self.version}"
+
+    @property
+    def lateness_us(self) -> int:
+        return duration_us(self.lateness)
+
+    @property
+    def max_age_us(self) -> int | None:
+        return None if self.max_age is None else duration_us(self.max_age)
+
+
+@dataclass(frozen=True)
+class ViewSelection:
+    """Some features of a view, in the order asked."""
+
+    view: FeatureView
+    features: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for feature in self.features:
+            if feature not in self.view.outputs:
+                raise UnknownObjectError(f"feature of view {self.view.name!r}", feature, self.view.outputs)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Served column names: `view__feature`."""
+        return tuple(f"{self.view.name}__{feature}" for feature in self.features)
+
+
+@dataclass(frozen=True)
+class FeatureService:
+    """What one model is served: features of one or several views."""
+
+    name: str
+    views: tuple[FeatureView | ViewSelection, ...] | list[FeatureView | ViewSelection]
+    owner: str = ""
+    description: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        checked_name("feature service", self.name)
+        object.__setattr__(self, "views", tuple(self.views))
+        if not self.views:
+            raise DefinitionError(f"feature service {self.name!r} has no views")
+        names = [selection.view.name for selection in self.selections]
+        if len(set(names)) < len(names):
+            raise DefinitionError(f"feature service {self.name!r} names a view twice; select all its features at once")
+
+    @cached_property
+    def selections(self) -> tuple[ViewSelection, ...]:
+        return tuple(v if isinstance(v, ViewSelection) else ViewSelection(v, tuple(v.outputs)) for v in self.views)
+
+    @cached_property
+    def entity_keys(self) -> tuple[str, ...]:
+        """Every key column that a request must give."""
+        return tuple(dict.fromkeys(key for selection in self.selections for key in selection.view.entity.keys))
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(column for selection in self.selections for column in selection.columns)
+
+    @property
+    def version(self) -> str:
+        said = [(selection.view.id, selection.features) for selection in self.selections]
+        return blake2b(repr((self.name, said)).encode(), digest_size=4).hexdigest()
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """A model trained on a service's features.
+
+    label      column of the spine that the model predicts (bool)
+    baseline   columns of the spine that a model without the service would have; compared side by side
+    """
+
+    name: str
+    service: FeatureService
+    label: str
+    baseline: tuple[str, ...] = ()
+    epochs: int = 6
+    seed: int = 7
+    owner: str = ""
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        checked_name("training job", self.name)
+        if self.epochs < 1:
+            raise DefinitionError(f"training job {self.name!r} has {self.epochs} epochs; use at least 1")
+
+
+Definition = Entity | Topic | FeatureView | FeatureService | TrainingJob
+

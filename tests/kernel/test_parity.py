@@ -1,0 +1,157 @@
+"""Fold, roll-up and join against the naive twin: every aggregate, every window, any batches, any moment."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from featurestore.kernel import Column, Events, Feature, Plan, compile_plan, fold, roll_up, values_at
+from tests.kernel import naive
+
+TYPES = {"amount": "float64", "size": "int64", "flag": "bool", "seen": "timestamp", "name": "string"}
+NULLABLE = frozenset({"amount", "size", "name", "seen"})
+WINDOWS = ("1us", "60us", "1h")
+FEATURES = {
+    "n": Feature("count").over(*WINDOWS),
+    "n_all": Feature("count"),
+    "n_amount": Feature("count", "amount").over("60us"),
+    **{
+        f"{function}_{column}": Feature(function, column).over(*WINDOWS)
+        for function, columns in {
+            "sum": ("amount", "size", "flag"),
+            "mean": ("amount", "size", "flag"),
+            "std": ("amount", "size"),
+            "min": ("amount", "size", "seen"),
+            "max": ("amount", "size", "seen"),
+            "last": ("amount", "size", "flag", "seen", "name"),
+        }.items()
+        for column in columns
+    },
+    "std_size_all": Feature("std", "size"),
+    "last_name_all": Feature("last", "name"),
+    "sum_coarse": Feature("sum", "amount").over("600us", slide="100us"),
+}
+PLAN: Plan = compile_plan("drawn", FEATURES, TYPES, NULLABLE)  # type: ignore[arg-type]
+ROWS = 3
+
+floats = st.one_of(
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.sampled_from([0.1, 1e20, -1e20, 1e-20, 5e-324, 0.0, -0.0, 1.7e308]),
+    st.integers(-1000, 1000).map(float),
+)
+int64s = st.one_of(st.integers(-(2**63), 2**63 - 1), st.integers(-9, 9))
+moments = st.one_of(st.integers(0, 400), st.sampled_from([0, 59, 60, 61, 100, 3_600_000_000, 3_660_000_000]))
+
+
+@st.composite
+def event_lists(draw: st.DrawFn) -> list[naive.Event]:
+    return [
+        naive.Event(
+            row=draw(st.integers(0, ROWS - 1)),
+            event_us=draw(moments),
+            partition=draw(st.integers(0, 2)),
+            offset=offset,
+            values={
+                "amount": draw(st.none() | floats),
+                "size": draw(st.none() | int64s),
+                "flag": draw(st.booleans()),
+                "seen": draw(st.none() | st.integers(0, 2**52)),
+                "name": draw(st.none() | st.text(max_size=5)),
+            },
+        )
+        for offset in range(draw(st.integers(0, 12)))
+    ]
+
+
+def columnar(events: list[naive.Event]) -> Events:
+    def column(name: str) -> Column:
+        values = [e.values[name] for e in events]
+        valid = np.array([v is not None for v in values], dtype=np.bool_)
+        if TYPES[name] == "string":
+            held = np.empty(len(values), dtype=object)
+            held[:] = [None if v is None else v.encode() for v in values]
+            return Column(held, valid)
+        dtype = {"float64": np.float64, "bool": np.bool_}.get(TYPES[name], np.int64)
+        filled = np.array([0 if v is None else v for v in values], dtype=dtype)
+        return Column(filled, valid if name in NULLABLE else None)
+
+    return Events(
+        np.array([e.row for e in events], dtype=np.int64),
+        np.array([e.event_us for e in events], dtype=np.int64),
+        np.array([e.partition for e in events], dtype=np.int32),
+        np.array([e.offset for e in events], dtype=np.int64),
+        {name: column(name) for name in TYPES},
+    )
+
+
+def python_values(array: pa.Array) -> list[Any]:
+    return array.cast(pa.int64()).to_pylist() if pa.types.is_timestamp(array.type) else array.to_pylist()
+
+
+def same(got: Any, wanted: Any) -> bool:
+    if isinstance(got, float) and isinstance(wanted, float):
+        return got == wanted and (got != 0 or math.copysign(1, got) == math.copysign(1, wanted))
+    return bool(got == wanted) and (got is None) == (wanted is None)
+
+
+def twin(events: list[naive.Event], row: int, moment_us: int) -> dict[str, Any]:
+    out = {}
+    for name, feature in FEATURES.items():
+        outputs = [o for o in PLAN.outputs if o.name == name or o.name.startswith(name + "_")]
+        outputs = [o for o in outputs if (o.name == name) == (not feature.windows)]
+        for output in outputs:
+            if feature.windows and output.name.removeprefix(name + "_") not in {*feature.windows, "600us"}:
+                continue
+            inside = naive.in_window(events, row, moment_us, output.window.size_us, output.window.slide_us)
+            dtype = TYPES[feature.column] if feature.column else "int64"
+            found = naive.value(feature.function, feature.column, dtype, inside)
+            if feature.function == "last" and dtype == "float64" and found == 0:
+                found = found if found is None else float(found)
+            out[output.name] = found
+    return out
+
+
+@settings(max_examples=150, deadline=None)
+@given(events=event_lists(), cuts=st.lists(st.integers(0, 12), max_size=3), order=st.randoms(use_true_random=False))
+def test_rows_folded_in_any_batches_roll_up_to_the_plain_value(events, cuts, order):
+    shuffled = list(events)
+    order.shuffle(shuffled)
+    payloads: list[bytes | None] = [None] * ROWS
+    edges = [0, *sorted(min(cut, len(events)) for cut in cuts), len(events)]
+    for start, end in zip(edges[:-1], edges[1:], strict=True):
+        if start < end:
+            payloads = list(fold(payloads, columnar(shuffled[start:end]), PLAN))
+    newest = max((e.event_us for e in events), default=0)
+    for later in (0, 1, 59, 61, 3_600_000_001):
+        got = {name: python_values(array) for name, array in roll_up(payloads, newest + later, PLAN).items()}
+        for row in range(ROWS):
+            for name, wanted in twin(events, row, newest + later).items():
+                assert same(got[name][row], wanted), (name, row, later, got[name][row], wanted)
+
+
+@settings(max_examples=150, deadline=None)
+@given(events=event_lists(), spine=st.lists(st.tuples(st.integers(0, ROWS - 1), moments), min_size=1, max_size=6))
+def test_point_in_time_values_equal_the_plain_value_at_any_moment(events, spine):
+    rows = np.array([row for row, _ in spine], dtype=np.int64)
+    asked = np.array([moment for _, moment in spine], dtype=np.int64)
+    got = {name: python_values(array) for name, array in values_at(columnar(events), rows, asked, PLAN).items()}
+    for index, (row, moment) in enumerate(spine):
+        for name, wanted in twin(events, row, moment).items():
+            assert same(got[name][index], wanted), (name, row, moment, got[name][index], wanted)
+
+
+@settings(max_examples=50, deadline=None)
+@given(events=event_lists(), order=st.randoms(use_true_random=False))
+def test_a_row_is_the_same_bytes_whatever_the_batches(events, order):
+    shuffled = list(events)
+    order.shuffle(shuffled)
+    at_once = fold([None] * ROWS, columnar(events), PLAN)
+    one_by_one: list[bytes | None] = list(fold([None] * ROWS, columnar([]), PLAN))
+    for event in shuffled:
+        one_by_one = list(fold(one_by_one, columnar([event]), PLAN))
+    assert [bytes(p or b"") for p in one_by_one] == at_once
