@@ -71,11 +71,12 @@ def tiles_none(level: Level) -> Tiles:
     nothing = np.zeros(0, dtype=np.int64)
     states = {}
     for partial in level.partials:
+        rung = 1 if partial.has_rung else 0
         stored = {
             field.name: np.zeros((0, field.count) if field.count > 1 else 0, dtype=field.dtype)
-            for field in partial.fields(0)
+            for field in partial.fields(rung)
         }
-        states[partial.name] = partial.load(stored, 0)
+        states[partial.name] = partial.load(stored, rung)
     return Tiles(nothing, nothing, states)
 
 
