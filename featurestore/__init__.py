@@ -27,16 +27,11 @@ if TYPE_CHECKING:
     from featurestore.spec import sum as sum
 
 _SPEC = "featurestore.spec"
-_HOMES = {
-    "FeatureStore": "featurestore.client",
-    **dict.fromkeys(
-        ("Entity", "FeatureService", "FeatureView", "Topic", "TrainingJob")
-        + ("count", "last", "max", "mean", "min", "std", "sum"),
-        _SPEC,
-    ),
-}
+_AGGREGATES = ("count", "last", "max", "mean", "min", "std", "sum")
+_OBJECTS = ("Entity", "FeatureService", "FeatureView", "Topic", "TrainingJob")
+_HOMES = {"FeatureStore": "featurestore.client", **dict.fromkeys((*_OBJECTS, *_AGGREGATES), _SPEC)}
 
-__all__ = sorted(_HOMES)  # noqa: PLE0605  (one list of names, not two)
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

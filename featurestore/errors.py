@@ -85,7 +85,8 @@ class MisalignedTileError(DefinitionError):
     def __init__(self, feature: str, window: str, tile: str, instead: str) -> None:
         self.feature, self.window, self.tile = feature, window, tile
         super().__init__(
-            f"slide of {tile} does not divide the window of {window} in feature {feature!r}; use a slide such as {instead}"
+            f"slide of {tile} does not divide the window of {window} in feature {feature!r}; "
+            f"use a slide such as {instead}"
         )
 
 
@@ -131,3 +132,31 @@ class RowLayoutError(FeatureStoreError):
         self.wanted, self.found = wanted, found
         what = "is cut short" if found is None else f"has layout {found:08x}"
         super().__init__(f"a stored row {what}, but its view has layout {wanted:08x}; rebuild the view's online rows")
+
+
+# --- streams --------------------------------------------------------------------------------------------------------
+
+
+class DeadLetterError(FeatureStoreError):
+    """Dead letters could not be stored or read, so their events must not count as done."""
+
+    def __init__(self, left: int, reasons: list[str]) -> None:
+        self.left, self.reasons = left, reasons
+        said = "; ".join(dict.fromkeys(reasons)) or "the broker did not acknowledge them in time"
+        super().__init__(f"dead letters could not be handled ({left} outstanding): {said}; check the broker")
+
+
+class LostTailError(FeatureStoreError):
+    """The online store lost its newest commits: the engine must read again from where the store stands."""
+
+    def __init__(self, view: str, partition: str, offset: int) -> None:
+        self.view, self.partition, self.offset = view, partition, offset
+        super().__init__(f"online rows of {view!r} stand at offset {offset} of {partition}; reading again from there")
+
+
+class CommitRetriesError(FeatureStoreError):
+    """Another writer kept changing the same rows."""
+
+    def __init__(self, view: str, tries: int) -> None:
+        self.view, self.tries = view, tries
+        super().__init__(f"a commit of view {view!r} met changed rows {tries} times; the batch is handed back")

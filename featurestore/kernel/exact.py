@@ -244,4 +244,5 @@ def _rounded(magnitude: Digits, exponent: int, inexact: Mask, negative: Mask) ->
     with np.errstate(over="ignore"):
         out = np.ldexp(head.astype(np.float64), exponent + 32 * (top - 1) - lead.astype(np.int64))
     out[(magnitude == 0).all(axis=1)] = 0.0
-    return np.where(negative & (out != 0), -out, out)
+    signed: Floats = np.where(negative & (out != 0), -out, out)
+    return signed

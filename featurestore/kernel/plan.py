@@ -83,7 +83,9 @@ def compile_plan(
             outputs.append(Output(f"{name}_{span.label}", span, aggregate))
     levels = tuple(_level(tile_us, outputs) for tile_us in sorted({o.window.slide_us for o in outputs}, key=_by_size))
     columns = sorted({p.column for o in outputs for p in o.aggregate.partials if p.column is not None})
-    shape = repr([(level.tile_us, [(partial.name, partial.fields(1)) for partial in level.partials]) for level in levels])
+    shape = repr(
+        [(level.tile_us, [(partial.name, partial.fields(1)) for partial in level.partials]) for level in levels]
+    )
     layout = int.from_bytes(blake2b(shape.encode(), digest_size=4).digest(), "little")
     return Plan(tuple(outputs), levels, tuple(columns), layout)
 

@@ -9,7 +9,6 @@ equal rungs are decoded together with one `frombuffer` a level.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache

@@ -37,7 +37,9 @@ class Tiles:
         return len(self.row)
 
     def take(self, index: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> Tiles:
-        return Tiles(self.row[index], self.tile[index], {name: take(state, index) for name, state in self.states.items()})
+        return Tiles(
+            self.row[index], self.tile[index], {name: take(state, index) for name, state in self.states.items()}
+        )
 
 
 def tiles_from(events: Events, level: Level) -> Tiles:

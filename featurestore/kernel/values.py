@@ -71,9 +71,7 @@ def values_at(
     ordered = events.sorted()
     place = _Places(ordered)
     high = place.after(spine_row, spine_us)
-    lifted = {
-        partial.name: (partial, partial.lift(ordered)) for level in plan.levels for partial in level.partials
-    }
+    lifted = {partial.name: (partial, partial.lift(ordered)) for level in plan.levels for partial in level.partials}
     out = {}
     spans: dict[tuple[int | None, int | None], tuple[Ints, dict[str, State]]] = {}
     for output in plan.outputs:

@@ -64,7 +64,9 @@ def window(feature: str, size: str | int, slide: str | int | None) -> Window:
     slide_us = duration_us(slide)
     if slide_us <= 0 or slide_us > size_us or size_us % slide_us:
         instead = Window(size_us, None) if size_us <= 0 else window(feature, size_us, None)
-        raise MisalignedTileError(feature, show_duration(size_us), show_duration(slide_us), show_duration(instead.slide_us or 1))
+        raise MisalignedTileError(
+            feature, show_duration(size_us), show_duration(slide_us), show_duration(instead.slide_us or 1)
+        )
     return Window(size_us, slide_us)
 
 

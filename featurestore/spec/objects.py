@@ -75,7 +75,9 @@ class Topic:
             checked_name("column", column)
             if kind not in _PYTHON_TYPES:
                 wanted = "str, int, float, bool, 'timestamp'"
-                raise DefinitionError(f"column {column!r} of topic {self.name!r} has type {kind!r}; use one of {wanted}")
+                raise DefinitionError(
+                    f"column {column!r} of topic {self.name!r} has type {kind!r}; use one of {wanted}"
+                )
             typed[column] = _PYTHON_TYPES[kind]
         object.__setattr__(self, "schema", typed)
         owner = f"topic {self.name!r}"
@@ -89,7 +91,9 @@ class Topic:
 
     @property
     def arrow_schema(self) -> pa.Schema:
-        return pa.schema([pa.field(name, ARROW_TYPES[kind], name in self.nullable) for name, kind in self.schema.items()])
+        return pa.schema(
+            [pa.field(name, ARROW_TYPES[kind], name in self.nullable) for name, kind in self.schema.items()]
+        )
 
 
 @dataclass(frozen=True)
@@ -248,4 +252,3 @@ class TrainingJob:
 
 
 Definition = Entity | Topic | FeatureView | FeatureService | TrainingJob
-

@@ -89,7 +89,8 @@ def _module(name: str, path: Path) -> ModuleType:
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
@@ -114,9 +115,8 @@ def _with_parts(value: object) -> list[object]:
 def _by_name(kind: str, values: list[object], wanted: type[_Kind]) -> dict[str, _Kind]:
     out: dict[str, _Kind] = {}
     for value in values:
-        if isinstance(value, wanted):
-            if out.setdefault(value.name, value) != value:
-                raise DefinitionError(f"two different definitions name the {kind} {value.name!r}; rename one of them")
+        if isinstance(value, wanted) and out.setdefault(value.name, value) != value:
+            raise DefinitionError(f"two different definitions name the {kind} {value.name!r}; rename one of them")
     return dict(sorted(out.items()))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -123,7 +124,7 @@ def test_rows_folded_in_any_batches_roll_up_to_the_plain_value(events, cuts, ord
     order.shuffle(shuffled)
     payloads: list[bytes | None] = [None] * ROWS
     edges = [0, *sorted(min(cut, len(events)) for cut in cuts), len(events)]
-    for start, end in zip(edges[:-1], edges[1:], strict=True):
+    for start, end in itertools.pairwise(edges):
         if start < end:
             payloads = list(fold(payloads, columnar(shuffled[start:end]), PLAN))
     newest = max((e.event_us for e in events), default=0)
