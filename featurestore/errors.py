@@ -160,3 +160,32 @@ class CommitRetriesError(FeatureStoreError):
     def __init__(self, view: str, tries: int) -> None:
         self.view, self.tries = view, tries
         super().__init__(f"a commit of view {view!r} met changed rows {tries} times; the batch is handed back")
+
+
+# --- online ---------------------------------------------------------------------------------------------------------
+
+
+class OnlineStoreError(FeatureStoreError):
+    """The online store cannot be used as it is."""
+
+
+# --- local ----------------------------------------------------------------------------------------------------------
+
+
+class LocalServerError(FeatureStoreError):
+    """A local server did not start, or ended."""
+
+    def __init__(self, server: str, what: str, log: str) -> None:
+        self.server, self.log = server, log
+        super().__init__(f"the local {server} {what}; its last words:\n{log}")
+
+
+# --- offline --------------------------------------------------------------------------------------------------------
+
+
+class EventLogError(FeatureStoreError):
+    """The event log of a topic cannot be written."""
+
+    def __init__(self, topic: str, what: str) -> None:
+        self.topic = topic
+        super().__init__(f"the event log of topic {topic!r} cannot be written: {what}; check for other writers")

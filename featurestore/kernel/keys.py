@@ -1,0 +1,45 @@
+"""Entity keys as canonical bytes: the same key is the same bytes in every process, and no two keys are."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from hashlib import blake2b
+
+import pyarrow as pa
+
+from featurestore.errors import WrongTypeError
+
+_INT64 = struct.Struct("<q")
+
+
+def encode_keys(columns: Sequence[pa.Array]) -> list[bytes]:
+    """One key a row: each part as a type tag, its length, and its bytes. Raises WrongTypeError on a null.
+
+    columns  one Arrow array of n values a key column: string, int64, bool or timestamp[us]
+    """
+    parts = [_parts(column) for column in columns]
+    if len(parts) == 1:
+        return parts[0]
+    return [b"".join(row) for row in zip(*parts, strict=True)]
+
+
+def hash64(key: bytes) -> int:
+    """A stable hash: it decides the bucket of a key, so it may never change."""
+    return int.from_bytes(blake2b(key, digest_size=8).digest(), "little")
+
+
+def _parts(column: pa.Array) -> list[bytes]:
+    if column.null_count:
+        raise WrongTypeError("entity key", "a value", None)
+    kind = column.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        texts = [text.encode() for text in column.to_pylist()]
+        return [b"s" + len(text).to_bytes(4, "little") + text for text in texts]
+    if pa.types.is_boolean(kind):
+        return [b"b\x01\x00\x00\x00" + (b"\x01" if truth else b"\x00") for truth in column.to_pylist()]
+    if pa.types.is_integer(kind) or pa.types.is_timestamp(kind):
+        tag = b"t" if pa.types.is_timestamp(kind) else b"i"
+        whole = column.cast(pa.timestamp("us", tz="UTC")) if pa.types.is_timestamp(kind) else column
+        return [tag + b"\x08\x00\x00\x00" + _INT64.pack(value) for value in whole.cast(pa.int64()).to_pylist()]
+    raise WrongTypeError("entity key", "a string, integer, bool or time stamp", kind)

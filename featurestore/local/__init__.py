@@ -1,0 +1,10 @@
+"""Real servers on this machine, with nothing but Python on it: for the demo, for development, for tests.
+
+Enter: a folder. Leave: addresses of a running Apache Kafka and Valkey. Promise: they are ready when `start`
+returns, end with their parent, and find their data again.
+"""
+
+from featurestore.local.process import ChildServer, free_port
+from featurestore.local.stack import LocalStack
+
+__all__ = ["ChildServer", "LocalStack", "free_port"]

@@ -1,0 +1,10 @@
+"""The offline store: every event in Delta tables, and the values of any past moment from them.
+
+Enter: batches of events with their offsets; spines. Leave: point-in-time values, training sets. Promise: an
+event is in the log once, and the join gives what the online store would have served at that moment.
+"""
+
+from featurestore.offline.event_log import EventLog, log_schema
+from featurestore.offline.point_in_time import point_in_time_join
+
+__all__ = ["EventLog", "log_schema", "point_in_time_join"]

@@ -1,0 +1,158 @@
+"""The event log: one append-only Delta table a topic, partitioned by day, that knows its own offsets.
+
+Every commit carries, for each topic-partition, an app transaction with the end offset. The next commit reads
+it on the very table handle it then commits with, and leaves out the rows that the table holds already: Delta
+does not refuse repeats by itself, but it does refuse a commit from a handle that another writer has overtaken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import deltalake
+import pyarrow as pa
+import pyarrow.compute as pc
+from deltalake.exceptions import CommitFailedError, TableNotFoundError
+
+from featurestore.errors import EventLogError
+from featurestore.event_time import Mark
+from featurestore.spec import Topic
+
+# Another writer's commit in between makes ours read again; this many in a row means that something is wrong.
+_TRIES_MAX = 10
+# Reading a table replays its commits since the last checkpoint.
+_CHECKPOINT_EVERY = 50
+
+
+def log_schema(topic: Topic) -> pa.Schema:
+    """Columns of a topic's log: where and when, then the event itself."""
+    times = ("offset", "event_us", "effective_us", "arrival_us", "late_by_us")
+    head = [
+        pa.field("partition", pa.int32(), nullable=False),
+        *(pa.field(name, pa.int64(), nullable=False) for name in times),
+        pa.field("date", pa.string(), nullable=False),
+    ]
+    return pa.schema([*head, *(field.with_nullable(True) for field in topic.arrow_schema)])
+
+
+class EventLog:
+    """The log of one topic under a folder; raises EventLogError when a commit keeps failing.
+
+    partition, offset    where Kafka had the event
+    event_us             event time as the producer said it
+    effective_us         min(event time, arrival)
+    arrival_us           when the broker took it
+    late_by_us           how far it was behind the newest event of its partition
+    date                 day of the effective time, the partition column
+    """
+
+    def __init__(self, folder: Path, topic: Topic) -> None:
+        self.topic, self.path = topic, folder / topic.name
+        self._marks: dict[int, Mark] | None = None
+
+    def append(self, rows: pa.Table, marks: Mapping[int, Mark]) -> None:
+        """Add the rows that the log lacks, and move to `marks`, in one commit."""
+        for _ in range(_TRIES_MAX):
+            table = self._open()
+            held = self._marks_of(table)
+            moved = {p: mark for p, mark in marks.items() if p not in held or held[p].offset < mark.offset}
+            if not moved:
+                self._marks = held
+                return
+            try:
+                deltalake.write_deltalake(
+                    table,
+                    _lacking(rows, held),
+                    mode="append",
+                    commit_properties=deltalake.CommitProperties(app_transactions=self._transactions(moved)),
+                    post_commithook_properties=deltalake.PostCommitHookProperties(create_checkpoint=False),
+                )
+            except CommitFailedError:
+                # Somebody else committed, or the answer was lost: the table itself tells which, on the next round.
+                continue
+            if table.version() % _CHECKPOINT_EVERY == 0:
+                table.create_checkpoint()
+            self._marks = {**held, **moved}
+            return
+        raise EventLogError(self.topic.name, f"{_TRIES_MAX} commits in a row met other writers")
+
+    def marks(self) -> dict[int, Mark]:
+        """How far each partition has come; as of the last look by this object, or a fresh one."""
+        if self._marks is None:
+            self._marks = self._marks_of(self._open()) if self.exists() else {}
+        return self._marks
+
+    def forget(self) -> None:
+        """Look at the table again on the next `marks`."""
+        self._marks = None
+
+    def exists(self) -> bool:
+        return bool(deltalake.DeltaTable.is_deltatable(str(self.path)))
+
+    def version(self) -> int:
+        """Version of the table, -1 before its first commit."""
+        return int(deltalake.DeltaTable(str(self.path)).version()) if self.exists() else -1
+
+    def read(
+        self, columns: Sequence[str], *, until_us: int | None = None, late_by_max_us: int | None = None
+    ) -> pa.Table:
+        """Some columns of the events with effective time <= until_us that are not later than allowed."""
+        schema = log_schema(self.topic)
+        if not self.exists():
+            return pa.schema([schema.field(name) for name in columns]).empty_table()
+        wanted = None
+        if until_us is not None:
+            wanted = pc.field("effective_us") <= until_us
+        if late_by_max_us is not None:
+            in_time = pc.field("late_by_us") <= late_by_max_us
+            wanted = in_time if wanted is None else wanted & in_time
+        dataset = deltalake.DeltaTable(str(self.path)).to_pyarrow_dataset()
+        return dataset.to_table(columns=list(columns), filter=wanted)
+
+    def compact(self) -> None:
+        """Many small files of live commits become few large ones; nothing else changes."""
+        if self.exists():
+            deltalake.DeltaTable(str(self.path)).optimize.compact()
+
+    def _open(self) -> deltalake.DeltaTable:
+        try:
+            return deltalake.DeltaTable(str(self.path))
+        except TableNotFoundError:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            return deltalake.DeltaTable.create(
+                str(self.path),
+                schema=log_schema(self.topic),
+                mode="ignore",
+                partition_by=["date"],
+                name=self.topic.name,
+            )
+
+    def _transactions(self, marks: Mapping[int, Mark]) -> list[deltalake.Transaction]:
+        # A transaction's version is any int64: two of them keep a mark, through checkpoints and clean-ups.
+        out = []
+        for partition, mark in marks.items():
+            place = f"{self.topic.name}/{partition}"
+            out.append(deltalake.Transaction(place, mark.offset))
+            out.append(deltalake.Transaction(f"{place}#newest_us", mark.newest_us))
+        return out
+
+    def _marks_of(self, table: deltalake.DeltaTable) -> dict[int, Mark]:
+        out = {}
+        for partition in range(self.topic.partitions):
+            place = f"{self.topic.name}/{partition}"
+            offset = table.transaction_version(place)
+            if offset is not None:
+                newest_us = table.transaction_version(f"{place}#newest_us")
+                assert newest_us is not None, "both transactions are written in one commit"
+                out[partition] = Mark(offset, newest_us)
+        return out
+
+
+def _lacking(rows: pa.Table, held: Mapping[int, Mark]) -> pa.Table:
+    """The rows at or after the end offset that the log has for their partition."""
+    keep = pa.chunked_array([pa.array([True] * len(rows), pa.bool_())])
+    for partition, mark in held.items():
+        had = pc.and_(pc.equal(rows["partition"], partition), pc.less(rows["offset"], mark.offset))
+        keep = pc.and_not(keep, had)
+    return rows.filter(keep)

@@ -1,0 +1,247 @@
+"""Packed rows <-> Redis or Valkey, with the watermarks that make every commit exactly once in effect."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import redis
+
+from featurestore.errors import OnlineStoreError
+from featurestore.event_time import Mark
+from featurestore.kernel.keys import hash64
+
+_LIBRARY = "featurestore_v1"
+_TOKEN_BYTES = 16
+# A longer MGET holds the server up for other readers; shorter ones cost more round trips in the pipeline.
+_MGET_KEYS = 250
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A stored row: the token of the commit that wrote it, and its payload."""
+
+    token: bytes
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class BucketRead:
+    """One bucket as of one moment: token, watermark of each topic-partition, and the rows asked for."""
+
+    bucket: int
+    token: bytes
+    marks: dict[str, Mark]
+    keys: list[bytes]
+    rows: list[Row | None]
+
+
+@dataclass(frozen=True, slots=True)
+class BucketCommit:
+    """Rows of one bucket and the move of its watermark in one topic-partition.
+
+    expected    end offset that the bucket must stand at; None: it has none yet
+    token       of the bucket when the rows were read
+    row_tokens  of the rows when they were read, None where there was no row
+    expire_ms   after which the store may drop the rows; None: never
+    """
+
+    bucket: int
+    place: str
+    expected: int | None
+    new: Mark
+    token: bytes
+    keys: tuple[bytes, ...]
+    payloads: tuple[bytes, ...]
+    row_tokens: tuple[bytes | None, ...]
+    expire_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """Rows and watermark are written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """The bucket holds all of these events already."""
+
+    stored: Mark
+
+
+@dataclass(frozen=True, slots=True)
+class Straddle:
+    """The bucket holds the first of these events: cut them off, read again."""
+
+    stored: Mark
+
+
+@dataclass(frozen=True, slots=True)
+class LostTail:
+    """The bucket stands earlier than this worker left it: the store lost commits."""
+
+    stored: Mark | None
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """Another worker changed one of the rows: read again, fold again."""
+
+
+Outcome = Applied | Duplicate | Straddle | LostTail | Conflict
+
+
+class OnlineStore:
+    """Rows of all views of one project. Raises OnlineStoreError when the server cannot be used."""
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        *,
+        namespace: str,
+        buckets: int = 64,
+        new_token: Callable[[], bytes] = lambda: os.urandom(_TOKEN_BYTES),
+    ) -> None:
+        self._client, self._namespace, self.buckets, self._new_token = client, namespace, buckets, new_token
+
+    def ensure_ready(self) -> None:
+        """Refuse a server that may evict rows; load the functions."""
+        policy = self._client.config_get("maxmemory-policy").get("maxmemory-policy")
+        if policy != "noeviction":
+            raise OnlineStoreError(
+                f"the online store's maxmemory-policy is {policy!r}, so it may drop rows in silence; "
+                "set it to 'noeviction'"
+            )
+        source = files("featurestore.online").joinpath("functions.lua").read_text()
+        self._client.function_load(source, replace=True)
+
+    def marks(self, view_id: str, topic: str) -> dict[int, list[Mark | None]]:
+        """Partition -> watermark of every bucket, None where a bucket has none."""
+        pipeline = self._client.pipeline(transaction=False)
+        for bucket in range(self.buckets):
+            pipeline.hgetall(self._state_key(view_id, bucket))
+        out: dict[int, list[Mark | None]] = {}
+        for bucket, state in enumerate(pipeline.execute()):
+            for place, mark in _marks(state).items():
+                name, _, partition = place.rpartition("/")
+                if name == topic:
+                    out.setdefault(int(partition), [None] * self.buckets)[bucket] = mark
+        return out
+
+    def read(self, view_id: str, keys: Sequence[bytes]) -> list[BucketRead]:
+        """The rows of the keys, bucket by bucket, each bucket as of one moment."""
+        of_bucket: dict[int, list[bytes]] = defaultdict(list)
+        for key in keys:
+            of_bucket[hash64(key) % self.buckets].append(key)
+        calls = []
+        for bucket, members in of_bucket.items():
+            names = [self._state_key(view_id, bucket), *(self._row_key(view_id, bucket, key) for key in members)]
+            calls.append(("FCALL_RO", f"{_LIBRARY}_read", len(names), *names))
+        out = []
+        for (bucket, members), (state, rows) in zip(of_bucket.items(), self._call(calls), strict=True):
+            fields = dict(zip(state[0::2], state[1::2], strict=True))
+            held = [None if row is None else Row(row[:_TOKEN_BYTES], row[_TOKEN_BYTES:]) for row in rows]
+            out.append(BucketRead(bucket, fields.get(b"ver", b""), _marks(fields), members, held))
+        return out
+
+    def commit(self, view_id: str, commits: Sequence[BucketCommit]) -> list[Outcome]:
+        """Each bucket's commit, all of it or nothing of it."""
+        calls = []
+        for commit in commits:
+            token = self._new_token()
+            names = [
+                self._state_key(view_id, commit.bucket),
+                *(self._row_key(view_id, commit.bucket, key) for key in commit.keys),
+            ]
+            expected = "" if commit.expected is None else commit.expected
+            expiry = "" if commit.expire_ms is None else commit.expire_ms
+            rows = [token + payload for payload in commit.payloads]
+            tokens = [row or b"" for row in commit.row_tokens]
+            values = (commit.place, expected, _packed(commit.new), commit.token, token, expiry, *tokens, *rows)
+            calls.append(("FCALL", f"{_LIBRARY}_commit", len(names), *names, *values))
+        return [_outcome(reply) for reply in self._call(calls)]
+
+    def payloads(self, asked: Sequence[tuple[str, Sequence[bytes]]]) -> list[list[bytes | None]]:
+        """For each (view id, keys): the payloads of the keys, None where there is no row; one round trip."""
+        pipeline = self._client.pipeline(transaction=False)
+        sizes = []
+        for view_id, keys in asked:
+            names = [self._row_key(view_id, hash64(key) % self.buckets, key) for key in keys]
+            chunks = range(0, len(names), _MGET_KEYS)
+            sizes.append(len(chunks))
+            for first in chunks:
+                pipeline.mget(names[first : first + _MGET_KEYS])
+        replies = iter(pipeline.execute())
+        return [
+            [None if row is None else row[_TOKEN_BYTES:] for _ in range(size) for row in next(replies)]
+            for size in sizes
+        ]
+
+    def watermarks(self, view_id: str, key: bytes) -> dict[str, Mark]:
+        """How far the bucket of this key has come in each topic-partition."""
+        return _marks(self._client.hgetall(self._state_key(view_id, hash64(key) % self.buckets)))
+
+    def _call(self, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+        if not calls:
+            return []
+        replies = self._execute(calls)
+        missing = [index for index, reply in enumerate(replies) if _is_missing(reply)]
+        if missing:
+            # FUNCTION FLUSH or a failover took the library away; what was refused did nothing, so ask again.
+            self.ensure_ready()
+            for index, reply in zip(missing, self._execute([calls[index] for index in missing]), strict=True):
+                replies[index] = reply
+        for reply in replies:
+            if isinstance(reply, redis.ResponseError):
+                raise OnlineStoreError(f"the online store refused a call: {reply}") from reply
+        return replies
+
+    def _execute(self, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+        pipeline = self._client.pipeline(transaction=False)
+        for call in calls:
+            pipeline.execute_command(*call)
+        return list(pipeline.execute(raise_on_error=False))
+
+    def _state_key(self, view_id: str, bucket: int) -> bytes:
+        return f"{self._namespace}:{{b{bucket}}}:{view_id}:state".encode()
+
+    def _row_key(self, view_id: str, bucket: int, key: bytes) -> bytes:
+        # The bucket's tag comes before the entity's bytes, so braces in a key cannot move it to another slot.
+        return f"{self._namespace}:{{b{bucket}}}:{view_id}:row:".encode() + key
+
+
+def _is_missing(reply: object) -> bool:
+    return isinstance(reply, redis.ResponseError) and "function not found" in str(reply).lower()
+
+
+def _packed(mark: Mark) -> str:
+    """Offsets stay below 2**53, so that Lua's numbers compare them exactly."""
+    assert 0 <= mark.offset < 1 << 53
+    return f"{mark.offset} {mark.newest_us} {mark.leader_epoch} {mark.topic_id}"
+
+
+def _unpacked(packed: bytes) -> Mark:
+    offset, newest_us, leader_epoch, topic_id = packed.decode().split(" ", 3)
+    return Mark(int(offset), int(newest_us), topic_id, int(leader_epoch))
+
+
+def _marks(state: dict[bytes, bytes]) -> dict[str, Mark]:
+    return {place.decode(): _unpacked(mark) for place, mark in state.items() if place != b"ver"}
+
+
+def _outcome(reply: list[bytes]) -> Outcome:
+    match reply[0]:
+        case b"applied":
+            return Applied()
+        case b"duplicate":
+            return Duplicate(_unpacked(reply[1]))
+        case b"straddle":
+            return Straddle(_unpacked(reply[1]))
+        case b"lost":
+            return LostTail(_unpacked(reply[1]) if reply[1] else None)
+        case _:
+            return Conflict()

@@ -1,0 +1,118 @@
+"""JSON events: one object a record, checked against the topic's contract as it is decoded.
+
+Producers and the engine use the same contract, so what a producer may send is what the engine accepts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from featurestore.event_time import moment_us
+from featurestore.kernel import Column, DataType
+from featurestore.spec import Topic
+
+_INT64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+# A time stamp is microseconds since 1970, or ISO 8601 text with its zone; 9999 is the last year that both can say.
+_MOMENT = Annotated[int, msgspec.Meta(ge=0, le=253_402_300_799_999_999)] | Annotated[datetime, msgspec.Meta(tz=True)]
+_TYPES: dict[DataType, Any] = {
+    "string": str,
+    "int64": _INT64,
+    "float64": float,
+    "bool": bool,
+    "timestamp": _MOMENT,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A record that breaks the contract: where it stands in the batch, and why."""
+
+    index: int
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """The good records of a batch as columns, their places in the batch, and the rejected ones."""
+
+    index: npt.NDArray[np.int64]
+    columns: Mapping[str, Column]
+    rejected: tuple[Rejected, ...]
+
+
+class JsonCodec:
+    """Encode and decode the events of one topic."""
+
+    def __init__(self, topic: Topic) -> None:
+        self._topic = topic
+        fields: list[tuple[str, Any] | tuple[str, Any, Any]] = []
+        for name, dtype in topic.schema.items():
+            kind = _TYPES[dtype]
+            fields.append((name, kind | None, None) if name in topic.nullable else (name, kind))
+        event = msgspec.defstruct("Event", fields, kw_only=True, frozen=False, gc=False)
+        self._one = msgspec.json.Decoder(event)
+        self._many = msgspec.json.Decoder(list[event])  # type: ignore[valid-type]
+        self._event = event
+
+    def decode(self, payloads: Sequence[bytes | None]) -> Decoded:
+        """Columns of the records that keep the contract; each of the others with its reason."""
+        events, index, rejected = self._events(payloads)
+        columns = {
+            name: _column([getattr(e, name) for e in events], dtype) for name, dtype in self._topic.schema.items()
+        }
+        return Decoded(np.array(index, dtype=np.int64), columns, tuple(rejected))
+
+    def check(self, event: Mapping[str, Any]) -> bytes:
+        """The bytes of one event; raises `msgspec.ValidationError` as the engine would."""
+        encoded = msgspec.json.encode(event)
+        self._one.decode(encoded)
+        return encoded
+
+    def _events(self, payloads: Sequence[bytes | None]) -> tuple[list[Any], Sequence[int], list[Rejected]]:
+        if all(payloads):
+            try:
+                # One call for a whole good batch; any fault falls back to asking each record for its own reason.
+                # A record cannot smuggle a second one in: the counts are compared.
+                events = self._many.decode(b"[" + b",".join(payloads) + b"]")  # type: ignore[arg-type]
+                if len(events) == len(payloads):
+                    return events, range(len(payloads)), []
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                pass  # told below, record by record
+        events, index, rejected = [], [], []
+        for place, payload in enumerate(payloads):
+            if payload is None:
+                rejected.append(Rejected(place, "no_value", "the record has no value (a tombstone)"))
+                continue
+            try:
+                events.append(self._one.decode(payload))
+                index.append(place)
+            except msgspec.ValidationError as error:
+                reason = "missing_field" if "missing required field" in str(error) else "wrong_type"
+                rejected.append(Rejected(place, reason, str(error)))
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                rejected.append(Rejected(place, "broken_json", str(error)))
+        return events, index, rejected
+
+
+def _column(values: list[Any], dtype: DataType) -> Column:
+    valid = None
+    if None in values:
+        valid = np.array([value is not None for value in values], dtype=np.bool_)
+    if dtype == "string":
+        texts = np.empty(len(values), dtype=object)
+        texts[:] = [None if value is None else value.encode() for value in values]
+        return Column(texts, valid)
+    if dtype == "timestamp":
+        values = [moment_us(value) if isinstance(value, datetime) else value for value in values]
+    if valid is not None:
+        values = [0 if value is None else value for value in values]
+    kind = {"float64": np.float64, "bool": np.bool_}.get(dtype, np.int64)
+    return Column(np.array(values, dtype=kind), valid)

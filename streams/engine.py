@@ -1,0 +1,220 @@
+"""The engine of one topic: decode, judge time, commit to the online store, append to the log, post dead letters.
+
+A batch goes to the online store at once (freshness). For the log, batches gather until there are enough rows
+or the oldest is a second old, since a Delta commit costs the same for one row as for fifty thousand. The two
+sinks move on their own; a restart begins at the lower of them and what the other holds already is dropped.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from featurestore.event_time import SECOND_US, Mark
+from featurestore.kernel import ARROW_TYPES, Column, DataType, Events
+from featurestore.offline import EventLog
+from featurestore.spec import Topic
+from streams.codecs.json import Decoded, JsonCodec
+from streams.dead_letters import DeadLetter, DeadLetterBox
+from streams.online_sink import OnlineSink
+from streams.transport import Batch
+from streams.watermark import Judged, judge
+
+# What the log waits for: enough rows for a Parquet file worth its commit, or a second.
+LOG_ROWS_MAX = 100_000
+LOG_AGE_MAX_US = SECOND_US
+HEARTBEAT_US = SECOND_US
+
+_NO_EVENT = np.iinfo(np.int64).min
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(slots=True)
+class Counts:
+    """What this engine did since it started; replays count again."""
+
+    applied: int = 0
+    clamped: int = 0
+    dead: Counter[str] = field(default_factory=Counter)
+
+
+class Engine:
+    """Applies the batches of one topic; used from one thread."""
+
+    def __init__(
+        self,
+        topic: Topic,
+        topic_id: str,
+        sinks: Sequence[OnlineSink],
+        log: EventLog,
+        letters: DeadLetterBox,
+        clock_us: Callable[[], int],
+    ) -> None:
+        self.topic, self.counts = topic, Counts()
+        self._topic_id, self._sinks, self._log, self._letters, self._clock_us = topic_id, sinks, log, letters, clock_us
+        self._codec = JsonCodec(topic)
+        self._lateness_max_us = max((sink.view.lateness_us for sink in sinks), default=0)
+        self._marks: dict[int, Mark] = {}
+        self._unlogged: list[pa.Table] = []
+        self._unlogged_since_us: int | None = None
+        self._beat_us = clock_us()
+
+    def open(self, partition: int) -> int:
+        """Take a partition over; where to read from: the lowest offset that a sink still lacks."""
+        # What waited for the log belongs to reads of before; after a change of owner it is read again.
+        self.flush()
+        marks = [self._log.marks().get(partition), *(sink.open(partition) for sink in self._sinks)]
+        known = [mark for mark in marks if mark is not None]
+        start = min(known, key=lambda mark: mark.offset) if len(known) == len(marks) else Mark(0, _NO_EVENT)
+        self._marks[partition] = start
+        return start.offset
+
+    def close(self, partition: int) -> None:
+        self.flush()
+        self._marks.pop(partition, None)
+        for sink in self._sinks:
+            sink.close(partition)
+
+    def apply(self, batch: Batch) -> None:
+        """Apply one batch; raises LostTailError when the online store must be read again from earlier."""
+        before = self._marks[batch.partition]
+        decoded = self._codec.decode(batch.values)
+        event = decoded.columns[self.topic.event_time].values
+        judged = judge(event, batch.timestamps_us[decoded.index], before.newest_us)
+        self._post(batch, decoded, judged)
+        newest_us = int(judged.newest_us[-1]) if len(judged.newest_us) else before.newest_us
+        new = Mark(batch.end_offset, newest_us, self._topic_id, batch.leader_epoch)
+        offsets = batch.offsets[decoded.index]
+        for sink in self._sinks:
+            taken = np.flatnonzero(~judged.future & (judged.late_by_us <= sink.view.lateness_us))
+            keys = [_arrow(decoded.columns[key], self.topic.schema[key], taken) for key in sink.view.entity.keys]
+            named = np.flatnonzero(_all_valid(keys))
+            taken, keys = taken[named], [key.take(pa.array(named)) for key in keys]
+            sink.apply(
+                batch.partition, keys, offsets[taken], new, _chooser(sink, batch, decoded, judged, offsets, taken)
+            )
+        self._marks[batch.partition] = new
+        self._gather(batch, decoded, judged, offsets)
+        self.counts.clamped += int((judged.effective_us < event).sum())
+        self.tick()
+
+    def tick(self) -> None:
+        """Let time pass: heartbeats, and the log when it has waited long enough. Call about once a second."""
+        now_us = self._clock_us()
+        if self._unlogged_since_us is not None:
+            rows = sum(len(table) for table in self._unlogged)
+            if rows >= LOG_ROWS_MAX or now_us - self._unlogged_since_us >= LOG_AGE_MAX_US:
+                self.flush()
+        if now_us - self._beat_us >= HEARTBEAT_US:
+            self._beat_us = now_us
+            for partition, mark in self._marks.items():
+                if mark.offset:
+                    for sink in self._sinks:
+                        sink.heartbeat(partition, mark)
+
+    def flush(self) -> None:
+        """Bring the log to where the online store is. Letters first: after the log no one reads their events again."""
+        self._letters.flush()
+        if self._unlogged_since_us is not None:
+            marks = {partition: mark for partition, mark in self._marks.items() if mark.offset}
+            schema = log_schema(self.topic)
+            self._log.append(pa.concat_tables(self._unlogged) if self._unlogged else schema.empty_table(), marks)
+        self._unlogged, self._unlogged_since_us = [], None
+
+    def settled(self) -> dict[int, int]:
+        """Partition -> offset before which every sink holds everything."""
+        logged = self._log.marks()
+        return {
+            partition: min([mark.offset, *(sink.settled(partition) for sink in self._sinks)])
+            for partition, mark in logged.items()
+            if partition in self._marks
+        }
+
+    def _post(self, batch: Batch, decoded: Decoded, judged: Judged) -> None:
+        letters = [self._letter(batch, bad.index, bad.reason, bad.detail) for bad in decoded.rejected]
+        event = decoded.columns[self.topic.event_time].values
+        late = ~judged.future & (judged.late_by_us > self._lateness_max_us)
+        for place in np.flatnonzero(judged.future).tolist():
+            ahead_s = int(event[place] - judged.effective_us[place]) // SECOND_US
+            letters.append(
+                self._letter(batch, int(decoded.index[place]), "future", f"{ahead_s} s ahead of its arrival")
+            )
+        for place in np.flatnonzero(late).tolist():
+            behind_s, allowed_s = int(judged.late_by_us[place]) // SECOND_US, self._lateness_max_us // SECOND_US
+            detail = f"{behind_s} s behind the newest event of its partition, views allow {allowed_s} s"
+            letters.append(self._letter(batch, int(decoded.index[place]), "too_late", detail))
+        self._letters.put(letters)
+        self.counts.dead.update(letter.reason for letter in letters)
+        self.counts.applied += len(batch.values) - len(letters)
+
+    def _letter(self, batch: Batch, index: int, reason: str, detail: str) -> DeadLetter:
+        offset = int(batch.offsets[index])
+        return DeadLetter(self.topic.name, batch.partition, offset, reason, detail, batch.values[index])
+
+    def _gather(self, batch: Batch, decoded: Decoded, judged: Judged, offsets: Ints) -> None:
+        kept = np.flatnonzero(~judged.future)
+        effective = judged.effective_us[kept]
+        days = effective.astype("datetime64[us]").astype("datetime64[D]").astype(str)
+        head = {
+            "partition": np.full(len(kept), batch.partition, dtype=np.int32),
+            "offset": offsets[kept],
+            "event_us": decoded.columns[self.topic.event_time].values[kept],
+            "effective_us": effective,
+            "arrival_us": batch.timestamps_us[decoded.index][kept],
+            "late_by_us": judged.late_by_us[kept],
+            "date": pa.array(days.tolist(), pa.string()),
+        }
+        body = {name: _arrow(decoded.columns[name], dtype, kept) for name, dtype in self.topic.schema.items()}
+        self._unlogged.append(pa.table({**head, **body}, schema=log_schema(self.topic)))
+        if self._unlogged_since_us is None:
+            self._unlogged_since_us = self._clock_us()
+
+
+def log_schema(topic: Topic) -> pa.Schema:
+    """Columns of a topic's event log: where and when, then the event itself."""
+    head = [
+        pa.field("partition", pa.int32(), nullable=False),
+        *(
+            pa.field(n, pa.int64(), nullable=False)
+            for n in ("offset", "event_us", "effective_us", "arrival_us", "late_by_us")
+        ),
+        pa.field("date", pa.string(), nullable=False),
+    ]
+    return pa.schema([*head, *topic.arrow_schema])
+
+
+def _chooser(
+    sink: OnlineSink, batch: Batch, decoded: Decoded, judged: Judged, offsets: Ints, taken: Ints
+) -> Callable[[Ints, Ints], Events]:
+    columns: Mapping[str, Column] = {name: decoded.columns[name] for name in sink.view.plan.columns}
+
+    def events(chosen: Ints, row: Ints) -> Events:
+        index = taken[chosen]
+        partition = np.full(len(index), batch.partition, dtype=np.int32)
+        picked = {name: column.take(index) for name, column in columns.items()}
+        return Events(row, judged.effective_us[index], partition, offsets[index], picked)
+
+    return events
+
+
+def _arrow(column: Column, dtype: DataType, index: Ints) -> pa.Array:
+    picked = column.take(index)
+    nulls = None if picked.valid is None else ~picked.valid
+    if dtype == "string":
+        return pa.array(picked.values, pa.binary(), mask=nulls).cast(pa.string())
+    if dtype == "timestamp":
+        return pa.array(picked.values, pa.int64(), mask=nulls).cast(ARROW_TYPES[dtype])
+    return pa.array(picked.values, ARROW_TYPES[dtype], mask=nulls)
+
+
+def _all_valid(columns: Sequence[pa.Array]) -> npt.NDArray[np.bool_]:
+    """Where every key is there: an event without an entity is kept in the log and counts for no one."""
+    held: npt.NDArray[np.bool_] = np.ones(len(columns[0]), dtype=np.bool_)
+    for column in columns:
+        held &= np.asarray(column.is_valid())
+    return held

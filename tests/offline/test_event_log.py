@@ -1,0 +1,55 @@
+"""The event log keeps each event once, whatever is repeated, cut differently, or raced."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pyarrow as pa
+
+from featurestore import Topic
+from featurestore.event_time import Mark
+from featurestore.offline import EventLog, log_schema
+
+CLICKS = Topic("clicks", {"user": str, "at": "timestamp", "price": float}, event_time="at", nullable=("price",))
+
+
+def rows(partition: int, first: int, end: int) -> pa.Table:
+    columns = {
+        "partition": [partition] * (end - first),
+        "offset": list(range(first, end)),
+        **{name: [0] * (end - first) for name in ("event_us", "effective_us", "arrival_us", "late_by_us")},
+        "date": ["1970-01-01"] * (end - first),
+        "user": ["a"] * (end - first),
+        "at": pa.array([0] * (end - first), pa.int64()).cast(pa.timestamp("us", tz="UTC")),
+        "price": [1.0] * (end - first),
+    }
+    return pa.table(columns, schema=log_schema(CLICKS))
+
+
+def held(log: EventLog) -> list[tuple[int, int]]:
+    table = log.read(["partition", "offset"])
+    return sorted(zip(table["partition"].to_pylist(), table["offset"].to_pylist(), strict=True))
+
+
+def test_a_repeated_batch_adds_nothing_and_a_straddling_one_adds_its_tail(tmp_path: Path) -> None:
+    log = EventLog(tmp_path, CLICKS)
+    log.append(rows(0, 0, 5), {0: Mark(5, 50)})
+    log.append(rows(0, 0, 5), {0: Mark(5, 50)})
+    log.append(rows(0, 3, 8), {0: Mark(8, 80)})
+    assert held(log) == [(0, offset) for offset in range(8)]
+    assert EventLog(tmp_path, CLICKS).marks() == {0: Mark(8, 80)}
+
+
+def test_two_writers_on_one_partition_add_each_event_once(tmp_path: Path) -> None:
+    seed = 11
+    draw = random.Random(seed)
+    writers = [EventLog(tmp_path, CLICKS) for _ in range(3)]
+    stands = [0, 0, 0]
+    while min(stands) < 120:
+        who = draw.randrange(3)
+        first = max(0, stands[who] - draw.randrange(10))
+        end = stands[who] = min(120, stands[who] + draw.randrange(1, 12))
+        writers[who].append(rows(1, first, end), {1: Mark(end, end)})
+        stands = [max(stand, end) if draw.random() < 0.3 else stand for stand in stands]
+    assert held(writers[0]) == [(1, offset) for offset in range(120)], f"seed {seed}"
