@@ -189,3 +189,23 @@ class EventLogError(FeatureStoreError):
     def __init__(self, topic: str, what: str) -> None:
         self.topic = topic
         super().__init__(f"the event log of topic {topic!r} cannot be written: {what}; check for other writers")
+
+
+class TransportError(FeatureStoreError):
+    """The Faust transport was asked for something that it does not do, or could not finish in time."""
+
+
+class TopicError(FeatureStoreError):
+    """A Kafka topic cannot be created, found or written."""
+
+    def __init__(self, topic: str, what: str) -> None:
+        self.topic = topic
+        super().__init__(f"topic {topic!r}: {what}")
+
+
+class InvalidEventError(FeatureStoreError):
+    """An event breaks the contract of its topic; it was not sent."""
+
+    def __init__(self, topic: str, what: str) -> None:
+        self.topic = topic
+        super().__init__(f"the event breaks the contract of topic {topic!r}: {what}; it was not sent")

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from featurestore.event_time import SECOND_US, Mark
 from featurestore.kernel import ARROW_TYPES, Column, DataType, Events
-from featurestore.offline import EventLog
+from featurestore.offline import EventLog, log_schema
 from featurestore.spec import Topic
 from streams.codecs.json import Decoded, JsonCodec
 from streams.dead_letters import DeadLetter, DeadLetterBox
@@ -30,7 +30,8 @@ LOG_ROWS_MAX = 100_000
 LOG_AGE_MAX_US = SECOND_US
 HEARTBEAT_US = SECOND_US
 
-_NO_EVENT = np.iinfo(np.int64).min
+# Event times are not negative, so before the first event nothing is late.
+_NO_EVENT = 0
 Ints = npt.NDArray[np.int64]
 
 
@@ -68,11 +69,20 @@ class Engine:
         """Take a partition over; where to read from: the lowest offset that a sink still lacks."""
         # What waited for the log belongs to reads of before; after a change of owner it is read again.
         self.flush()
+        self._log.forget()
         marks = [self._log.marks().get(partition), *(sink.open(partition) for sink in self._sinks)]
         known = [mark for mark in marks if mark is not None]
         start = min(known, key=lambda mark: mark.offset) if len(known) == len(marks) else Mark(0, _NO_EVENT)
         self._marks[partition] = start
         return start.offset
+
+    def reopen(self, partition: int) -> None:
+        """Learn where the sinks stand now, after one of them was found to stand earlier than it was left."""
+        self.open(partition)
+
+    def stands(self, partition: int) -> int:
+        """The next offset that this engine takes."""
+        return self._marks[partition].offset
 
     def close(self, partition: int) -> None:
         self.flush()
@@ -81,8 +91,15 @@ class Engine:
             sink.close(partition)
 
     def apply(self, batch: Batch) -> None:
-        """Apply one batch; raises LostTailError when the online store must be read again from earlier."""
+        """Apply one batch; raises LostTailError when the online store must be read again from earlier.
+
+        A batch that begins after where the engine stands was read before a seek back: it comes again, so it is
+        left alone. One that begins earlier is cut: lateness is judged from where the engine stands.
+        """
         before = self._marks[batch.partition]
+        if batch.first_offset > before.offset or batch.end_offset <= before.offset:
+            return
+        batch = batch.after(before.offset)
         decoded = self._codec.decode(batch.values)
         event = decoded.columns[self.topic.event_time].values
         judged = judge(event, batch.timestamps_us[decoded.index], before.newest_us)
@@ -173,19 +190,6 @@ class Engine:
         self._unlogged.append(pa.table({**head, **body}, schema=log_schema(self.topic)))
         if self._unlogged_since_us is None:
             self._unlogged_since_us = self._clock_us()
-
-
-def log_schema(topic: Topic) -> pa.Schema:
-    """Columns of a topic's event log: where and when, then the event itself."""
-    head = [
-        pa.field("partition", pa.int32(), nullable=False),
-        *(
-            pa.field(n, pa.int64(), nullable=False)
-            for n in ("offset", "event_us", "effective_us", "arrival_us", "late_by_us")
-        ),
-        pa.field("date", pa.string(), nullable=False),
-    ]
-    return pa.schema([*head, *topic.arrow_schema])
 
 
 def _chooser(

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
+from typing import Any, cast
 
 import redis
 
@@ -183,7 +183,9 @@ class OnlineStore:
 
     def watermarks(self, view_id: str, key: bytes) -> dict[str, Mark]:
         """How far the bucket of this key has come in each topic-partition."""
-        return _marks(self._client.hgetall(self._state_key(view_id, hash64(key) % self.buckets)))
+        return _marks(
+            cast(dict[bytes, bytes], self._client.hgetall(self._state_key(view_id, hash64(key) % self.buckets)))
+        )
 
     def _call(self, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
         if not calls:
@@ -203,7 +205,7 @@ class OnlineStore:
     def _execute(self, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
         pipeline = self._client.pipeline(transaction=False)
         for call in calls:
-            pipeline.execute_command(*call)
+            pipeline.execute_command(*call)  # type: ignore[no-untyped-call]  # redis-py has no types here
         return list(pipeline.execute(raise_on_error=False))
 
     def _state_key(self, view_id: str, bucket: int) -> bytes:

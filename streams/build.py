@@ -1,0 +1,49 @@
+"""Settings and definitions -> a worker ready to run."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import redis
+
+from featurestore.offline import EventLog
+from featurestore.online import OnlineStore
+from featurestore.settings import Settings
+from featurestore.spec import Repository
+from streams.dead_letters import DeadLetterBox
+from streams.engine import Engine
+from streams.online_sink import OnlineSink
+from streams.producer import kafka_producer
+from streams.topics import Topics
+from streams.transport import ReaderOptions
+from streams.worker import EnginePort, StreamApp, stream_app
+
+
+def online_store(settings: Settings) -> OnlineStore:
+    """The online store of these settings."""
+    client = redis.Redis.from_url(settings.redis_url)
+    return OnlineStore(client, namespace=settings.project, buckets=settings.buckets)
+
+
+def build_worker(settings: Settings, repository: Repository) -> StreamApp:
+    """One worker for all topics that a view reads."""
+    store = online_store(settings)
+    store.ensure_ready()
+    topics = sorted({view.source.name for view in repository.views.values()})
+    ids = Topics(settings.kafka_bootstrap).ids(topics)
+    letters = DeadLetterBox(kafka_producer(settings.kafka_bootstrap))
+    engines = {
+        name: Engine(
+            repository.topic(name),
+            ids[name],
+            [OnlineSink(store, view) for view in repository.views_of(name) if view.online],
+            EventLog(settings.offline_path, repository.topic(name)),
+            letters,
+            lambda: time.time_ns() // 1_000,
+        )
+        for name in topics
+    }
+    port = EnginePort(engines, ReaderOptions(batch_records_max=settings.batch_records_max))
+    folder = Path(settings.offline_path).parent / "faust"
+    return stream_app(f"{settings.project}-worker", settings.kafka_bootstrap, port, str(folder))

@@ -1,0 +1,53 @@
+"""Kafka topics: created from their definitions, and asked who they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from featurestore.errors import TopicError
+from featurestore.spec import Topic
+from streams.dead_letters import dead_letter_topic
+
+_TIMEOUT_S = 30.0
+
+
+class Topics:
+    """The topics of one broker."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self._admin = AdminClient({"bootstrap.servers": bootstrap})
+
+    def create(self, topics: Iterable[Topic], replication: int = 1) -> list[str]:
+        """Create what is missing, with its dead letters beside it; returns the names of the new ones.
+
+        The broker stamps records itself (LogAppendTime): arrival is then the same for every reader, and for ever.
+        """
+        new = []
+        for topic in topics:
+            stamped = {"message.timestamp.type": "LogAppendTime"}
+            new.append(NewTopic(topic.name, topic.partitions, replication, config=stamped))
+            new.append(NewTopic(dead_letter_topic(topic.name), 1, replication, config={"cleanup.policy": "compact"}))
+        made = []
+        for name, done in self._admin.create_topics(new, operation_timeout=_TIMEOUT_S).items() if new else ():
+            try:
+                done.result(_TIMEOUT_S)
+                made.append(name)
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                    raise TopicError(name, str(error)) from error
+        return sorted(made)
+
+    def ids(self, names: Iterable[str]) -> dict[str, str]:
+        """Identity of each topic: a topic that was deleted and created again has another one."""
+        asked = self._admin.describe_topics(TopicCollection(list(names)), request_timeout=_TIMEOUT_S)
+        out = {}
+        for name, done in asked.items():
+            try:
+                out[name] = str(done.result(_TIMEOUT_S).topic_id)
+            except KafkaException as error:
+                raise TopicError(name, f"{error}; run `featurestore apply` to create it") from error
+        return out

@@ -1,0 +1,36 @@
+"""A batch: the raw records of one partition between two offsets, which is what an agent is handed as one event."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Records of one partition in offset order.
+
+    first_offset   end of the batch before: the range covers transaction markers and compaction holes too
+    end_offset     the next offset to read
+    offsets        (n) of the records
+    timestamps_us  (n) when the broker took them (or the producer's stamp, where the topic says so)
+    leader_epoch   of the last record, -1 when unknown
+    """
+
+    topic: str
+    partition: int
+    first_offset: int
+    end_offset: int
+    values: list[bytes | None]
+    offsets: npt.NDArray[np.int64]
+    timestamps_us: npt.NDArray[np.int64]
+    leader_epoch: int = -1
+
+    def after(self, offset: int) -> Batch:
+        """The part of the batch at or after an offset."""
+        cut = int(np.searchsorted(self.offsets, offset))
+        first = max(self.first_offset, offset)
+        values, offsets, stamps = self.values[cut:], self.offsets[cut:], self.timestamps_us[cut:]
+        return Batch(self.topic, self.partition, first, self.end_offset, values, offsets, stamps, self.leader_epoch)
