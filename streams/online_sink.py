@@ -12,11 +12,11 @@ from typing import assert_never
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from featurestore.kernel.keys import encode_keys, hash64
 
 from featurestore.errors import CommitRetriesError, LostTailError
 from featurestore.event_time import DAY_US, Mark
 from featurestore.kernel import Events, fold
+from featurestore.kernel.keys import encode_keys, hash64
 from featurestore.online import (
     Applied,
     BucketCommit,
