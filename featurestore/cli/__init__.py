@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from featurestore.errors import FeatureStoreError
+
+if TYPE_CHECKING:
+    from featurestore.client import FeatureStore
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console()
@@ -42,7 +45,8 @@ def settings() -> None:
 
 @app.command()
 def apply() -> None:
-    """Read the definitions and create their Kafka topics."""
+    """Read the definitions, create their Kafka topics, write their equivalents to Feast's registry."""
+    from featurestore.feast.registry import FeastRegistry
     from featurestore.settings import Settings
     from featurestore.spec import load
     from streams.topics import Topics
@@ -53,6 +57,8 @@ def apply() -> None:
     rows = [[view.name, view.version, view.source.name, str(len(view.outputs))] for view in repository.views.values()]
     show_table("feature views", ["view", "version", "topic", "features"], rows)
     console.print(f"created {len(made)} topics" + (": " + ", ".join(made) if made else ""))
+    changes = FeastRegistry(chosen).apply(repository)
+    console.print("Feast registry: " + (", ".join(changes) if changes else "nothing to change"))
 
 
 @app.command()
@@ -97,3 +103,26 @@ def dead_letters(
     show_table("dead letters", ["topic", "partition/offset", "reason", "detail", "payload"], rows)
     counts = Counter((one.topic, one.reason) for one in letters)
     show_table("by reason", ["topic", "reason", "letters"], [[t, r, str(n)] for (t, r), n in sorted(counts.items())])
+
+
+@app.command()
+def get(
+    name: Annotated[str, typer.Argument(help="a feature service or view")],
+    keys: Annotated[list[str], typer.Argument(help="entity keys as key=value")],
+) -> None:
+    """Look features of one entity up, with age and status."""
+    from featurestore.client import FeatureStore
+
+    store = FeatureStore()
+    row = store.get(name, dict(_pair(store, name, key) for key in keys))
+    show_table(name, ["feature", "value"], [[column, str(value)] for column, value in row.items()])
+
+
+def _pair(store: FeatureStore, name: str, text: str) -> tuple[str, object]:
+    key, _, value = text.partition("=")
+    kinds = {k: s.view.source.schema[k] for s in store.repository.service(name).selections for k in s.view.entity.keys}
+    if kinds.get(key) == "int64" and value.lstrip("-").isdigit():
+        return key, int(value)
+    if kinds.get(key) == "bool" and value in ("true", "false"):
+        return key, value == "true"
+    return key, value

@@ -1,0 +1,203 @@
+"""Definitions -> Feast's SQL registry: entities, sources, views, services, with schema, tags and owner."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import feast
+from feast.data_format import JsonFormat
+from feast.infra.registry.sql import SqlRegistry, SqlRegistryConfig
+from feast.types import Bool, Float64, Int64, PrimitiveFeastType, String, UnixTimestamp
+
+from featurestore.event_time import show_duration
+from featurestore.kernel import DataType
+from featurestore.settings import Settings
+from featurestore.spec import Entity, FeatureService, FeatureView, Repository, Topic
+
+_TYPES: dict[DataType, PrimitiveFeastType] = {
+    "string": String,
+    "int64": Int64,
+    "float64": Float64,
+    "bool": Bool,
+    "timestamp": UnixTimestamp,
+}
+_PYTHON_TYPES = {"string": feast.ValueType.STRING, "int64": feast.ValueType.INT64, "bool": feast.ValueType.BOOL}
+
+
+@dataclass(frozen=True)
+class Registered:
+    """One object as Feast's own API lists it."""
+
+    kind: str
+    name: str
+    schema: tuple[str, ...]
+    tags: dict[str, str]
+    owner: str
+
+
+class FeastRegistry:
+    """Feast's registry of one project, at any SQLAlchemy address."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings, self._project = settings, settings.project
+        if settings.registry_url.startswith("sqlite:///"):
+            Path(settings.registry_url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        config = SqlRegistryConfig(registry_type="sql", path=settings.registry_url, cache_ttl_seconds=0)
+        self._registry = SqlRegistry(config, self._project, None)
+
+    def apply(self, repository: Repository) -> list[str]:
+        """Make the registry say what the repository says; returns a line a change."""
+        before = {(one.kind, one.name): one for one in self.listing()}
+        wanted = self._objects(repository)
+        # Feast refuses a view whose entities or sources it does not know: parts first.
+        for kind, thing in wanted:
+            if kind == "entity":
+                self._registry.apply_entity(thing, self._project, commit=True)
+            elif kind == "source":
+                self._registry.apply_data_source(thing, self._project, commit=True)
+            elif kind == "view":
+                self._registry.apply_feature_view(thing, self._project, commit=True)
+            else:
+                self._registry.apply_feature_service(thing, self._project, commit=True)
+        kept = {(kind, thing.name) for kind, thing in wanted}
+        for kind, name in sorted(set(before) - kept, key=lambda gone: _ORDER.index(gone[0]), reverse=True):
+            self._delete(kind, name)
+        after = {(one.kind, one.name): one for one in self.listing()}
+        return sorted(
+            [f"+ {kind} {name}" for kind, name in set(after) - set(before)]
+            + [f"- {kind} {name}" for kind, name in set(before) - set(after)]
+            + [
+                f"~ {kind} {name}"
+                for (kind, name) in set(after) & set(before)
+                if after[kind, name] != before[kind, name]
+            ]
+        )
+
+    def listing(self) -> list[Registered]:
+        """What Feast's own API lists, read fresh."""
+        registry, project = self._registry, self._project
+        views = registry.list_feature_views(project)
+        return [
+            *(
+                Registered("entity", e.name, (e.join_key,), dict(e.tags), e.owner)
+                for e in registry.list_entities(project)
+            ),
+            *(Registered("source", s.name, (), dict(s.tags), s.owner) for s in registry.list_data_sources(project)),
+            *(Registered("view", v.name, _schema(v.schema), dict(v.tags), v.owner) for v in views),
+            *(
+                Registered("service", s.name, _projected(s.feature_view_projections), dict(s.tags), s.owner)
+                for s in registry.list_feature_services(project)
+            ),
+        ]
+
+    def _objects(self, repository: Repository) -> list[tuple[str, Any]]:
+        types = {key: v.source.schema[key] for v in repository.views.values() for key in v.entity.keys}
+        entities = {part.name: part for entity in repository.entities.values() for part in _entities(entity, types)}
+        sources = {topic.name: self._source(topic) for topic in repository.topics.values()}
+        views = {
+            view.name: _view(view, [entities[part] for part in _entity_names(view.entity)], sources[view.source.name])
+            for view in repository.views.values()
+        }
+        services = [_service(service, views) for service in repository.services.values()]
+        return [
+            *(("entity", entity) for entity in entities.values()),
+            *(("source", source) for source in sources.values()),
+            *(("view", view) for view in views.values()),
+            *(("service", service) for service in services),
+        ]
+
+    def _source(self, topic: Topic) -> feast.KafkaSource:
+        log = str(Path(self._settings.offline_path) / topic.name)
+        return feast.KafkaSource(
+            name=topic.name,
+            timestamp_field=topic.event_time,
+            message_format=JsonFormat(", ".join(f"{name} {kind}" for name, kind in topic.schema.items())),
+            kafka_bootstrap_servers=self._settings.kafka_bootstrap,
+            topic=topic.name,
+            batch_source=feast.FileSource(name=f"{topic.name}-log", path=log, timestamp_field=topic.event_time),
+            owner=topic.owner,
+            description=topic.description,
+            tags=dict(topic.tags),
+        )
+
+    def _delete(self, kind: str, name: str) -> None:
+        delete = {
+            "entity": self._registry.delete_entity,
+            "source": self._registry.delete_data_source,
+            "view": self._registry.delete_feature_view,
+            "service": self._registry.delete_feature_service,
+        }[kind]
+        delete(name, self._project, commit=True)
+
+
+_ORDER = ("entity", "source", "view", "service")
+
+
+def _entity_names(entity: Entity) -> list[str]:
+    # A Feast entity has one join key: an entity of several keys becomes one Feast entity a key.
+    return [entity.name] if len(entity.keys) == 1 else [f"{entity.name}-{key}" for key in entity.keys]
+
+
+def _entities(entity: Entity, types: dict[str, DataType]) -> list[feast.Entity]:
+    return [
+        feast.Entity(
+            name=name,
+            join_keys=[key],
+            value_type=_PYTHON_TYPES.get(types.get(key, "string"), feast.ValueType.UNIX_TIMESTAMP),
+            owner=entity.owner,
+            description=entity.description,
+            tags=dict(entity.tags),
+        )
+        for name, key in zip(_entity_names(entity), entity.keys, strict=True)
+    ]
+
+
+def _view(view: FeatureView, entities: list[feast.Entity], source: feast.KafkaSource) -> feast.FeatureView:
+    keys = [feast.Field(name=key, dtype=_TYPES[view.source.schema[key]]) for key in view.entity.keys]
+    features = [feast.Field(name=name, dtype=_TYPES[dtype]) for name, dtype in view.outputs.items()]
+    tags = {
+        **view.tags,
+        "featurestore.version": view.version,
+        "featurestore.lateness": show_duration(view.lateness_us),
+        "featurestore.features": "; ".join(f"{name}={_said(view, name)}" for name in view.features),
+    }
+    return feast.FeatureView(
+        name=view.name,
+        entities=entities,
+        schema=[*keys, *features],
+        source=source,
+        ttl=timedelta(microseconds=view.max_age_us or 0),
+        online=view.online,
+        owner=view.owner,
+        description=view.description,
+        tags=tags,
+    )
+
+
+def _said(view: FeatureView, name: str) -> str:
+    feature = view.features[name]
+    over = f".over({', '.join(feature.windows)})" if feature.windows else ""
+    return f"{feature.function}({feature.column or ''}){over}"
+
+
+def _service(service: FeatureService, views: dict[str, feast.FeatureView]) -> feast.FeatureService:
+    chosen = [views[s.view.name][list(s.features)] for s in service.selections]
+    return feast.FeatureService(
+        name=service.name,
+        features=chosen,
+        owner=service.owner,
+        description=service.description,
+        tags={**service.tags, "featurestore.version": service.version},
+    )
+
+
+def _schema(fields: Iterable[feast.Field]) -> tuple[str, ...]:
+    return tuple(sorted(f"{field.name}: {field.dtype}" for field in fields))
+
+
+def _projected(projections: Iterable[Any]) -> tuple[str, ...]:
+    return tuple(sorted(f"{each.name}:{field.name}" for each in projections for field in each.features))

@@ -1,0 +1,50 @@
+"""What we apply, Feast's own API lists, and there is no code in it."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+from featurestore.feast.registry import FeastRegistry
+from featurestore.settings import Settings
+from featurestore.spec import collect, load
+
+DEFINITIONS = Path(__file__).parents[2] / "definitions"
+
+
+def settings_in(folder: Path) -> Settings:
+    return Settings(project="tried", registry_url=f"sqlite:///{folder / 'registry.db'}", offline_path=folder)
+
+
+def test_applied_definitions_are_listed_by_feast_with_schema_tags_and_owner(tmp_path: Path) -> None:
+    repository = load(DEFINITIONS)
+    registry = FeastRegistry(settings_in(tmp_path))
+    changes = registry.apply(repository)
+    assert "+ view aircraft_arrivals" in changes
+    assert "+ service delay_risk" in changes
+    listed = {(one.kind, one.name): one for one in FeastRegistry(settings_in(tmp_path)).listing()}
+    view = listed["view", "aircraft_arrivals"]
+    assert "flights_24h: Int64" in view.schema
+    assert "last_origin: String" in view.schema
+    assert view.owner == "fleet@example.org"
+    assert view.tags["featurestore.version"] == repository.view("aircraft_arrivals").version
+    assert "aircraft_arrivals:flights_24h" in listed["service", "delay_risk"].schema
+
+
+def test_a_second_apply_changes_nothing_and_a_removed_view_goes(tmp_path: Path) -> None:
+    repository = load(DEFINITIONS)
+    registry = FeastRegistry(settings_in(tmp_path))
+    registry.apply(repository)
+    assert registry.apply(repository) == []
+    left = collect([repository.view("airport_weather")])
+    assert "- view aircraft_arrivals" in registry.apply(left)
+
+
+def test_the_registry_holds_no_code(tmp_path: Path) -> None:
+    registry = FeastRegistry(settings_in(tmp_path))
+    registry.apply(load(DEFINITIONS))
+    with sqlite3.connect(tmp_path / "registry.db") as database:
+        names = [name for (name,) in database.execute("select name from sqlite_master where type = 'table'")]
+        held = b"".join(repr(row).encode() for name in names for row in database.execute(f'select * from "{name}"'))
+    assert b"aircraft_arrivals" in held
+    assert not any(word in held for word in (b"dill", b"pickle", b"__main__", b"udf", b"lambda"))
