@@ -11,17 +11,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
-import redis
 
-from featurestore.errors import MissingEntityKeyError, OnlineStoreError, WrongTypeError
-from featurestore.kernel import ARROW_TYPES, newest_event_us, roll_up
+from featurestore.errors import MissingEntityKeyError, WrongTypeError
+from featurestore.kernel import ARROW_TYPES, DataType, newest_event_us, roll_up
 from featurestore.kernel.keys import encode_keys
 from featurestore.online import OnlineStore
 from featurestore.settings import Settings
-from featurestore.spec import FeatureService, Repository, ViewSelection, load
+from featurestore.spec import FeatureService, FeatureView, Repository, Topic, ViewSelection, load
 
 if TYPE_CHECKING:
-    from featurestore.offline import EventLog
+    from featurestore.offline import EventLog, TrainingSet
 
 # One request is one round trip; beyond this many entities ask several times.
 ENTITIES_MAX = 10_000
@@ -44,21 +43,26 @@ class FeatureStore:
         self.settings = settings or Settings()
         self.repository = repository or load(self.settings.definitions)
         self._clock_us = clock_us
-        client = redis.Redis.from_url(self.settings.redis_url)
-        self._online = OnlineStore(client, namespace=self.settings.project, buckets=self.settings.buckets)
+        self._online = OnlineStore.at(
+            self.settings.redis_url, namespace=self.settings.project, buckets=self.settings.buckets
+        )
 
-    def get(self, name: str, entity: Mapping[str, Any]) -> dict[str, Any]:
+    def get(self, name: str, entity: Mapping[str, Any], *, watermark: bool = False) -> dict[str, Any]:
         """Features of one entity as plain values; see `get_many`."""
-        table = self.get_many(name, {key: [value] for key, value in entity.items()})
+        table = self.get_many(name, {key: [value] for key, value in entity.items()}, watermark=watermark)
         return {column: table[column][0].as_py() for column in table.column_names}
 
-    def get_many(self, name: str, entities: Mapping[str, Sequence[Any] | pa.Array]) -> pa.Table:
+    def get_many(
+        self, name: str, entities: Mapping[str, Sequence[Any] | pa.Array], *, watermark: bool = False
+    ) -> pa.Table:
         """Features of n entities now.
 
-        name      of a feature service, or of a view
-        entities  each entity key with its n values
-        returns   (n rows) the keys; for each view its `view__feature` columns, then `view__status`,
-                  `view__age_s` (of the newest event that the values include; null without one)
+        name       of a feature service, or of a view
+        entities   each entity key with its n values
+        watermark  also say how far the stream has come; one round trip more
+        returns    (n rows) the keys; for each view its `view__feature` columns, then `view__status`,
+                   `view__age_s` (of the newest event that the values include; null without one), and, if asked for,
+                   `view__watermark`: every event up to this moment is in, later ones may still be on their way
 
         Raises UnknownObjectError, MissingEntityKeyError, WrongTypeError, OnlineStoreError.
         """
@@ -69,14 +73,22 @@ class FeatureStore:
             (selection.view.id, encode_keys([keys[key] for key in selection.view.entity.keys]))
             for selection in service.selections
         ]
-        try:
-            found = self._online.payloads(asked)
-        except redis.RedisError as error:
-            raise OnlineStoreError(f"the online store does not answer: {error}") from error
+        found = self._online.payloads(asked)
         columns: dict[str, pa.Array] = dict(keys)
-        for selection, payloads in zip(service.selections, found, strict=True):
+        for selection, (_, encoded), payloads in zip(service.selections, asked, found, strict=True):
             columns.update(_values(selection, payloads, moment_us))
+            if watermark:
+                columns[f"{selection.view.name}__watermark"] = self._watermark(selection.view, encoded)
         return pa.table(columns)
+
+    def entity_of_text(self, name: str, texts: Mapping[str, str]) -> dict[str, Any]:
+        """Entity keys as a command line or an address gives them, typed as `name` wants them."""
+        types = self.repository.service(name).key_types
+        return {key: _of_text(key, types.get(key, "string"), text) for key, text in texts.items()}
+
+    def ping(self) -> None:
+        """Return when the online store answers; raises OnlineStoreError."""
+        self._online.ping()
 
     def point_in_time(self, name: str, spine: pa.Table, *, event_time: str = "event_timestamp") -> pa.Table:
         """The spine with the features that each row's entities had at its moment; spine order, one row a row."""
@@ -85,11 +97,31 @@ class FeatureStore:
         service = self.repository.service(name)
         return point_in_time_join(spine, service.selections, self.event_log, event_time=event_time)
 
-    def event_log(self, topic: Any) -> EventLog:
+    def training_set(
+        self, name: str, spine: pa.Table, *, label: str | None = None, event_time: str = "event_timestamp"
+    ) -> TrainingSet:
+        """The point-in-time join, kept for ever under the hash of all that decides it; a second call finds it again.
+
+        spine  (n rows) entity keys, event_time, the label, and any other columns to keep
+
+        Raises UnknownObjectError, MissingEntityKeyError, WrongTypeError.
+        """
+        from featurestore.offline import make_training_set
+
+        service = self.repository.service(name)
+        folder = self.settings.training_path / "sets"
+        return make_training_set(spine, service, self.event_log, folder, label=label, event_time=event_time)
+
+    def event_log(self, topic: Topic) -> EventLog:
         """The log of a topic."""
         from featurestore.offline import EventLog
 
         return EventLog(self.settings.offline_path, topic)
+
+    def _watermark(self, view: FeatureView, encoded: Sequence[bytes]) -> pa.Array:
+        newest = self._online.newest_us(view.id, view.source.name, encoded)
+        moments = [None if event_us is None else max(0, event_us - view.lateness_us) for event_us in newest]
+        return pa.array(moments, pa.timestamp("us", tz="UTC"))
 
 
 def _values(selection: ViewSelection, payloads: list[bytes | None], moment_us: int) -> dict[str, pa.Array]:
@@ -110,10 +142,23 @@ def _status(age_us: int | None, max_age_us: int | None) -> Status:
     return "OUTSIDE_MAX_AGE" if max_age_us is not None and age_us > max_age_us else "PRESENT"
 
 
+def _of_text(key: str, dtype: DataType, text: str) -> Any:
+    if dtype == "int64":
+        try:
+            return int(text)
+        except ValueError as error:
+            raise WrongTypeError(key, dtype, text) from error
+    if dtype == "bool":
+        if text not in ("true", "false"):
+            raise WrongTypeError(key, "true or false", text)
+        return text == "true"
+    return text
+
+
 def _typed_keys(service: FeatureService, entities: Mapping[str, Sequence[Any] | pa.Array]) -> dict[str, pa.Array]:
     if set(entities) != set(service.entity_keys):
         raise MissingEntityKeyError(f"{service.name!r}", service.entity_keys, entities)
-    types = {key: s.view.source.schema[key] for s in service.selections for key in s.view.entity.keys}
+    types = service.key_types
     out: dict[str, pa.Array] = {}
     for key in service.entity_keys:
         values = entities[key]
@@ -122,6 +167,8 @@ def _typed_keys(service: FeatureService, entities: Mapping[str, Sequence[Any] | 
         try:
             array = values if isinstance(values, pa.Array) else pa.array(list(values), ARROW_TYPES[types[key]])
             out[key] = array.cast(ARROW_TYPES[types[key]])
+            if out[key].null_count:
+                raise WrongTypeError(key, types[key], None)
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, TypeError) as error:
             raise WrongTypeError(key, types[key], values[0] if len(values) else None) from error
     lengths = {len(array) for array in out.values()}

@@ -11,7 +11,8 @@ FeatureStoreError
 │   ├── UnknownObjectError
 │   ├── MissingEntityKeyError
 │   ├── WrongTypeError
-│   └── NaiveDatetimeError
+│   ├── NaiveDatetimeError
+│   └── RequestTooLargeError
 └── (stores, stream, local: below, each under its room's heading)
 
 The message says what happened, to which object, and what to do; the facts stay on the error as attributes.
@@ -122,6 +123,14 @@ class NaiveDatetimeError(RequestError):
         super().__init__(f"{moment!r} has no time zone; pass an aware datetime such as datetime.now(timezone.utc)")
 
 
+class RequestTooLargeError(RequestError):
+    """A request is larger than a server takes at once."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self.bytes_max = bytes_max
+        super().__init__(f"the body is larger than {bytes_max} bytes; ask in several requests")
+
+
 # --- kernel ---------------------------------------------------------------------------------------------------------
 
 
@@ -209,3 +218,11 @@ class InvalidEventError(FeatureStoreError):
     def __init__(self, topic: str, what: str) -> None:
         self.topic = topic
         super().__init__(f"the event breaks the contract of topic {topic!r}: {what}; it was not sent")
+
+
+class DemoCheckError(FeatureStoreError):
+    """A check of the demo failed."""
+
+    def __init__(self, step: str, what: str) -> None:
+        self.step = step
+        super().__init__(f"demo: the step {step!r} failed: {what}")

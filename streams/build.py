@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import redis
-
 from featurestore.offline import EventLog
 from featurestore.online import OnlineStore
 from featurestore.settings import Settings
@@ -22,8 +20,7 @@ from streams.worker import EnginePort, StreamApp, stream_app
 
 def online_store(settings: Settings) -> OnlineStore:
     """The online store of these settings."""
-    client = redis.Redis.from_url(settings.redis_url)
-    return OnlineStore(client, namespace=settings.project, buckets=settings.buckets)
+    return OnlineStore.at(settings.redis_url, namespace=settings.project, buckets=settings.buckets)
 
 
 def build_worker(settings: Settings, repository: Repository) -> StreamApp:

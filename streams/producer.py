@@ -56,6 +56,16 @@ class EventProducer:
         key = None if topic.key is None or event.get(topic.key) is None else str(event[topic.key]).encode()
         self.send_raw(topic.name, key, payload)
 
+    def send_json(self, topic: Topic, payload: bytes) -> None:
+        """Check and send one event that is JSON already; raises InvalidEventError before anything is sent."""
+        codec = self._codecs.setdefault(topic.name, JsonCodec(topic))
+        try:
+            event = codec.read(payload)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise InvalidEventError(topic.name, str(error)) from error
+        named = None if topic.key is None else getattr(event, topic.key)
+        self.send_raw(topic.name, None if named is None else str(named).encode(), payload)
+
     def send_raw(self, topic: str, key: bytes | None, payload: bytes) -> None:
         """Send bytes as they are, unchecked: for replays and for tests of bad input."""
         while True:

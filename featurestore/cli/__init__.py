@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
 from featurestore.errors import FeatureStoreError
 
-if TYPE_CHECKING:
-    from featurestore.client import FeatureStore
-
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console()
+errors = Console(stderr=True)
 
 
 def main() -> None:
@@ -23,16 +25,29 @@ def main() -> None:
     try:
         app()
     except FeatureStoreError as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {error}", markup=True, highlight=False)
-        sys.exit(1)
+        _say_error(str(error))
+    except ValidationError as error:
+        # Settings that cannot be: name each one and what is wrong with it.
+        _say_error("; ".join(f"setting {'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()))
+
+
+def _say_error(message: str) -> None:
+    errors.print("[bold red]error:[/]", end=" ")
+    errors.print(message, markup=False, highlight=False, soft_wrap=True)
+    sys.exit(1)
 
 
 def show_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """A table that people can read."""
+    console.print(table_of(title, columns, rows))
+
+
+def table_of(title: str, columns: list[str], rows: list[list[str]]) -> Table:
+    """The same, not yet printed."""
     table = Table(*columns, title=title, title_justify="left")
     for row in rows:
         table.add_row(*row)
-    console.print(table)
+    return table
 
 
 @app.command()
@@ -114,15 +129,108 @@ def get(
     from featurestore.client import FeatureStore
 
     store = FeatureStore()
-    row = store.get(name, dict(_pair(store, name, key) for key in keys))
+    entity = store.entity_of_text(name, dict(_pair(key) for key in keys))
+    row = store.get(name, entity, watermark=True)
     show_table(name, ["feature", "value"], [[column, str(value)] for column, value in row.items()])
 
 
-def _pair(store: FeatureStore, name: str, text: str) -> tuple[str, object]:
-    key, _, value = text.partition("=")
-    kinds = {k: s.view.source.schema[k] for s in store.repository.service(name).selections for k in s.view.entity.keys}
-    if kinds.get(key) == "int64" and value.lstrip("-").isdigit():
-        return key, int(value)
-    if kinds.get(key) == "bool" and value in ("true", "false"):
-        return key, value == "true"
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise typer.BadParameter(f"{text!r} is not key=value, such as tailnum=N14228")
     return key, value
+
+
+@app.command()
+def train(
+    name: Annotated[str, typer.Argument(help="a training job")],
+    spine: Annotated[Path, typer.Option(help="Parquet file: entity keys, event_timestamp, label, baseline columns")],
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+) -> None:
+    """Join a spine with its job's features, train, and judge the model beside one without them."""
+    import pyarrow.parquet as pq
+
+    from featurestore.client import FeatureStore
+    from featurestore.training.job import run_job
+
+    store = FeatureStore()
+    job = store.repository.job(name)
+    result = run_job(store, job, pq.read_table(spine), say=lambda line: errors.print(f"  {line}", highlight=False))
+    rows = [
+        [one.name, str(one.columns), f"{one.trained_rows:,}", f"{one.judged_rows:,}", one.device]
+        + [f"{value:.3f}" for value in (one.auc, one.precision, one.recall)]
+        for one in (result.baseline, result.model)
+        if one is not None
+    ]
+    title = f"{name} on training set {result.training_set.id}"
+    table = table_of(title, ["model", "columns", "trained", "judged", "device", "AUC", "precision", "recall"], rows)
+    if not as_json:
+        console.print(table)
+        return
+    with console.capture() as drawn:
+        console.print(table)
+    said = {
+        "training_set": result.training_set.id,
+        "baseline": None if result.baseline is None else asdict(result.baseline),
+        "model": asdict(result.model),
+        "table": drawn.get(),
+    }
+    print(json.dumps(said))
+
+
+@app.command()
+def serve() -> None:
+    """Serve lookups over HTTP until told to stop."""
+    from featurestore.server import serve as serve_http
+    from featurestore.settings import Settings
+
+    serve_http(Settings())
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option(help="where its servers keep their data")] = Path(".local/demo"),
+    definitions: Annotated[Path, typer.Option(help="folder of definition files")] = Path("definitions"),
+    days: Annotated[int | None, typer.Option(help="only the last days of the year", min=60)] = None,
+    live_seconds: Annotated[float, typer.Option(help="how long the live part takes", min=1.0)] = 20.0,
+) -> None:
+    """Run the main job on a year of real flights: everything from a local Kafka to a trained model, checked."""
+    from featurestore.demo.run import Demo
+
+    Demo(folder, definitions, days=days, live_s=live_seconds, console=console).run()
+
+
+@app.command()
+def dev(
+    folder: Annotated[Path, typer.Option(help="where its servers keep their data")] = Path(".local/dev"),
+) -> None:
+    """Run Kafka, Valkey, a worker and the HTTP server on this machine until Ctrl-C."""
+    from featurestore.local.dev import run_dev
+    from featurestore.settings import Settings
+
+    run_dev(folder, Settings().definitions, console)
+
+
+@app.command()
+def send(
+    topic: Annotated[str, typer.Argument(help="the topic")],
+    file: Annotated[Path, typer.Argument(help="one JSON object a line; '-': standard input", allow_dash=True)],
+) -> None:
+    """Check events against their topic's contract and send them; nothing is sent when one of them breaks it."""
+    from featurestore.errors import InvalidEventError
+    from featurestore.settings import Settings
+    from featurestore.spec import load
+    from streams.codecs.json import JsonCodec
+    from streams.producer import EventProducer
+
+    chosen = Settings()
+    wanted = load(chosen.definitions).topic(topic)
+    lines = [line for line in (sys.stdin.buffer if str(file) == "-" else file.open("rb")) if line.strip()]
+    rejected = JsonCodec(wanted).decode(lines).rejected
+    if rejected:
+        first = rejected[0]
+        raise InvalidEventError(topic, f"line {first.index + 1}: {first.reason}: {first.detail}")
+    with EventProducer(chosen.kafka_bootstrap) as producer:
+        for line in lines:
+            producer.send_json(wanted, line.strip())
+    console.print(f"{producer.acknowledged[topic]:,} events acknowledged")

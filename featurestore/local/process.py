@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from featurestore.errors import LocalServerError
@@ -31,17 +31,27 @@ class ChildServer:
     """One running server; `stop` ends it, and so does the death of this process."""
 
     def __init__(
-        self, name: str, command: Sequence[str], log: Path, is_ready: Callable[[], bool], timeout_s: float = 60.0
+        self,
+        name: str,
+        command: Sequence[str],
+        log: Path,
+        is_ready: Callable[[], bool],
+        timeout_s: float = 60.0,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.name, self._log = name, log
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, preexec_fn=_die_with_parent
+                command,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env=environment,
+                preexec_fn=_die_with_parent,
             )
         deadline = time.monotonic() + timeout_s
         while not is_ready():
-            if self._process.poll() is not None:
-                raise LocalServerError(name, f"ended with code {self._process.returncode}", self._tail())
+            self.check()
             if time.monotonic() > deadline:
                 self.stop()
                 raise LocalServerError(name, f"did not answer within {timeout_s:.0f} s", self._tail())
@@ -50,6 +60,11 @@ class ChildServer:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    def check(self) -> None:
+        """Raises LocalServerError when it has ended by itself."""
+        if self._process.poll() is not None:
+            raise LocalServerError(self.name, f"ended with code {self._process.returncode}", self._tail())
 
     def stop(self) -> None:
         """SIGTERM, then SIGKILL if it does not end in time."""

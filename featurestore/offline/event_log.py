@@ -47,12 +47,17 @@ class EventLog:
     date                 day of the effective time, the partition column
     """
 
-    def __init__(self, folder: Path, topic: Topic) -> None:
-        self.topic, self.path = topic, folder / topic.name
+    def __init__(self, folder: Path, topic: Topic, version: int | None = None) -> None:
+        self.topic, self.path, self._folder, self._version = topic, folder / topic.name, folder, version
         self._marks: dict[int, Mark] | None = None
+
+    def at(self, version: int) -> EventLog:
+        """The log as of one of its versions, to read."""
+        return EventLog(self._folder, self.topic, version)
 
     def append(self, rows: pa.Table, marks: Mapping[int, Mark]) -> None:
         """Add the rows that the log lacks, and move to `marks`, in one commit."""
+        assert self._version is None, "a past version is for reading"
         for _ in range(_TRIES_MAX):
             table = self._open()
             held = self._marks_of(table)
@@ -99,7 +104,7 @@ class EventLog:
     ) -> pa.Table:
         """Some columns of the events with effective time <= until_us that are not later than allowed."""
         schema = log_schema(self.topic)
-        if not self.exists():
+        if self._version == -1 or not self.exists():
             return pa.schema([schema.field(name) for name in columns]).empty_table()
         wanted = None
         if until_us is not None:
@@ -107,7 +112,7 @@ class EventLog:
         if late_by_max_us is not None:
             in_time = pc.field("late_by_us") <= late_by_max_us
             wanted = in_time if wanted is None else wanted & in_time
-        dataset = deltalake.DeltaTable(str(self.path)).to_pyarrow_dataset()
+        dataset = deltalake.DeltaTable(str(self.path), version=self._version).to_pyarrow_dataset()
         return dataset.to_table(columns=list(columns), filter=wanted)
 
     def compact(self) -> None:
@@ -117,7 +122,7 @@ class EventLog:
 
     def _open(self) -> deltalake.DeltaTable:
         try:
-            return deltalake.DeltaTable(str(self.path))
+            return deltalake.DeltaTable(str(self.path), version=self._version)
         except TableNotFoundError:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             return deltalake.DeltaTable.create(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any, cast
+from typing import Any
 
 import redis
 
@@ -19,6 +20,9 @@ _LIBRARY = "featurestore_v1"
 _TOKEN_BYTES = 16
 # A longer MGET holds the server up for other readers; shorter ones cost more round trips in the pipeline.
 _MGET_KEYS = 250
+# A server that takes longer is as good as gone: the caller gets an error rather than a hang.
+_CONNECT_S = 5.0
+_ANSWER_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,16 +112,29 @@ class OnlineStore:
     ) -> None:
         self._client, self._namespace, self.buckets, self._new_token = client, namespace, buckets, new_token
 
+    @classmethod
+    def at(cls, url: str, *, namespace: str, buckets: int) -> OnlineStore:
+        """The store behind a Redis URL; nothing is sent before the first call."""
+        client = redis.Redis.from_url(url, socket_connect_timeout=_CONNECT_S, socket_timeout=_ANSWER_S)
+        return cls(client, namespace=namespace, buckets=buckets)
+
     def ensure_ready(self) -> None:
         """Refuse a server that may evict rows; load the functions."""
-        policy = self._client.config_get("maxmemory-policy").get("maxmemory-policy")
+        with _told():
+            policy = self._client.config_get("maxmemory-policy").get("maxmemory-policy")
         if policy != "noeviction":
             raise OnlineStoreError(
                 f"the online store's maxmemory-policy is {policy!r}, so it may drop rows in silence; "
                 "set it to 'noeviction'"
             )
         source = files("featurestore.online").joinpath("functions.lua").read_text()
-        self._client.function_load(source, replace=True)
+        with _told():
+            self._client.function_load(source, replace=True)
+
+    def ping(self) -> None:
+        """Return when the server answers."""
+        with _told():
+            self._client.ping()
 
     def marks(self, view_id: str, topic: str) -> dict[int, list[Mark | None]]:
         """Partition -> watermark of every bucket, None where a bucket has none."""
@@ -125,7 +142,9 @@ class OnlineStore:
         for bucket in range(self.buckets):
             pipeline.hgetall(self._state_key(view_id, bucket))
         out: dict[int, list[Mark | None]] = {}
-        for bucket, state in enumerate(pipeline.execute()):
+        with _told():
+            states = pipeline.execute()
+        for bucket, state in enumerate(states):
             for place, mark in _marks(state).items():
                 name, _, partition = place.rpartition("/")
                 if name == topic:
@@ -175,17 +194,30 @@ class OnlineStore:
             sizes.append(len(chunks))
             for first in chunks:
                 pipeline.mget(names[first : first + _MGET_KEYS])
-        replies = iter(pipeline.execute())
+        with _told():
+            replies = iter(pipeline.execute())
         return [
             [None if row is None else row[_TOKEN_BYTES:] for _ in range(size) for row in next(replies)]
             for size in sizes
         ]
 
-    def watermarks(self, view_id: str, key: bytes) -> dict[str, Mark]:
-        """How far the bucket of this key has come in each topic-partition."""
-        return _marks(
-            cast(dict[bytes, bytes], self._client.hgetall(self._state_key(view_id, hash64(key) % self.buckets)))
-        )
+    def newest_us(self, view_id: str, topic: str, keys: Sequence[bytes]) -> list[int | None]:
+        """For each key: every event of the topic up to here that was in time is in the key's row.
+
+        The newest effective event time of the partition that is furthest behind; None when nothing was read yet.
+        """
+        buckets = [hash64(key) % self.buckets for key in keys]
+        pipeline = self._client.pipeline(transaction=False)
+        distinct = list(dict.fromkeys(buckets))
+        for bucket in distinct:
+            pipeline.hgetall(self._state_key(view_id, bucket))
+        with _told():
+            states = pipeline.execute()
+        newest = {}
+        for bucket, state in zip(distinct, states, strict=True):
+            of_topic = [mark.newest_us for place, mark in _marks(state).items() if place.rpartition("/")[0] == topic]
+            newest[bucket] = min(of_topic, default=None)
+        return [newest[bucket] for bucket in buckets]
 
     def _call(self, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
         if not calls:
@@ -206,7 +238,8 @@ class OnlineStore:
         pipeline = self._client.pipeline(transaction=False)
         for call in calls:
             pipeline.execute_command(*call)  # type: ignore[no-untyped-call]  # redis-py has no types here
-        return list(pipeline.execute(raise_on_error=False))
+        with _told():
+            return list(pipeline.execute(raise_on_error=False))
 
     def _state_key(self, view_id: str, bucket: int) -> bytes:
         return f"{self._namespace}:{{b{bucket}}}:{view_id}:state".encode()
@@ -214,6 +247,15 @@ class OnlineStore:
     def _row_key(self, view_id: str, bucket: int, key: bytes) -> bytes:
         # The bucket's tag comes before the entity's bytes, so braces in a key cannot move it to another slot.
         return f"{self._namespace}:{{b{bucket}}}:{view_id}:row:".encode() + key
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What goes wrong on the way to the server, as an error of ours."""
+    try:
+        yield
+    except redis.RedisError as error:
+        raise OnlineStoreError(f"the online store does not answer: {error}; check redis_url and the server") from error
 
 
 def _is_missing(reply: object) -> bool:

@@ -219,6 +219,11 @@ class FeatureService:
         return tuple(dict.fromkeys(key for selection in self.selections for key in selection.view.entity.keys))
 
     @cached_property
+    def key_types(self) -> dict[str, DataType]:
+        """Every key column that a request must give, with its type."""
+        return {key: s.view.source.schema[key] for s in self.selections for key in s.view.entity.keys}
+
+    @cached_property
     def columns(self) -> tuple[str, ...]:
         return tuple(column for selection in self.selections for column in selection.columns)
 

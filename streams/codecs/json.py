@@ -76,6 +76,10 @@ class JsonCodec:
         self._one.decode(encoded)
         return encoded
 
+    def read(self, payload: bytes) -> Any:
+        """One event as an object with the topic's columns; raises `msgspec.DecodeError` as the engine would."""
+        return self._one.decode(payload)
+
     def _events(self, payloads: Sequence[bytes | None]) -> tuple[list[Any], Sequence[int], list[Rejected]]:
         if all(payloads):
             try:

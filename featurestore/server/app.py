@@ -1,0 +1,142 @@
+"""Routes: lookups, what there is to look up, and whether the service is well."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from featurestore.client import FeatureStore
+from featurestore.errors import OnlineStoreError, RequestError, RequestTooLargeError, UnknownObjectError
+from featurestore.spec import FeatureService
+
+# Ten thousand entities of a few long keys fit; more is a mistake or an attack.
+_BODY_MAX = 4 << 20
+
+log = logging.getLogger("featurestore.server")
+
+
+class Lookup(msgspec.Struct, forbid_unknown_fields=True):
+    """Body of `POST /v1/features`: n values for each entity key."""
+
+    service: str
+    entities: dict[str, list[str | int | bool]]
+    watermark: bool = False
+
+
+def make_app(store: FeatureStore) -> Starlette:
+    """The API of one store."""
+
+    async def features(request: Request) -> Response:
+        asked = _decoded(await _body(request))
+        table = await run_in_threadpool(store.get_many, asked.service, asked.entities, watermark=asked.watermark)
+        return _json(200, {"service": asked.service, "columns": table.to_pydict()})
+
+    async def feature_row(request: Request) -> Response:
+        name = request.path_params["name"]
+        entity = store.entity_of_text(name, dict(request.query_params))
+        return _json(200, await run_in_threadpool(store.get, name, entity, watermark=True))
+
+    async def services(request: Request) -> Response:
+        repository = store.repository
+        names = [*repository.services, *repository.views]
+        return _json(200, {"services": [_described(repository.service(name)) for name in names]})
+
+    async def service(request: Request) -> Response:
+        return _json(200, _described(store.repository.service(request.path_params["name"])))
+
+    async def health(request: Request) -> Response:
+        await run_in_threadpool(store.ping)
+        return _json(200, {"status": "ok"})
+
+    async def live(request: Request) -> Response:
+        return _json(200, {"status": "ok"})
+
+    return Starlette(
+        routes=[
+            Route("/v1/features", features, methods=["POST"]),
+            Route("/v1/features/{name}", feature_row),
+            Route("/v1/services", services),
+            Route("/v1/services/{name}", service),
+            Route("/health", health),
+            Route("/live", live),
+        ],
+        exception_handlers={
+            RequestError: _refused,
+            OnlineStoreError: _unavailable,
+            HTTPException: _http,
+            Exception: _failed,
+        },
+    )
+
+
+def _described(service: FeatureService) -> dict[str, Any]:
+    columns = {
+        column: selection.view.outputs[feature]
+        for selection in service.selections
+        for feature, column in zip(selection.features, selection.columns, strict=True)
+    }
+    return {
+        "name": service.name,
+        "owner": service.owner,
+        "description": service.description,
+        "version": service.version,
+        "entity_keys": service.key_types,
+        "features": columns,
+    }
+
+
+async def _body(request: Request) -> bytes:
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > _BODY_MAX:
+            raise RequestTooLargeError(_BODY_MAX)
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _decoded(body: bytes) -> Lookup:
+    try:
+        return msgspec.json.decode(body, type=Lookup)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        wanted = '{"service": "name", "entities": {"key": ["value"]}}'
+        raise HTTPException(400, f"the body is not as expected: {error}; send {wanted}") from error
+
+
+def _json(status: int, value: object) -> Response:
+    return Response(msgspec.json.encode(value), status, media_type="application/json")
+
+
+def _error(status: int, kind: str, message: str) -> Response:
+    return _json(status, {"error": {"type": kind, "message": message}})
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    status = 404 if isinstance(error, UnknownObjectError) else 413 if isinstance(error, RequestTooLargeError) else 422
+    return _error(status, type(error).__name__.removesuffix("Error"), str(error))
+
+
+async def _unavailable(request: Request, error: Exception) -> Response:
+    log.error("%s", error)
+    return _error(503, "OnlineStore", "the online store does not answer; try again")
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 404:
+        known = "POST /v1/features, GET /v1/features/{name}, GET /v1/services, GET /health"
+        return _error(404, "UnknownRoute", f"there is nothing at {request.url.path!r}; routes: {known}")
+    return _error(error.status_code, "BadRequest", error.detail)
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    log.error("a request failed", exc_info=error)
+    return _error(500, "Internal", "the server failed; its log says why")

@@ -1,0 +1,85 @@
+"""How far the sinks have come, seen from outside the workers: by their own watermarks and the broker's end offsets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from confluent_kafka import IsolationLevel, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._listoffsets import OffsetSpec
+
+from featurestore.offline import EventLog
+from featurestore.online import OnlineStore
+from featurestore.settings import Settings
+from featurestore.spec import Repository
+from streams.build import online_store
+from streams.dead_letters import dead_letter_topic
+
+_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class TopicProgress:
+    """Records of a topic, and how many of them every sink holds.
+
+    end     records that the broker has (sum of end offsets)
+    done    records before the watermark of the sink that is furthest behind
+    online  the same, of the online store alone
+    dead    dead letters so far; a replay may have written one twice
+    """
+
+    topic: str
+    end: int
+    done: int
+    online: int
+    dead: int
+
+    @property
+    def lag(self) -> int:
+        return self.end - self.done
+
+
+class Progress:
+    """Looks at all topics of a repository that a view reads."""
+
+    def __init__(self, settings: Settings, repository: Repository) -> None:
+        self._repository, self._store = repository, online_store(settings)
+        self._admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap})
+        self._topics = sorted({view.source.name for view in repository.views.values()})
+        self._logs = {name: EventLog(settings.offline_path, repository.topic(name)) for name in self._topics}
+
+    def look(self) -> list[TopicProgress]:
+        """One line a topic; three kinds of servers are asked."""
+        ends = self._ends()
+        out = []
+        for name in self._topics:
+            partitions = range(self._repository.topic(name).partitions)
+            log = self._logs[name]
+            log.forget()
+            logged = {partition: mark.offset for partition, mark in log.marks().items()}
+            rows = [_online_ends(self._store, view.id, name) for view in self._repository.views_of(name) if view.online]
+            online = sum(min([each.get(p, 0) for each in rows], default=ends.get((name, p), 0)) for p in partitions)
+            done = sum(min([logged.get(p, 0), *(each.get(p, 0) for each in rows)]) for p in partitions)
+            end = sum(ends.get((name, p), 0) for p in partitions)
+            out.append(TopicProgress(name, end, done, online, ends.get((dead_letter_topic(name), 0), 0)))
+        return out
+
+    def _ends(self) -> dict[tuple[str, int], int]:
+        places = [
+            TopicPartition(name, partition)
+            for name in self._topics
+            for partition in range(self._repository.topic(name).partitions)
+        ]
+        places += [TopicPartition(dead_letter_topic(name), 0) for name in self._topics]
+        asked = self._admin.list_offsets(
+            {place: OffsetSpec.latest() for place in places},  # type: ignore[no-untyped-call]  # no types there
+            isolation_level=IsolationLevel.READ_COMMITTED,
+            request_timeout=_TIMEOUT_S,
+        )
+        return {(place.topic, place.partition): done.result(_TIMEOUT_S).offset for place, done in asked.items()}
+
+
+def _online_ends(store: OnlineStore, view_id: str, topic: str) -> dict[int, int]:
+    """Partition -> offset before which every bucket holds everything."""
+    found = store.marks(view_id, topic)
+    return {p: min(0 if mark is None else mark.offset for mark in marks) for p, marks in found.items()}
