@@ -25,9 +25,12 @@ from streams.online_sink import OnlineSink
 from streams.transport import Batch
 from streams.watermark import Judged, judge
 
-# What the log waits for: enough rows for a Parquet file worth its commit, or a second.
+# What the log waits for: enough rows for a Parquet file worth its commit, or a second. Behind a long backlog commits
+# take long, since they touch many days: then it waits longer, so that they stay a tenth of the time.
 LOG_ROWS_MAX = 100_000
-LOG_AGE_MAX_US = SECOND_US
+LOG_AGE_MIN_US = SECOND_US
+LOG_AGE_MAX_US = 10 * SECOND_US
+_LOG_SHARE = 10
 HEARTBEAT_US = SECOND_US
 
 # Event times are not negative, so before the first event nothing is late.
@@ -63,6 +66,7 @@ class Engine:
         self._marks: dict[int, Mark] = {}
         self._unlogged: list[pa.Table] = []
         self._unlogged_since_us: int | None = None
+        self._log_age_us = LOG_AGE_MIN_US
         self._beat_us = clock_us()
 
     def open(self, partition: int) -> int:
@@ -125,7 +129,7 @@ class Engine:
         now_us = self._clock_us()
         if self._unlogged_since_us is not None:
             rows = sum(len(table) for table in self._unlogged)
-            if rows >= LOG_ROWS_MAX or now_us - self._unlogged_since_us >= LOG_AGE_MAX_US:
+            if rows >= LOG_ROWS_MAX or now_us - self._unlogged_since_us >= self._log_age_us:
                 self.flush()
         if now_us - self._beat_us >= HEARTBEAT_US:
             self._beat_us = now_us
@@ -139,8 +143,10 @@ class Engine:
         self._letters.flush()
         if self._unlogged_since_us is not None:
             marks = {partition: mark for partition, mark in self._marks.items() if mark.offset}
-            schema = log_schema(self.topic)
+            schema, began_us = log_schema(self.topic), self._clock_us()
             self._log.append(pa.concat_tables(self._unlogged) if self._unlogged else schema.empty_table(), marks)
+            took_us = self._clock_us() - began_us
+            self._log_age_us = min(max(LOG_AGE_MIN_US, _LOG_SHARE * took_us), LOG_AGE_MAX_US)
         self._unlogged, self._unlogged_since_us = [], None
 
     def settled(self) -> dict[int, int]:

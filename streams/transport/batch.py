@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,3 +35,21 @@ class Batch:
         first = max(self.first_offset, offset)
         values, offsets, stamps = self.values[cut:], self.offsets[cut:], self.timestamps_us[cut:]
         return Batch(self.topic, self.partition, first, self.end_offset, values, offsets, stamps, self.leader_epoch)
+
+    def followed_by(self, others: Sequence[Batch]) -> Batch:
+        """This batch and those right after it as one."""
+        values = list(self.values)
+        for other in others:
+            values.extend(other.values)
+        last = others[-1] if others else self
+        parts = (self, *others)
+        return Batch(
+            self.topic,
+            self.partition,
+            self.first_offset,
+            last.end_offset,
+            values,
+            np.concatenate([part.offsets for part in parts]),
+            np.concatenate([part.timestamps_us for part in parts]),
+            last.leader_epoch,
+        )

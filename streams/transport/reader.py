@@ -31,8 +31,9 @@ _FETCH = {
 }
 _COMMIT_EVERY_S = 1.0
 _POLL_S = 0.02
-# Beyond this the partition's backlog waits in the broker: polling stops, and after a while its fetches pause.
-_BATCHES_MAX = 8
+# Beyond this a backlog waits in the broker: polling stops, and after a while its fetches pause.
+_WAITING_BYTES_MAX = 32 << 20
+_WAITING_BATCHES_MAX = 4
 _STALLED_S = 5.0
 
 
@@ -62,6 +63,38 @@ class Owner(Protocol):
     def failed(self, error: BaseException) -> None: ...
 
 
+class _Waiting:
+    """What was read of one partition and not taken yet, in order."""
+
+    def __init__(self) -> None:
+        self._parts: deque[Batch] = deque()
+        self.records = self.bytes = 0
+
+    def put(self, part: Batch) -> None:
+        self._parts.append(part)
+        self.records += len(part.values)
+        self.bytes += _bytes_of(part)
+
+    def take(self, records_max: int) -> list[Batch]:
+        taken: list[Batch] = []
+        count = 0
+        while self._parts and (not taken or count + len(self._parts[0].values) <= records_max):
+            part = self._parts.popleft()
+            count += len(part.values)
+            self.records -= len(part.values)
+            self.bytes -= _bytes_of(part)
+            taken.append(part)
+        return taken
+
+    def clear(self) -> None:
+        self._parts.clear()
+        self.records = self.bytes = 0
+
+
+def _bytes_of(part: Batch) -> int:
+    return sum(len(value) for value in part.values if value is not None)
+
+
 class Reader:
     """Reads topics as a member of a group, from offsets of its owner's choice."""
 
@@ -81,7 +114,7 @@ class Reader:
         )
         self._commands: deque[Callable[[], None]] = deque()
         self._lock = threading.Lock()
-        self._queues: dict[Place, deque[Batch]] = {}
+        self._queues: dict[Place, _Waiting] = {}
         self._next: dict[Place, int] = {}
         self._settled: dict[Place, int] = {}
         self._committed: dict[Place, int] = {}
@@ -103,10 +136,14 @@ class Reader:
             self._thread.join()
 
     def take(self, place: Place) -> Batch | None:
-        """The partition's next batch, if there is one."""
+        """All that waits of a partition, up to the bound, as one batch: small without lag, large behind a backlog.
+
+        None when nothing waits.
+        """
         with self._lock:
-            queue = self._queues.get(place)
-            return queue.popleft() if queue else None
+            waiting = self._queues.get(place)
+            parts = waiting.take(self._options.batch_records_max) if waiting else []
+        return parts[0].followed_by(parts[1:]) if parts else None
 
     def places(self) -> list[Place]:
         with self._lock:
@@ -146,7 +183,10 @@ class Reader:
 
     def _must_wait(self) -> bool:
         with self._lock:
-            full = any(len(queue) >= _BATCHES_MAX for queue in self._queues.values())
+            held = self._queues.values()
+            records_max = _WAITING_BATCHES_MAX * self._options.batch_records_max
+            full = any(waiting.records >= records_max for waiting in held)
+            full = full or sum(waiting.bytes for waiting in held) >= _WAITING_BYTES_MAX
         now = time.monotonic()
         if not full:
             self._stalled_since = None
@@ -203,7 +243,7 @@ class Reader:
         values = [message.value() for message in fresh]
         batch = Batch(*place, first, end, values, offsets, stamps, -1 if epoch is None else epoch)
         with self._lock:
-            self._queues[place].append(batch)
+            self._queues[place].put(batch)
         self._next[place] = end
 
     def _seek(self, place: Place, offset: int) -> None:
@@ -231,7 +271,7 @@ class Reader:
             places = [(each.topic, each.partition) for each in partitions]
             starts = self._owner.assigned(places)
             with self._lock:
-                self._queues = {place: deque() for place in places}
+                self._queues = {place: _Waiting() for place in places}
                 self._settled, self._committed = {}, {}
             self._next = {place: starts[place] for place in places}
             consumer.assign([TopicPartition(*place, starts[place]) for place in places])
