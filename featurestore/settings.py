@@ -36,6 +36,9 @@ class Settings(BaseSettings):
     registry_url: str = Field("sqlite:///.local/registry.db", description="Feast's SQL registry, any SQLAlchemy URL")
     http_host: str = Field("127.0.0.1", description="address that the HTTP server binds to")
     http_port: int = Field(8080, ge=0, le=65_535, description="port of the HTTP server; 0: any free one")
+    worker_id: str = Field(
+        "", pattern=r"^[A-Za-z0-9._-]{0,80}$", description="lasting name of a worker: restarted, it reads on at once"
+    )
     batch_records_max: int = Field(5_000, ge=1, le=100_000, description="records that a worker takes at once")
 
     @classmethod

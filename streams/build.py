@@ -41,6 +41,9 @@ def build_worker(settings: Settings, repository: Repository) -> StreamApp:
         )
         for name in topics
     }
-    port = EnginePort(engines, ReaderOptions(batch_records_max=settings.batch_records_max))
+    # A worker that comes back under its own name gets its partitions back at once, without waiting for its old
+    # self's session to end.
+    member = {"group.instance.id": settings.worker_id} if settings.worker_id else {}
+    port = EnginePort(engines, ReaderOptions(batch_records_max=settings.batch_records_max, config=member))
     folder = Path(settings.offline_path).parent / "faust"
     return stream_app(f"{settings.project}-worker", settings.kafka_bootstrap, port, str(folder))

@@ -15,6 +15,8 @@ from featurestore.spec import Topic
 from streams.codecs.json import JsonCodec
 
 _FLUSH_S = 60.0
+# Answers of the broker are looked at this often: each look costs as much as a send.
+_POLL_EVERY = 1_000
 
 
 def kafka_producer(bootstrap: str) -> Producer:
@@ -44,11 +46,12 @@ class EventProducer:
         self._producer = kafka_producer(bootstrap)
         self._codecs: dict[str, JsonCodec] = {}
         self._failed: list[str] = []
+        self._unpolled = 0
         self.acknowledged: Counter[str] = Counter()
 
     def send(self, topic: Topic, event: Mapping[str, Any]) -> None:
         """Check and send one event; raises InvalidEventError before anything is sent."""
-        codec = self._codecs.setdefault(topic.name, JsonCodec(topic))
+        codec = self._codec(topic)
         try:
             payload = codec.check(event)
         except (msgspec.ValidationError, TypeError) as error:
@@ -58,7 +61,7 @@ class EventProducer:
 
     def send_json(self, topic: Topic, payload: bytes) -> None:
         """Check and send one event that is JSON already; raises InvalidEventError before anything is sent."""
-        codec = self._codecs.setdefault(topic.name, JsonCodec(topic))
+        codec = self._codec(topic)
         try:
             event = codec.read(payload)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -75,7 +78,10 @@ class EventProducer:
             except BufferError:
                 # The queue is bounded: wait for the broker rather than grow.
                 self._producer.poll(0.1)
-        self._producer.poll(0)
+        self._unpolled += 1
+        if self._unpolled >= _POLL_EVERY:
+            self._unpolled = 0
+            self._producer.poll(0)
 
     def flush(self) -> None:
         """Return when the broker has acknowledged everything; raises TopicError when it refused something."""
@@ -91,6 +97,12 @@ class EventProducer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.flush()
+
+    def _codec(self, topic: Topic) -> JsonCodec:
+        # Building one costs as much as twenty sends, so `setdefault` will not do.
+        if topic.name not in self._codecs:
+            self._codecs[topic.name] = JsonCodec(topic)
+        return self._codecs[topic.name]
 
     def _delivered(self, error: KafkaError | None, message: Any) -> None:
         if error is None:

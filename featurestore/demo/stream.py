@@ -18,7 +18,8 @@ from streams.progress import Progress
 
 _KILL_AT = 0.4
 _CAUGHT_UP_S = 900.0
-_LOOK_S = 0.5
+# A look asks the broker, the online store and the log: more often would take from the worker what it shows.
+_LOOK_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ def stream(
                 if not is_sent and time.monotonic() - looked < _LOOK_S:
                     continue
                 if is_sent:
-                    time.sleep(_LOOK_S / 5)
+                    time.sleep(_LOOK_S)
                 now = progress.look()
                 looked = time.monotonic()
                 done = sum(one.done for one in now)

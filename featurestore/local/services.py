@@ -43,7 +43,7 @@ def start_worker(settings: Settings, folder: Path) -> ChildServer:
     """A stream worker; it is ready when it has said what it reads."""
     log = folder / "worker.log"
     log.unlink(missing_ok=True)
-    environment = {**environment_of(settings), "PYTHONUNBUFFERED": "1"}
+    environment = {**environment_of(settings), "FEATURESTORE_WORKER_ID": "local-1", "PYTHONUNBUFFERED": "1"}
     return ChildServer("worker", command("worker"), log, lambda: b"reading " in log.read_bytes(), 60.0, environment)
 
 

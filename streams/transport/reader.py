@@ -29,6 +29,8 @@ _FETCH = {
     "max.partition.fetch.bytes": 4_194_304,
     "fetch.wait.max.ms": 10,
 }
+# A dead worker's partitions are another's after this long; the poll thread never pauses for as long.
+_MEMBERSHIP = {"session.timeout.ms": 10_000, "heartbeat.interval.ms": 1_000}
 _COMMIT_EVERY_S = 1.0
 _POLL_S = 0.02
 # Beyond this a backlog waits in the broker: polling stops, and after a while its fetches pause.
@@ -103,6 +105,7 @@ class Reader:
         self._consumer = Consumer(
             {
                 **_FETCH,
+                **_MEMBERSHIP,
                 **options.config,
                 **config,
                 "enable.auto.commit": False,
