@@ -1,0 +1,147 @@
+"""The commit protocol, answer by answer: each test makes one of them happen on a real server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import redis
+
+from featurestore.errors import OnlineStoreError
+from featurestore.event_time import Mark
+from featurestore.kernel.keys import hash64
+from featurestore.online import Applied, BucketCommit, Conflict, Duplicate, LostTail, OnlineStore, Outcome, Straddle
+
+VIEW, PLACE = "view@1", "topic/0"
+KEY = b"k"
+
+
+@pytest.fixture
+def store(redis_client: redis.Redis, unique: Callable[[str], str]) -> OnlineStore:
+    made = OnlineStore(redis_client, namespace=unique("commit"), buckets=4)
+    made.ensure_ready()
+    return made
+
+
+def commit(
+    store: OnlineStore, expected: int | None, end: int, payload: bytes, *, read_first: bool = True, place: str = PLACE
+) -> Outcome:
+    [read] = store.read(VIEW, [KEY])
+    token = read.token if read_first else b""
+    [row] = read.rows
+    tokens = (row.token if row is not None and read_first else None,)
+    one = BucketCommit(read.bucket, place, expected, Mark(end, end), token, (KEY,), (payload,), tokens, None)
+    [outcome] = store.commit(VIEW, [one])
+    return outcome
+
+
+def served(store: OnlineStore) -> bytes | None:
+    [[payload]] = store.payloads([(VIEW, [KEY])])
+    return payload
+
+
+def test_rows_and_watermark_move_together(store: OnlineStore) -> None:
+    assert commit(store, None, 5, b"five") == Applied()
+    assert served(store) == b"five"
+    assert store.marks(VIEW, "topic")[0][hash64(KEY) % 4] == Mark(5, 5)
+    assert commit(store, 5, 9, b"nine") == Applied()
+    assert served(store) == b"nine"
+
+
+def test_a_duplicate_changes_nothing_and_says_where_the_bucket_stands(store: OnlineStore) -> None:
+    commit(store, None, 5, b"five")
+    assert commit(store, None, 5, b"again") == Duplicate(Mark(5, 5))
+    commit(store, 5, 9, b"nine")
+    assert commit(store, 2, 7, b"old") == Duplicate(Mark(9, 9))
+    assert served(store) == b"nine"
+
+
+def test_a_straddle_changes_nothing_and_says_where_to_cut(store: OnlineStore) -> None:
+    commit(store, None, 5, b"five")
+    assert commit(store, 3, 8, b"three to eight") == Straddle(Mark(5, 5))
+    assert commit(store, None, 8, b"start to eight") == Straddle(Mark(5, 5))
+    assert served(store) == b"five"
+
+
+def test_a_lost_tail_is_seen(store: OnlineStore, redis_client: redis.Redis) -> None:
+    commit(store, None, 5, b"five")
+    assert commit(store, 9, 12, b"beyond") == LostTail(Mark(5, 5))
+    assert served(store) == b"five"
+    redis_client.flushall()
+    assert commit(store, 5, 9, b"nine") == LostTail(None)
+    assert served(store) is None
+
+
+def test_rows_that_another_worker_changed_are_a_conflict(store: OnlineStore) -> None:
+    commit(store, None, 5, b"five")
+    [read] = store.read(VIEW, [KEY])
+    [row] = read.rows
+    assert row is not None
+    assert commit(store, None, 3, b"other", place="topic/1") == Applied()
+    stale = BucketCommit(read.bucket, PLACE, 5, Mark(9, 9), read.token, (KEY,), (b"stale",), (row.token,), None)
+    assert store.commit(VIEW, [stale]) == [Conflict()]
+    assert served(store) == b"other"
+    assert commit(store, 5, 9, b"fresh") == Applied()
+
+
+def test_another_writer_in_the_bucket_is_no_conflict_when_the_row_stood_still(store: OnlineStore) -> None:
+    commit(store, None, 5, b"five")
+    [read] = store.read(VIEW, [KEY])
+    [row] = read.rows
+    assert row is not None
+    neighbour = next(key for key in (b"%d" % n for n in range(99)) if hash64(key) % 4 == read.bucket)
+    other = BucketCommit(read.bucket, "topic/1", None, Mark(1, 1), read.token, (neighbour,), (b"n",), (None,), None)
+    assert store.commit(VIEW, [other]) == [Applied()]
+    mine = BucketCommit(read.bucket, PLACE, 5, Mark(9, 9), read.token, (KEY,), (b"nine",), (row.token,), None)
+    assert store.commit(VIEW, [mine]) == [Applied()]
+    assert served(store) == b"nine"
+
+
+def test_a_call_is_all_or_nothing_over_many_rows(store: OnlineStore) -> None:
+    keys = tuple(key for key in (b"%d" % n for n in range(12_000)) if hash64(key) % 4 == 1)
+    assert len(keys) > 2_000
+    rows = tuple(b"row " + key for key in keys)
+    whole = BucketCommit(1, PLACE, None, Mark(5, 5), b"", keys, rows, (None,) * len(keys), None)
+    assert store.commit(VIEW, [whole]) == [Applied()]
+    # One changed row at the very end refuses them all.
+    tokens = [row.token for read in store.read(VIEW, keys) for row in read.rows if row is not None]
+    changed = BucketCommit(1, "topic/1", None, Mark(1, 1), b"", keys[-1:], (b"x",), (tokens[-1],), None)
+    assert store.commit(VIEW, [changed]) == [Applied()]
+    stale = BucketCommit(1, PLACE, 5, Mark(9, 9), b"", keys, (b"y",) * len(keys), tuple(tokens), None)
+    assert store.commit(VIEW, [stale]) == [Conflict()]
+    [payloads] = store.payloads([(VIEW, keys)])
+    assert payloads == [*rows[:-1], b"x"]
+
+
+def test_functions_that_are_gone_are_loaded_again_and_nothing_is_done_twice(
+    store: OnlineStore, redis_client: redis.Redis
+) -> None:
+    commit(store, None, 5, b"five")
+    redis_client.function_flush()
+    assert commit(store, 5, 9, b"nine") == Applied()
+    assert served(store) == b"nine"
+
+
+def test_a_server_that_may_evict_rows_is_refused(store: OnlineStore, redis_client: redis.Redis) -> None:
+    redis_client.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        with pytest.raises(OnlineStoreError, match="noeviction"):
+            store.ensure_ready()
+    finally:
+        redis_client.config_set("maxmemory-policy", "noeviction")
+
+
+def test_a_server_that_is_away_is_an_error_of_ours() -> None:
+    away = OnlineStore.at("redis://127.0.0.1:1/0", namespace="away", buckets=4)
+    for ask in (away.ping, away.ensure_ready, lambda: away.payloads([(VIEW, [KEY])]), lambda: away.marks(VIEW, "t")):
+        with pytest.raises(OnlineStoreError, match="does not answer"):
+            ask()
+
+
+def test_rows_expire_and_a_watermark_does_not(store: OnlineStore, redis_client: redis.Redis) -> None:
+    [read] = store.read(VIEW, [KEY])
+    one = BucketCommit(read.bucket, PLACE, None, Mark(5, 5), b"", (KEY,), (b"five",), (None,), 60_000)
+    assert store.commit(VIEW, [one]) == [Applied()]
+    lives = {name.rpartition(b":")[2]: redis_client.pttl(name) for name in redis_client.scan_iter()}
+    assert 0 < lives[b"k"] <= 60_000
+    assert lives[b"state"] == -1

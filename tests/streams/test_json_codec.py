@@ -1,0 +1,81 @@
+"""The contract of a topic: what is taken, what is refused and why; a batch is judged as its records one by one."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from featurestore import Topic
+from streams.codecs.json import JsonCodec
+
+TOPIC = Topic(
+    "t",
+    schema={"who": str, "at": "timestamp", "n": int, "x": float, "ok": bool},
+    event_time="at",
+    nullable=("x", "ok"),
+)
+GOOD = {"who": "a", "at": 1, "n": 2, "x": 3.5, "ok": True}
+
+
+@pytest.mark.parametrize(
+    ("payload", "reason"),
+    [
+        (b"{broken", "broken_json"),
+        (b"", "broken_json"),
+        (b"\xff\xfe", "broken_json"),
+        (None, "no_value"),
+        (b"[]", "wrong_type"),
+        (b'{"at": 1, "n": 2}', "missing_field"),
+        (json.dumps({**GOOD, "n": "two"}).encode(), "wrong_type"),
+        (json.dumps({**GOOD, "n": 2.5}).encode(), "wrong_type"),
+        (json.dumps({**GOOD, "n": 2**63}).encode(), "wrong_type"),
+        (json.dumps({**GOOD, "n": None}).encode(), "wrong_type"),
+        (json.dumps({**GOOD, "at": -1}).encode(), "wrong_type"),
+        (json.dumps({**GOOD, "at": "2026-01-01T00:00:00"}).encode(), "wrong_type"),
+        (json.dumps({**GOOD, "x": float("nan")}).encode(), "broken_json"),
+        (b'{"who": "a", "at": 1, "n": 2}, {"who": "b", "at": 1, "n": 2}', "broken_json"),
+    ],
+)
+def test_a_bad_record_is_refused_with_its_reason_and_the_others_are_taken(payload: bytes | None, reason: str) -> None:
+    good = json.dumps(GOOD).encode()
+    decoded = JsonCodec(TOPIC).decode([good, payload, good])
+    assert [(one.index, one.reason) for one in decoded.rejected] == [(1, reason)]
+    assert decoded.index.tolist() == [0, 2]
+    assert decoded.columns["n"].values.tolist() == [2, 2]
+
+
+def test_times_are_microseconds_or_iso_text_with_a_zone_and_unknown_fields_are_left_alone() -> None:
+    lines = [
+        {**GOOD, "at": 1_767_225_600_000_001},
+        {**GOOD, "at": "2026-01-01T01:00:00.000001+01:00", "more": [1]},
+        {"who": "a", "at": 5, "n": 2},
+    ]
+    decoded = JsonCodec(TOPIC).decode([json.dumps(line).encode() for line in lines])
+    assert decoded.columns["at"].values.tolist() == [1_767_225_600_000_001, 1_767_225_600_000_001, 5]
+    valid = decoded.columns["x"].valid
+    assert valid is not None
+    assert valid.tolist() == [True, True, False]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(list(GOOD)), inner),
+    max_leaves=6,
+)
+
+
+@given(st.lists(JSON.map(lambda value: json.dumps(value).encode()) | st.binary(max_size=20), max_size=6))
+def test_a_batch_is_judged_as_its_records_one_by_one(payloads: list[bytes]) -> None:
+    codec = JsonCodec(TOPIC)
+    good = json.dumps(GOOD).encode()
+    records = [good, *payloads]
+    whole = codec.decode(records)
+    alone: list[Any] = [codec.decode([record]) for record in records]
+    assert whole.index.tolist() == [place for place, one in enumerate(alone) if len(one.index)]
+    assert [(r.index, r.reason) for r in whole.rejected] == [
+        (place, one.rejected[0].reason) for place, one in enumerate(alone) if one.rejected
+    ]

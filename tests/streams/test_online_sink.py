@@ -1,0 +1,114 @@
+"""What the engine's sink makes of each answer, on a real server: the sums come out right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import redis
+
+from featurestore import Entity, FeatureView, Topic, count
+from featurestore import sum as total
+from featurestore.errors import LostTailError
+from featurestore.event_time import Mark
+from featurestore.kernel import Column, Events, roll_up
+from featurestore.kernel.keys import encode_keys
+from featurestore.online import OnlineStore
+from streams.online_sink import OnlineSink
+
+TOPIC = Topic("paid", schema={"user": str, "at": "timestamp", "amount": float}, event_time="at", partitions=2)
+VIEW = FeatureView("by_user", Entity("user", key="user"), TOPIC, features={"n": count(), "paid": total("amount")})
+
+
+@pytest.fixture
+def store(redis_client: redis.Redis, unique: Callable[[str], str]) -> OnlineStore:
+    made = OnlineStore(redis_client, namespace=unique("sink"), buckets=2)
+    made.ensure_ready()
+    return made
+
+
+def apply(sink: OnlineSink, first: int, end: int, partition: int = 0, user: str = "u") -> None:
+    """Events `first` to `end` of a partition, each worth its own offset."""
+    offsets = np.arange(first, end)
+
+    def events(chosen: np.ndarray, row: np.ndarray) -> Events:
+        worth = Column(offsets[chosen].astype(np.float64), None)
+        place = np.full(len(chosen), partition, dtype=np.int32)
+        return Events(row, offsets[chosen], place, offsets[chosen], {"amount": worth})
+
+    sink.apply(partition, [pa.array([user] * len(offsets))], offsets, Mark(end, end), events)
+
+
+def value(store: OnlineStore, user: str = "u") -> tuple[int, float]:
+    [payloads] = store.payloads([(VIEW.id, encode_keys([pa.array([user])]))])
+    values = roll_up(payloads, 10**9, VIEW.plan)
+    return values["n"][0].as_py(), values["paid"][0].as_py()
+
+
+def expected(*spans: tuple[int, int]) -> tuple[int, float]:
+    offsets = [offset for first, end in spans for offset in range(first, end)]
+    return len(offsets), float(sum(offsets))
+
+
+def test_a_replay_with_other_batch_edges_counts_nothing_twice(store: OnlineStore) -> None:
+    first = OnlineSink(store, VIEW)
+    first.open(0)
+    apply(first, 0, 10)
+    apply(first, 10, 25)
+    again = OnlineSink(store, VIEW)
+    again.open(0)
+    for edges in ((0, 3), (3, 18), (18, 40)):
+        apply(again, *edges)
+    assert value(store) == expected((0, 40))
+
+
+def test_a_zombie_is_harmless(store: OnlineStore) -> None:
+    zombie, owner = OnlineSink(store, VIEW), OnlineSink(store, VIEW)
+    zombie.open(0)
+    apply(zombie, 0, 10)
+    owner.open(0)
+    apply(owner, 10, 30)
+    # Its own idea of where the bucket stands is old: all of it, then part of it, is there already.
+    apply(zombie, 10, 20)
+    apply(zombie, 20, 35)
+    assert value(store) == expected((0, 35))
+
+
+def test_two_partitions_share_a_row(store: OnlineStore) -> None:
+    left, right = OnlineSink(store, VIEW), OnlineSink(store, VIEW)
+    left.open(0)
+    right.open(1)
+    for first in range(0, 40, 10):
+        apply(left, first, first + 10, partition=0)
+        apply(right, first, first + 10, partition=1)
+    assert value(store) == expected((0, 40), (0, 40))
+
+
+def test_a_lost_tail_is_raised_and_reading_again_from_there_repairs_it(
+    store: OnlineStore, redis_client: redis.Redis
+) -> None:
+    sink = OnlineSink(store, VIEW)
+    sink.open(0)
+    apply(sink, 0, 10)
+    saved = {name: redis_client.dump(name) for name in redis_client.scan_iter()}
+    apply(sink, 10, 20)
+    for name, dumped in saved.items():
+        redis_client.restore(name, 0, dumped, replace=True)
+    with pytest.raises(LostTailError) as raised:
+        apply(sink, 20, 30)
+    assert raised.value.offset == 10
+    sink.open(0)
+    apply(sink, 10, 30)
+    assert value(store) == expected((0, 30))
+
+
+def test_a_heartbeat_moves_the_buckets_that_no_event_touched(store: OnlineStore) -> None:
+    sink = OnlineSink(store, VIEW)
+    assert sink.open(0) is None
+    apply(sink, 0, 10)
+    assert sink.settled(0) == 0
+    sink.heartbeat(0, Mark(10, 10))
+    assert sink.settled(0) == 10
+    assert OnlineSink(store, VIEW).open(0) == Mark(10, 10)
