@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import redis
 
 from featurestore.local import LocalStack
+from tests.project import Project
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +24,21 @@ def redis_client(stack: LocalStack) -> Iterator[redis.Redis]:
     with redis.Redis.from_url(stack.redis_url) as client:
         client.flushall()
         yield client
+
+
+@pytest.fixture
+def project(stack: LocalStack, tmp_path: Path, unique: Callable[[str], str]) -> Iterator[Callable[..., Project]]:
+    """Makes projects; their workers end with the test."""
+    made: list[Project] = []
+
+    def make(definitions: str, **settings: object) -> Project:
+        name = unique("project")
+        made.append(Project(stack, tmp_path / name, name, definitions, **settings))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.stop()
 
 
 @pytest.fixture(scope="session")

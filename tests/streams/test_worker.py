@@ -1,0 +1,233 @@
+"""Real workers on a real broker: what happens when they are joined, stopped, misled or broken."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+
+import redis
+from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from featurestore.client import FeatureStore
+from featurestore.spec import load
+from streams.dead_letters import read_letters
+from streams.ledger import ledgers
+from streams.producer import EventProducer
+from tests.project import Project
+
+Make = Callable[..., Project]
+
+
+def definitions(topic: str, partitions: int = 4, lateness: str = "1h") -> str:
+    return f"""
+from featurestore import Entity, FeatureView, Topic, count, last, sum
+
+paid = Topic({topic!r}, schema={{"user": str, "at": "timestamp", "amount": float}},
+             event_time="at", key="user", partitions={partitions})
+by_user = FeatureView("by_user", Entity("user", key="user"), paid, lateness={lateness!r},
+                      features={{"n": count(), "paid": sum("amount"), "newest": last("amount")}})
+"""
+
+
+def now_us() -> int:
+    return time.time_ns() // 1_000
+
+
+def send(project: Project, topic: str, count: int, first: int = 0) -> None:
+    with EventProducer(project.settings.kafka_bootstrap) as producer:
+        for number in range(first, first + count):
+            event = {"user": f"u{number % 50}", "at": now_us(), "amount": float(number)}
+            producer.send(project.repository.topic(topic), event)
+
+
+def counted(project: Project) -> int:
+    table = project.store.get_many("by_user", {"user": [f"u{n}" for n in range(50)]})
+    return sum(table["by_user__n"].to_pylist())
+
+
+def test_two_workers_share_the_partitions_and_one_takes_over_when_the_other_goes(
+    project: Make, unique: Callable[[str], str]
+) -> None:
+    topic = unique("shared")
+    made = project(definitions(topic))
+    first = made.start_worker()
+    made.wait_until_said("reading ")
+    send(made, topic, 3_000)
+    second = made.start_worker()
+    deadline = time.monotonic() + 60
+    while (made.log.read_text().count("reading ")) < 3:
+        assert time.monotonic() < deadline, made.said()
+        time.sleep(0.05)
+    send(made, topic, 3_000, first=3_000)
+    made.wait_until_applied(first)
+    assert counted(made) == 6_000
+    first.terminate()
+    assert first.wait(30) == 0, made.said()
+    send(made, topic, 1_000, first=6_000)
+    made.wait_until_applied(second)
+    assert counted(made) == 7_000
+    assert second.poll() is None
+    [ledger] = ledgers(made.settings, made.repository)
+    assert ledger.balanced
+    assert ledger.applied == 7_000
+
+
+def test_sigterm_drains_and_tells_the_group_where_all_sinks_stand(project: Make, unique: Callable[[str], str]) -> None:
+    topic = unique("drained")
+    made = project(definitions(topic, partitions=1))
+    worker = made.start_worker()
+    made.wait_until_said("reading ")
+    send(made, topic, 5_000)
+    made.wait_until_applied(worker)
+    began = time.monotonic()
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(30) == 0, made.said()
+    assert time.monotonic() - began < 20
+    admin = AdminClient({"bootstrap.servers": made.settings.kafka_bootstrap})
+    group = f"{made.settings.project}-worker"
+    [asked] = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)]).values()
+    committed = {(each.topic, each.partition): each.offset for each in asked.result().topic_partitions}
+    assert committed == {(topic, 0): 5_000}
+
+
+def test_deleted_group_offsets_lose_nothing_and_double_nothing(project: Make, unique: Callable[[str], str]) -> None:
+    topic = unique("forgotten")
+    made = project(definitions(topic))
+    worker = made.start_worker()
+    send(made, topic, 2_000)
+    made.wait_until_applied(worker)
+    worker.terminate()
+    assert worker.wait(30) == 0, made.said()
+    admin = AdminClient({"bootstrap.servers": made.settings.kafka_bootstrap})
+    for done in admin.delete_consumer_groups([f"{made.settings.project}-worker"]).values():
+        done.result()
+    send(made, topic, 1_000, first=2_000)
+    worker = made.start_worker()
+    made.wait_until_applied(worker)
+    assert counted(made) == 3_000
+
+
+def test_records_that_the_broker_has_no_more_stop_the_worker_with_an_error(
+    project: Make, unique: Callable[[str], str]
+) -> None:
+    topic = unique("cut")
+    made = project(definitions(topic, partitions=1))
+    worker = made.start_worker()
+    send(made, topic, 1_000)
+    made.wait_until_applied(worker)
+    worker.terminate()
+    assert worker.wait(30) == 0
+    send(made, topic, 1_000, first=1_000)
+    admin = AdminClient({"bootstrap.servers": made.settings.kafka_bootstrap})
+    for done in admin.delete_records([TopicPartition(topic, 0, 1_500)]).values():
+        done.result()
+    worker = made.start_worker()
+    assert worker.wait(60) != 0
+    assert "out of range" in made.said().lower()
+    assert counted(made) == 1_000
+
+
+def test_a_store_that_refuses_ends_the_worker_and_a_new_one_goes_on_without_a_loss(
+    project: Make, unique: Callable[[str], str], redis_client: redis.Redis
+) -> None:
+    topic = unique("refused")
+    made = project(definitions(topic, partitions=1))
+    worker = made.start_worker()
+    send(made, topic, 500)
+    made.wait_until_applied(worker)
+    # A state of another type makes the function fail in the middle of a batch.
+    names = [name for name in redis_client.scan_iter(f"{made.settings.project}:*:state")]
+    saved = {name: redis_client.dump(name) for name in names}
+    for name in names:
+        redis_client.set(name, "spoilt")
+    send(made, topic, 500, first=500)
+    assert worker.wait(60) == 1, made.said()
+    assert "refused a call" in made.said()
+    for name, dumped in saved.items():
+        redis_client.restore(name, 0, dumped, replace=True)
+    worker = made.start_worker()
+    made.wait_until_applied(worker)
+    assert counted(made) == 1_000
+
+
+def test_a_lost_store_is_filled_again_from_the_topic(
+    project: Make, unique: Callable[[str], str], redis_client: redis.Redis
+) -> None:
+    topic = unique("lost")
+    made = project(definitions(topic))
+    worker = made.start_worker()
+    send(made, topic, 2_000)
+    made.wait_until_applied(worker)
+    redis_client.flushall()
+    send(made, topic, 100, first=2_000)
+    deadline = time.monotonic() + 60
+    while counted(made) != 2_100:
+        assert worker.poll() is None, made.said()
+        assert time.monotonic() < deadline, (counted(made), made.said())
+        time.sleep(0.2)
+    made.wait_until_applied(worker)
+    assert len(made.store.event_log(made.repository.topic(topic)).read(["offset"])) == 2_100
+
+
+def test_bad_events_become_letters_and_the_good_ones_around_them_count(
+    project: Make, unique: Callable[[str], str]
+) -> None:
+    topic = unique("mixed")
+    made = project(definitions(topic, partitions=1))
+    worker = made.start_worker()
+    moment = now_us()
+
+    def line(at: int, user: str = '"u1"') -> bytes:
+        return b'{"user": %b, "at": %d, "amount": 1.0}' % (user.encode(), at)
+
+    with EventProducer(made.settings.kafka_bootstrap) as producer:
+        for payload in (
+            line(moment),
+            b"{",
+            line(moment + 3_600_000_000),
+            line(moment - 7_200_000_000),
+            line(moment - 1_800_000_000),
+            line(moment, "7"),
+            b'{"user": "u1", "amount": 1.0}',
+            line(moment),
+        ):
+            producer.send_raw(topic, b"u1", payload)
+    made.wait_until_applied(worker)
+    letters = read_letters(made.settings.kafka_bootstrap, [topic])
+    assert [(one.offset, one.reason) for one in letters] == [
+        (1, "broken_json"),
+        (2, "future"),
+        (3, "too_late"),
+        (5, "wrong_type"),
+        (6, "missing_field"),
+    ]
+    assert letters[0].payload == b"{"
+    assert counted(made) == 3
+    [ledger] = ledgers(made.settings, made.repository)
+    assert ledger.balanced
+    shown = made.command("dead-letters", topic)
+    assert shown.returncode == 0, shown.stderr
+    assert "too_late" in shown.stdout
+
+
+def test_a_new_view_on_an_old_topic_starts_from_the_beginning(project: Make, unique: Callable[[str], str]) -> None:
+    topic = unique("grown")
+    made = project(definitions(topic))
+    worker = made.start_worker()
+    send(made, topic, 1_000)
+    made.wait_until_applied(worker)
+    worker.terminate()
+    worker.wait(30)
+    more = (
+        definitions(topic) + 'total = FeatureView("total", Entity("user", key="user"), paid, features={"n": count()})'
+    )
+    made.folder.joinpath("definitions", "all.py").write_text(more)
+    made.repository = load(made.folder / "definitions")
+    made.store = FeatureStore(made.settings, made.repository)
+    worker = made.start_worker()
+    made.wait_until_applied(worker)
+    table = made.store.get_many("total", {"user": [f"u{n}" for n in range(50)]})
+    assert sum(table["total__n"].to_pylist()) == 1_000
+    assert counted(made) == 1_000
