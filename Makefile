@@ -16,6 +16,12 @@ $(STAMP): requirements/dev.txt requirements/uv.txt pyproject.toml
 	@$(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $(STAMP)
 
+demo: $(STAMP) ## the main job: a year of real flights, from Kafka to a trained model, checked
+	@$(BIN)/featurestore demo
+
+dev: $(STAMP) ## Kafka, Valkey, a worker and the HTTP server, until Ctrl-C
+	@exec $(BIN)/featurestore dev
+
 test: $(STAMP) ## all tests, against real servers that they start themselves
 	@$(BIN)/python -m pytest
 
@@ -25,8 +31,11 @@ check: $(STAMP) ## formatting, lint, types, import walls
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
+bench: $(STAMP) ## all benchmarks: ratios against a peer or a limit, side by side
+	@$(BIN)/featurestore bench stream
+
 lock: ## resolve the requirements again
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links --python-version 3.11 --extra demo --group dev pyproject.toml -o requirements/dev.txt
 	@echo "uv" | $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links --python-version 3.11 - -o requirements/uv.txt
 
-.PHONY: help setup test check lock
+.PHONY: help setup demo dev test check bench lock

@@ -19,17 +19,19 @@ _FLUSH_S = 60.0
 _POLL_EVERY = 1_000
 
 
-def kafka_producer(bootstrap: str) -> Producer:
+def kafka_producer(bootstrap: str, compression: str = "lz4") -> Producer:
     """An idempotent producer: every acknowledged record is stored once, in order a key."""
     return Producer(
         {
             "bootstrap.servers": bootstrap,
             "enable.idempotence": True,
             "acks": "all",
-            "compression.type": "lz4",
+            "compression.type": compression,
             "linger.ms": 5,
             # Java's hash, so that every client puts a key into the same partition.
             "partitioner": "murmur2_random",
+            # Below an error, librdkafka's own words are of retries that it makes by itself.
+            "log_level": 3,
             "queue.buffering.max.messages": 200_000,
         }
     )
@@ -42,8 +44,8 @@ class EventProducer:
         producer.send(arrivals, {"tailnum": "N14228", "arrived_at": 1_767_225_600_000_000, "arr_delay": 4.0})
     """
 
-    def __init__(self, bootstrap: str) -> None:
-        self._producer = kafka_producer(bootstrap)
+    def __init__(self, bootstrap: str, compression: str = "lz4") -> None:
+        self._producer = kafka_producer(bootstrap, compression)
         self._codecs: dict[str, JsonCodec] = {}
         self._failed: list[str] = []
         self._unpolled = 0
@@ -97,6 +99,7 @@ class EventProducer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.flush()
+        self._producer.close()
 
     def _codec(self, topic: Topic) -> JsonCodec:
         # Building one costs as much as twenty sends, so `setdefault` will not do.

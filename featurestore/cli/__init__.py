@@ -6,6 +6,7 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from tomllib import TOMLDecodeError
 from typing import Annotated
 
 import typer
@@ -29,6 +30,8 @@ def main() -> None:
     except ValidationError as error:
         # Settings that cannot be: name each one and what is wrong with it.
         _say_error("; ".join(f"setting {'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()))
+    except TOMLDecodeError as error:
+        _say_error(f"featurestore.toml cannot be read: {error}")
 
 
 def _say_error(message: str) -> None:
@@ -144,7 +147,12 @@ def _pair(text: str) -> tuple[str, str]:
 @app.command()
 def train(
     name: Annotated[str, typer.Argument(help="a training job")],
-    spine: Annotated[Path, typer.Option(help="Parquet file: entity keys, event_timestamp, label, baseline columns")],
+    spine: Annotated[
+        Path,
+        typer.Option(
+            exists=True, dir_okay=False, help="Parquet file: entity keys, event_timestamp, label, baseline columns"
+        ),
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
     """Join a spine with its job's features, train, and judge the model beside one without them."""
@@ -214,7 +222,9 @@ def dev(
 @app.command()
 def send(
     topic: Annotated[str, typer.Argument(help="the topic")],
-    file: Annotated[Path, typer.Argument(help="one JSON object a line; '-': standard input", allow_dash=True)],
+    file: Annotated[
+        Path, typer.Argument(help="one JSON object a line; '-': standard input", allow_dash=True, exists=True)
+    ],
 ) -> None:
     """Check events against their topic's contract and send them; nothing is sent when one of them breaks it."""
     from featurestore.errors import InvalidEventError
@@ -234,3 +244,24 @@ def send(
         for line in lines:
             producer.send_json(wanted, line.strip())
     console.print(f"{producer.acknowledged[topic]:,} events acknowledged")
+
+
+@app.command()
+def bench(
+    name: Annotated[str, typer.Argument(help="stream")],
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+    days: Annotated[int, typer.Option(help="how many days of flights", min=5)] = 120,
+    rounds: Annotated[int, typer.Option(help="how often each side is measured", min=1)] = 3,
+) -> None:
+    """Measure, side by side with a peer or a limit, in one run."""
+    from featurestore.bench.stream import bench_stream
+    from featurestore.errors import UnknownObjectError
+    from featurestore.settings import Settings
+
+    if name != "stream":
+        raise UnknownObjectError("benchmark", name, ["stream"])
+    found = bench_stream(Settings().definitions, days=days, rounds=rounds, say=lambda line: errors.print(f"  {line}"))
+    if as_json:
+        print(found.as_json())
+    else:
+        console.print(found.as_table())

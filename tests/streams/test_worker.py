@@ -138,7 +138,7 @@ def test_a_store_that_refuses_ends_the_worker_and_a_new_one_goes_on_without_a_lo
     send(made, topic, 500)
     made.wait_until_applied(worker)
     # A state of another type makes the function fail in the middle of a batch.
-    names = [name for name in redis_client.scan_iter(f"{made.settings.project}:*:state")]
+    names = list(redis_client.scan_iter(f"{made.settings.project}:*:state"))
     saved = {name: redis_client.dump(name) for name in names}
     for name in names:
         redis_client.set(name, "spoilt")

@@ -1,0 +1,1 @@
+"""What we are measured against, written as its users would write it."""

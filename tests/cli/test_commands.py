@@ -1,0 +1,95 @@
+"""Commands as people meet them: tables, and errors of one line without a traceback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.project import Project
+
+DEFINITIONS = """
+from featurestore import Entity, FeatureService, FeatureView, Topic, TrainingJob, count
+
+steps = Topic("{topic}", schema={{"user": str, "group": int, "at": "timestamp"}}, event_time="at", key="user")
+by_user = FeatureView("by_user", Entity("user", key="user"), steps, features={{"steps": count().over("1h")}})
+by_group = FeatureView("by_group", Entity("group", key="group"), steps, features={{"steps": count()}})
+walk = FeatureService("walk", [by_user])
+walker = TrainingJob("walker", walk, label="walks")
+"""
+Make = Callable[..., Project]
+
+
+@pytest.fixture
+def made(project: Make, unique: Callable[[str], str]) -> Project:
+    return project(DEFINITIONS.format(topic=unique("steps")))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["get", "walks", "user=a"], "'walk'"),
+        (["get", "walk", "usr=a"], "['user']"),
+        (["get", "by_group", "group=a"], "'group' must be int64"),
+        (["get", "by_group", "group=99999999999999999999"], "'group' must be int64"),
+        (["dead-letters", "stepz"], "'steps-"),
+        (["train", "walkr", "--spine", "pyproject.toml"], "'walker'"),
+        (["train", "walker", "--spine", "none.parquet"], "none.parquet"),
+        (["send", "stepz", "none.json"], "none.json"),
+        (["send", "stepz", "pyproject.toml"], "'steps-"),
+    ],
+)
+def test_an_error_names_the_object_and_the_nearest_right_name(made: Project, arguments: list[str], says: str) -> None:
+    done = made.command(*arguments)
+    assert done.returncode != 0
+    assert says in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_apply_send_and_get(made: Project, tmp_path: Path) -> None:
+    applied = made.command("apply")
+    assert applied.returncode == 0, applied.stderr
+    assert "by_user" in applied.stdout
+    topic = next(iter(made.repository.topics))
+    good, bad = tmp_path / "good.json", tmp_path / "bad.json"
+    good.write_text('{"user": "a", "group": 1, "at": 5}\n{"user": "a", "group": 1, "at": 6}\n')
+    bad.write_text('{"user": "a", "group": 1, "at": 5}\n{"user": "a", "at": 6}\n')
+    refused = made.command("send", topic, str(bad))
+    assert refused.returncode == 1
+    assert "line 2: missing_field" in refused.stderr
+    assert "2 events acknowledged" in made.command("send", topic, str(good)).stdout
+    worker = made.start_worker()
+    made.wait_until_applied(worker)
+    shown = made.command("get", "by_group", "group=1")
+    assert shown.returncode == 0, shown.stderr
+    assert "PRESENT" in shown.stdout
+    assert "NOT_FOUND" in made.command("get", "by_group", "group=2").stdout
+
+
+def test_settings_are_shown_without_secrets_and_wrong_ones_are_named(tmp_path: Path) -> None:
+    def run(**environment: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "featurestore.cli", "settings"]
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("FEATURESTORE_")}
+        return subprocess.run(
+            command, cwd=tmp_path, env={**inherited, **environment}, capture_output=True, text=True, check=False
+        )
+
+    shown = run(FEATURESTORE_REDIS_URL="redis://me:hidden@db:6379/0", COLUMNS="200")
+    assert "redis://me:***@db:6379/0" in shown.stdout
+    assert "hidden" not in shown.stdout
+    wrong = run(FEATURESTORE_BUCKETS="0")
+    assert wrong.returncode == 1
+    assert "buckets" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
+    (tmp_path / "featurestore.toml").write_text("buckts = 3\n")
+    misspelt = run()
+    assert misspelt.returncode == 1
+    assert "buckts" in misspelt.stderr
+    (tmp_path / "featurestore.toml").write_text("buckets = \n")
+    broken = run()
+    assert broken.returncode == 1
+    assert "Traceback" not in broken.stderr

@@ -1,0 +1,144 @@
+"""The HTTP server as a client meets it: the same values as the SDK, and errors that say what to write instead."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from featurestore.local import LocalStack, free_port, start_server
+from streams.producer import EventProducer
+from tests.project import Project
+
+DEFINITIONS = """
+from featurestore import Entity, FeatureService, FeatureView, Topic, count, last, mean
+
+ride = Topic("rides", schema={"rider": str, "zone": int, "at": "timestamp", "fare": float},
+             event_time="at", key="rider")
+by_rider = FeatureView("by_rider", Entity("rider", key="rider"), ride, lateness="1h",
+                       features={"n": count(), "fare_mean": mean("fare").over("1h"), "newest": last("at")})
+by_zone = FeatureView("by_zone", Entity("zone", key="zone"), ride, lateness="1h", max_age="1h", features={"n": count()})
+pricing = FeatureService("pricing", [by_rider["n", "fare_mean_1h"], by_zone], owner="rides@example.org")
+"""
+
+
+@pytest.fixture(scope="module")
+def served(
+    stack: LocalStack, tmp_path_factory: pytest.TempPathFactory, unique: Callable[[str], str]
+) -> Iterator[tuple[Project, httpx.Client]]:
+    folder: Path = tmp_path_factory.mktemp("http")
+    port = free_port()
+    made = Project(stack, folder, unique("http"), DEFINITIONS, http_port=port)
+    worker = made.start_worker()
+    server = start_server(made.settings, folder)
+    try:
+        with EventProducer(made.settings.kafka_bootstrap) as producer:
+            for number in range(10):
+                now_us = time.time_ns() // 1_000
+                event = {"rider": "ann", "zone": number % 2, "at": now_us, "fare": float(number)}
+                producer.send(made.repository.topic("rides"), event)
+        made.wait_until_applied(worker)
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+            yield made, client
+    finally:
+        server.stop()
+        made.stop()
+
+
+def test_values_are_those_of_the_sdk_and_an_unknown_key_says_so(served: tuple[Project, httpx.Client]) -> None:
+    made, client = served
+    entities = {"rider": ["ann", "nobody"], "zone": [1, 9]}
+    answer = client.post("/v1/features", json={"service": "pricing", "entities": entities})
+    assert answer.status_code == 200
+    columns = answer.json()["columns"]
+    sdk = made.store.get_many("pricing", entities).to_pydict()
+    timeless = [name for name in sdk if not name.endswith("__age_s")]
+    assert {name: columns[name] for name in timeless} == {name: sdk[name] for name in timeless}
+    assert columns["by_rider__n"] == [10, 0]
+    assert columns["by_rider__fare_mean_1h"] == [4.5, None]
+    assert columns["by_rider__status"] == ["PRESENT", "NOT_FOUND"]
+    assert columns["by_zone__status"] == ["PRESENT", "NOT_FOUND"]
+
+
+def test_one_entity_by_address_has_age_and_watermark(served: tuple[Project, httpx.Client]) -> None:
+    _, client = served
+    row = client.get("/v1/features/pricing", params={"rider": "ann", "zone": "0"}).json()
+    assert row["by_zone__n"] == 5
+    assert 0 <= row["by_rider__age_s"] < 300
+    assert row["by_rider__watermark"] < row["by_rider__watermark"][:4] + "-12-31T24"
+    plain = client.get("/v1/features/by_rider", params={"rider": "ann"}).json()
+    assert plain["by_rider__newest"].startswith("20")
+
+
+def test_what_there_is_to_look_up_is_listed(served: tuple[Project, httpx.Client]) -> None:
+    _, client = served
+    listed = {one["name"]: one for one in client.get("/v1/services").json()["services"]}
+    assert listed["pricing"]["entity_keys"] == {"rider": "string", "zone": "int64"}
+    assert listed["pricing"]["features"]["by_rider__fare_mean_1h"] == "float64"
+    assert client.get("/v1/services/pricing").json() == listed["pricing"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "says"),
+    [
+        ({"service": "pricng", "entities": {"rider": ["a"], "zone": [1]}}, 404, "'pricing'"),
+        ({"service": "pricing", "entities": {"ridr": ["a"], "zone": [1]}}, 422, "['rider', 'zone']"),
+        ({"service": "pricing", "entities": {"rider": ["a"]}}, 422, "['rider', 'zone']"),
+        ({"service": "pricing", "entities": {"rider": ["a"], "zone": ["x"]}}, 422, "'zone' must be int64"),
+        ({"service": "pricing", "entities": {"rider": [5], "zone": [1]}}, 422, "'rider' must be string"),
+        ({"service": "pricing", "entities": {"rider": ["a", "b"], "zone": [1]}}, 422, "one length"),
+        ({"service": "pricing", "entities": {"rider": ["a"], "zone": [2**70]}}, 422, "'zone' must be int64"),
+        ({"service": "pricing", "entities": {"rider": [None], "zone": [1]}}, 400, "body"),
+        ({"service": "pricing"}, 400, "entities"),
+        ({"service": "pricing", "entities": {}, "more": 1}, 400, "more"),
+        ([], 400, "body"),
+    ],
+)
+def test_a_wrong_request_is_told_what_is_right(
+    served: tuple[Project, httpx.Client], body: object, status: int, says: str
+) -> None:
+    _, client = served
+    answer = client.post("/v1/features", json=body)
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/json"
+    assert says in answer.json()["error"]["message"]
+
+
+def test_other_wrong_requests(served: tuple[Project, httpx.Client]) -> None:
+    _, client = served
+    assert client.post("/v1/features", content=b"\xff{").status_code == 400
+    assert client.post("/v1/features", content=b"x" * (5 << 20)).status_code == 413
+    assert "GET /v1/services" in client.get("/nowhere").json()["error"]["message"]
+    assert client.delete("/v1/features").status_code == 405
+    for zone in ("x", "\u00b2", "1.5", ""):
+        answer = client.get("/v1/features/by_zone", params={"zone": zone})
+        assert answer.status_code == 422, answer.text
+        assert "zone" in answer.json()["error"]["message"]
+    answer = client.get("/v1/features/by_rydr", params={"rider": "a"})
+    assert answer.status_code == 404
+    assert "by_rider" in answer.json()["error"]["message"]
+    many = {"service": "by_rider", "entities": {"rider": ["a"] * 10_001}}
+    assert client.post("/v1/features", json=many).status_code == 422
+
+
+def test_a_store_that_is_away_is_a_503_without_our_insides(tmp_path: Path, stack: LocalStack) -> None:
+    made = Project(stack, tmp_path, "away", DEFINITIONS, http_port=free_port())
+    settings = made.settings.model_copy(update={"redis_url": "redis://127.0.0.1:1/0"})
+    # Not ready, but alive: it must answer that much by itself.
+    from featurestore.client import FeatureStore
+    from featurestore.server import make_app
+
+    transport = httpx.ASGITransport(make_app(FeatureStore(settings, made.repository)))
+
+    async def ask() -> list[httpx.Response]:
+        async with httpx.AsyncClient(transport=transport, base_url="http://local") as client:
+            return [await client.get(path) for path in ("/live", "/health", "/v1/features/by_rider?rider=a")]
+
+    import asyncio
+
+    live, health, lookup = asyncio.run(ask())
+    assert (live.status_code, health.status_code, lookup.status_code) == (200, 503, 503)
+    assert "127.0.0.1" not in lookup.text
