@@ -36,6 +36,7 @@ bench: $(STAMP) ## all benchmarks: ratios against a peer or a limit, side by sid
 
 lock: ## resolve the requirements again
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links --python-version 3.11 --extra demo --group dev pyproject.toml -o requirements/dev.txt
+	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links --python-version 3.11 --extra server --extra stream --extra feast --group build pyproject.toml -o requirements/service.txt
 	@echo "uv" | $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links --python-version 3.11 - -o requirements/uv.txt
 
 .PHONY: help setup demo dev test check bench lock

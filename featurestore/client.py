@@ -169,7 +169,7 @@ def _typed_keys(service: FeatureService, entities: Mapping[str, Sequence[Any] | 
             out[key] = array.cast(ARROW_TYPES[types[key]])
             if out[key].null_count:
                 raise WrongTypeError(key, types[key], None)
-        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, TypeError) as error:
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, TypeError, OverflowError) as error:
             raise WrongTypeError(key, types[key], values[0] if len(values) else None) from error
     lengths = {len(array) for array in out.values()}
     if len(lengths) > 1:
