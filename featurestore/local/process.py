@@ -48,6 +48,8 @@ class ChildServer:
                 stdin=subprocess.DEVNULL,
                 env=environment,
                 preexec_fn=_die_with_parent,
+                # Ctrl-C is for us alone: we end our children in order, the worker before its broker.
+                start_new_session=True,
             )
         deadline = time.monotonic() + timeout_s
         while not is_ready():
