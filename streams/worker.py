@@ -99,7 +99,7 @@ def stream_app(group: str, bootstrap: str, port: EnginePort, data_folder: str) -
         channel = app.topic(topic, key_serializer="raw", value_serializer="raw", acks=False)
         app.agent(channel, name=f"apply-{topic}", isolated_partitions=True)(_body(app, port))
 
-    @app.timer(interval=_TICK_S)  # type: ignore[untyped-decorator]
+    @app.timer(interval=_TICK_S)  # type: ignore[untyped-decorator]  # Faust publishes no type for it
     async def tick() -> None:
         consumer = cast(Consumer, app.consumer)
         consumer.settle(await port.tick())

@@ -59,7 +59,7 @@ class JsonCodec:
             fields.append((name, kind | None, None) if name in topic.nullable else (name, kind))
         event = msgspec.defstruct("Event", fields, kw_only=True, frozen=False, gc=False)
         self._one = msgspec.json.Decoder(event)
-        self._many = msgspec.json.Decoder(list[event])  # type: ignore[valid-type]
+        self._many = msgspec.json.Decoder(list[event])  # type: ignore[valid-type]  # a type made here and now
         self._event = event
 
     def decode(self, payloads: Sequence[bytes | None]) -> Decoded:
@@ -85,7 +85,7 @@ class JsonCodec:
             try:
                 # One call for a whole good batch; any fault falls back to asking each record for its own reason.
                 # A record cannot smuggle a second one in: the counts are compared.
-                events = self._many.decode(b"[" + b",".join(payloads) + b"]")  # type: ignore[arg-type]
+                events = self._many.decode(b"[" + b",".join(payloads) + b"]")  # type: ignore[arg-type]  # none is None
                 if len(events) == len(payloads):
                     return events, range(len(payloads)), []
             except (msgspec.DecodeError, UnicodeDecodeError):
