@@ -106,7 +106,7 @@ async def _body(request: Request) -> bytes:
 def _decoded(body: bytes) -> Lookup:
     try:
         return msgspec.json.decode(body, type=Lookup)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         wanted = '{"service": "name", "entities": {"key": ["value"]}}'
         raise HTTPException(400, f"the body is not as expected: {error}; send {wanted}") from error
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import msgspec
@@ -28,6 +28,7 @@ _TYPES: dict[DataType, Any] = {
     "bool": bool,
     "timestamp": _MOMENT,
 }
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ class JsonCodec:
 
     def __init__(self, topic: Topic) -> None:
         self._topic = topic
+        self._times = [name for name, dtype in topic.schema.items() if dtype == "timestamp"]
         fields: list[tuple[str, Any] | tuple[str, Any, Any]] = []
         for name, dtype in topic.schema.items():
             kind = _TYPES[dtype]
@@ -68,17 +70,39 @@ class JsonCodec:
         columns = {
             name: _column([getattr(e, name) for e in events], dtype) for name, dtype in self._topic.schema.items()
         }
-        return Decoded(np.array(index, dtype=np.int64), columns, tuple(rejected))
+        return self._since_1970(Decoded(np.array(index, dtype=np.int64), columns, tuple(rejected)))
+
+    def _since_1970(self, decoded: Decoded) -> Decoded:
+        """Numbers below zero are refused while they are decoded; text can still say an earlier moment."""
+        early = {name: decoded.columns[name].values < 0 for name in self._times}
+        bad = np.logical_or.reduce(list(early.values()))
+        if not bad.any():
+            return decoded
+        rejected = list(decoded.rejected)
+        for place in np.flatnonzero(bad).tolist():
+            name = next(each for each in self._times if early[each][place])
+            rejected.append(Rejected(int(decoded.index[place]), "wrong_type", f"a moment before 1970 - at `$.{name}`"))
+        kept = np.flatnonzero(~bad)
+        columns = {name: column.take(kept) for name, column in decoded.columns.items()}
+        return Decoded(decoded.index[kept], columns, tuple(sorted(rejected, key=lambda one: one.index)))
 
     def check(self, event: Mapping[str, Any]) -> bytes:
-        """The bytes of one event; raises `msgspec.ValidationError` as the engine would."""
+        """The bytes of one event; raises `msgspec.ValidationError` as the engine would refuse it."""
         encoded = msgspec.json.encode(event)
-        self._one.decode(encoded)
+        self.read(encoded)
         return encoded
 
     def read(self, payload: bytes) -> Any:
-        """One event as an object with the topic's columns; raises `msgspec.DecodeError` as the engine would."""
-        return self._one.decode(payload)
+        """One event as an object with the topic's columns; raises `msgspec.DecodeError` where the engine refuses."""
+        try:
+            event = self._one.decode(payload)
+        except RecursionError as error:
+            raise msgspec.DecodeError("nested too deeply") from error
+        for name in self._times:
+            moment = getattr(event, name)
+            if isinstance(moment, datetime) and moment < _EPOCH:
+                raise msgspec.ValidationError(f"a moment before 1970 - at `$.{name}`")
+        return event
 
     def _events(self, payloads: Sequence[bytes | None]) -> tuple[list[Any], Sequence[int], list[Rejected]]:
         if all(payloads):
@@ -88,7 +112,7 @@ class JsonCodec:
                 events = self._many.decode(b"[" + b",".join(payloads) + b"]")  # type: ignore[arg-type]  # none is None
                 if len(events) == len(payloads):
                     return events, range(len(payloads)), []
-            except (msgspec.DecodeError, UnicodeDecodeError):
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 pass  # told below, record by record
         events, index, rejected = [], [], []
         for place, payload in enumerate(payloads):
@@ -103,6 +127,8 @@ class JsonCodec:
                 rejected.append(Rejected(place, reason, str(error)))
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 rejected.append(Rejected(place, "broken_json", str(error)))
+            except RecursionError:
+                rejected.append(Rejected(place, "broken_json", "nested too deeply"))
         return events, index, rejected
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,6 +37,12 @@ GOOD = {"who": "a", "at": 1, "n": 2, "x": 3.5, "ok": True}
         (json.dumps({**GOOD, "n": None}).encode(), "wrong_type"),
         (json.dumps({**GOOD, "at": -1}).encode(), "wrong_type"),
         (json.dumps({**GOOD, "at": "2026-01-01T00:00:00"}).encode(), "wrong_type"),
+        (json.dumps({**GOOD, "at": "1969-12-31T23:59:59Z"}).encode(), "wrong_type"),
+        (json.dumps({**GOOD, "at": "0001-01-01T00:00:00+14:00"}).encode(), "wrong_type"),
+        (json.dumps({**GOOD, "n": 1.0}).encode(), "wrong_type"),
+        (b'{"who": "\\ud800", "at": 1, "n": 2}', "broken_json"),
+        (b'{"who": "a", "at": 1, "n": 2, "x": 1e400}', "wrong_type"),
+        (b'{"who": "a", "at": 1, "n": 2, "more": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "broken_json"),
         (json.dumps({**GOOD, "x": float("nan")}).encode(), "broken_json"),
         (b'{"who": "a", "at": 1, "n": 2}, {"who": "b", "at": 1, "n": 2}', "broken_json"),
     ],
@@ -79,3 +86,11 @@ def test_a_batch_is_judged_as_its_records_one_by_one(payloads: list[bytes]) -> N
     assert [(r.index, r.reason) for r in whole.rejected] == [
         (place, one.rejected[0].reason) for place, one in enumerate(alone) if one.rejected
     ]
+
+
+def test_a_producer_refuses_what_the_engine_would_refuse() -> None:
+    codec = JsonCodec(TOPIC)
+    for wrong in ({"at": "1969-12-31T23:59:59Z"}, {"n": "two"}, {"at": None}):
+        with pytest.raises(msgspec.ValidationError):
+            codec.check({**GOOD, **wrong})
+    assert codec.read(codec.check(GOOD)).who == "a"
