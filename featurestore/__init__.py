@@ -19,15 +19,39 @@ if TYPE_CHECKING:
     from featurestore.spec import Topic as Topic
     from featurestore.spec import TrainingJob as TrainingJob
     from featurestore.spec import count as count
+    from featurestore.spec import distinct as distinct
+    from featurestore.spec import entropy as entropy
+    from featurestore.spec import first as first
+    from featurestore.spec import gap_mean as gap_mean
     from featurestore.spec import last as last
     from featurestore.spec import max as max
     from featurestore.spec import mean as mean
     from featurestore.spec import min as min
+    from featurestore.spec import quantile as quantile
+    from featurestore.spec import rate as rate
+    from featurestore.spec import since_last as since_last
     from featurestore.spec import std as std
     from featurestore.spec import sum as sum
+    from featurestore.spec import variance as variance
 
 _SPEC = "featurestore.spec"
-_AGGREGATES = ("count", "last", "max", "mean", "min", "std", "sum")
+_AGGREGATES = (
+    "count",
+    "distinct",
+    "entropy",
+    "first",
+    "gap_mean",
+    "last",
+    "max",
+    "mean",
+    "min",
+    "quantile",
+    "rate",
+    "since_last",
+    "std",
+    "sum",
+    "variance",
+)
 _OBJECTS = ("Entity", "FeatureService", "FeatureView", "Topic", "TrainingJob")
 _HOMES = {"FeatureStore": "featurestore.client", **dict.fromkeys((*_OBJECTS, *_AGGREGATES), _SPEC)}
 

@@ -271,3 +271,12 @@ def bench(
         print(found.as_json())
     else:
         console.print(found.as_table())
+
+
+@app.command()
+def aggregates() -> None:
+    """Show every aggregate: what it takes, what it keeps for each tile, and how exact it is."""
+    from featurestore.kernel.aggregates.catalogue import FUNCTIONS, described
+
+    rows = [list(described(name)) for name in FUNCTIONS]
+    show_table("aggregates", ["name", "takes", "partials", "bytes a tile", "windows", "exactness"], rows)

@@ -181,7 +181,8 @@ def _view(view: FeatureView, entities: list[feast.Entity], source: feast.KafkaSo
 def _said(view: FeatureView, name: str) -> str:
     feature = view.features[name]
     over = f".over({', '.join(feature.windows)})" if feature.windows else ""
-    return f"{feature.function}({feature.column or ''}){over}"
+    arguments = [str(each) for each in (feature.column, feature.argument) if each is not None]
+    return f"{feature.function}({', '.join(arguments)}){over}"
 
 
 def _service(service: FeatureService, views: dict[str, feast.FeatureView]) -> feast.FeatureService:

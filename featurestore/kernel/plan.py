@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from featurestore.errors import UnknownColumnError
+from featurestore.errors import UnknownColumnError, UnsupportedAggregateError
 from featurestore.kernel.aggregates.catalogue import Compiled, compile_aggregate
 from featurestore.kernel.aggregates.partial import Input, Partial
 from featurestore.kernel.events import DataType
@@ -15,16 +15,20 @@ from featurestore.kernel.windows import LIFETIME, Window, window
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """What an author writes: a function of a column, over one or several windows (none: all of time)."""
+    """What an author writes: a function of a column, over one or several windows (none: all of time).
+
+    argument  of the functions that take one, such as the 0.9 of a quantile
+    """
 
     function: str
     column: str | None = None
     windows: tuple[str, ...] = ()
     slide: str | None = None
+    argument: float | None = None
 
     def over(self, *windows: str, slide: str | None = None) -> Feature:
         """The same aggregate over these windows, such as `.over("24h", "7d")`."""
-        return Feature(self.function, self.column, windows, slide)
+        return Feature(self.function, self.column, windows, slide, self.argument)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +79,12 @@ def compile_plan(
             if feature.column not in types:
                 raise UnknownColumnError(f"feature {name!r} of view {view!r}", feature.column, types)
             column = Input(feature.column, types[feature.column], feature.column in nullable)
-        aggregate = compile_aggregate(feature.function, column)
+        aggregate = compile_aggregate(feature.function, column, feature.argument)
         if not feature.windows:
+            if aggregate.needs_window:
+                raise UnsupportedAggregateError(
+                    f"feature {name!r} of view {view!r}: {feature.function} needs a window; add .over('1h')"
+                )
             outputs.append(Output(name, LIFETIME, aggregate))
         for size in feature.windows:
             span = window(name, size, feature.slide)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from featurestore.kernel.aggregates.partial import State, take
+from featurestore.kernel.aggregates.partial import Span, State, take
 from featurestore.kernel.events import DataType, Events
 from featurestore.kernel.plan import Output, Plan
 from featurestore.kernel.rows import Rows, decode, encode
@@ -49,7 +49,7 @@ def roll_up(payloads: Sequence[bytes | None], moment_us: int, plan: Plan) -> dic
         if key not in spans:
             tiles = rolled_up(rows.levels[index], plan.levels[index], output.window, moment_us)
             spans[key] = (tiles.row, tiles.states)
-        out[output.name] = _finished(output, *spans[key], len(payloads))
+        out[output.name] = _finished(output, *spans[key], np.full(len(payloads), moment_us))
     return out
 
 
@@ -87,7 +87,7 @@ def values_at(
                 else:
                     states[partial.name] = take(lifted[partial.name][1], some)
             spans[key] = (some, states)
-        out[output.name] = _finished(output, *spans[key], len(spine_row))
+        out[output.name] = _finished(output, *spans[key], spine_us)
     return out
 
 
@@ -108,9 +108,10 @@ class _Places:
         return np.searchsorted(self._keys, row * self._step + rank)
 
 
-def _finished(output: Output, present: Ints, states: Mapping[str, State], count: int) -> pa.Array:
+def _finished(output: Output, present: Ints, states: Mapping[str, State], moments_us: Ints) -> pa.Array:
     """The finished values of the present rows among all rows: elsewhere a count is 0, the rest null."""
-    done = output.aggregate.finish(states)
+    done = output.aggregate.finish(states, Span(moments_us[present], output.window.size_us))
+    count = len(moments_us)
     dtype = output.aggregate.dtype
     valid = np.zeros(count, dtype=np.bool_)
     valid[present] = done.valid

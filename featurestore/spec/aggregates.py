@@ -23,9 +23,19 @@ def mean(column: str) -> Feature:
     return Feature("mean", column)
 
 
-def std(column: str) -> Feature:
-    """The sample standard deviation, from exact power sums; null for fewer than two values."""
-    return Feature("std", column)
+def rate(column: str | None = None) -> Feature:
+    """Events (or values that are not null) per second of the window; 0 when none."""
+    return Feature("rate", column)
+
+
+def std(column: str, *, population: bool = False) -> Feature:
+    """The standard deviation, from exact power sums; of a sample null for fewer than two values."""
+    return Feature("std_population" if population else "std", column)
+
+
+def variance(column: str, *, population: bool = False) -> Feature:
+    """The variance, from exact power sums and rounded once; of a sample null for fewer than two values."""
+    return Feature("variance_population" if population else "variance", column)
 
 
 def min(column: str) -> Feature:
@@ -41,3 +51,33 @@ def max(column: str) -> Feature:
 def last(column: str) -> Feature:
     """The newest value that is not null; ties go to the higher partition, then offset."""
     return Feature("last", column)
+
+
+def first(column: str) -> Feature:
+    """The oldest value that is not null; ties go to the lower partition, then offset."""
+    return Feature("first", column)
+
+
+def since_last() -> Feature:
+    """Seconds from the newest event in the window to the moment of asking."""
+    return Feature("since_last")
+
+
+def gap_mean() -> Feature:
+    """Mean seconds between one event and the next; null for fewer than two events."""
+    return Feature("gap_mean")
+
+
+def distinct(column: str) -> Feature:
+    """How many different values; exact to 1,024, then estimated with a standard error of 3.1 %. 0 when none."""
+    return Feature("distinct", column)
+
+
+def entropy(column: str) -> Feature:
+    """Shannon entropy of the values in bits; null above 1,024 different ones."""
+    return Feature("entropy", column)
+
+
+def quantile(column: str, q: float) -> Feature:
+    """The value of rank floor(q * (n - 1)), to within 0.8 % of itself."""
+    return Feature("quantile", column, argument=q)

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pytest
 import redis
 
-from featurestore import Entity, FeatureView, Topic, count, last, mean, std
+from featurestore import Entity, FeatureView, Topic, count, distinct, first, gap_mean, last, mean, since_last, std
 from featurestore import max as most
 from featurestore import min as least
 from featurestore import sum as total
@@ -51,6 +51,10 @@ FEATURES = {
     "most": most("amount").over("1m"),
     "kind": last("kind"),
     "amount": last("amount").over("1h"),
+    "oldest": first("amount").over("1h"),
+    "kinds": distinct("kind").over("1h"),
+    "quiet": since_last(),
+    "gap": gap_mean().over("1h"),
 }
 PATIENT = FeatureView("patient", Entity("user", key="user"), TOPIC, FEATURES, lateness="30m")
 STRICT = FeatureView("strict", Entity("user-shop", key=("user", "shop")), TOPIC, FEATURES, lateness="1m")
@@ -108,7 +112,7 @@ def value(view: FeatureView, output: str, events: list[naive.Event], moment_us: 
     feature = FEATURES[output if output in FEATURES else output.rpartition("_")[0]]
     chosen = naive.in_window(events, 0, moment_us, found.window.size_us, found.window.slide_us)
     dtype = "int64" if feature.column is None else TOPIC.schema[feature.column]
-    return naive.value(feature.function, feature.column, dtype, chosen)
+    return naive.value(feature.function, feature.column, dtype, chosen, moment_us, found.window.size_us)
 
 
 def same(left: Any, right: Any) -> bool:

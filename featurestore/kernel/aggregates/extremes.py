@@ -15,9 +15,9 @@ from featurestore.kernel.events import DataType, Events
 
 @dataclass(frozen=True, slots=True)
 class ExtremePartial:
-    """The smallest or largest value of a column; the far end of the type where there is none."""
+    """The smallest or largest value of a column, or (column None) event time; the far end where there is none."""
 
-    column: str
+    column: str | None
     dtype: DataType
     which: Literal["min", "max"]
     has_rung: bool = False
@@ -25,12 +25,14 @@ class ExtremePartial:
 
     @property
     def name(self) -> str:
-        return f"{self.which}({self.column})"
+        return f"{self.which}({self.column or '@time'})"
 
     def fields(self, rung: int) -> tuple[Field, ...]:
         return (Field("value", "<f8" if self.dtype == "float64" else "<i8"),)
 
     def lift(self, events: Events) -> State:
+        if self.column is None:
+            return {"value": events.event_us}
         column = events.columns[self.column]
         # Adding zero turns -0.0 into 0.0: which of the two came first may not show.
         values = column.values + 0.0 if self.dtype == "float64" else column.values.astype(np.int64)

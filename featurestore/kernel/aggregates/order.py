@@ -1,9 +1,10 @@
-"""The last value of a column, by (event time, partition, offset)."""
+"""The first or last value of a column, by (event time, partition, offset)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -11,21 +12,24 @@ import numpy.typing as npt
 from featurestore.kernel.aggregates.partial import Field, Ints, State, concat, take
 from featurestore.kernel.events import DataType, Events
 
-_NEVER = np.iinfo(np.int64).min
 _STORED = {"float64": "<f8", "int64": "<i8", "timestamp": "<i8", "bool": "?", "string": "<u4"}
 
 
 @dataclass(frozen=True, slots=True)
-class LastPartial:
-    """The newest value that is not null, with what decides ties; event time is the smallest int64 where none."""
+class OrderPartial:
+    """The oldest or newest value that is not null, with what decides ties.
+
+    Where there is none, its event time is the far end of int64: after everything for the first, before it for the last.
+    """
 
     column: str
     dtype: DataType
+    which: Literal["first", "last"]
     has_rung: bool = False
 
     @property
     def name(self) -> str:
-        return f"last({self.column})"
+        return f"{self.which}({self.column})"
 
     @property
     def has_heap(self) -> bool:
@@ -42,7 +46,7 @@ class LastPartial:
 
     def lift(self, events: Events) -> State:
         column = events.columns[self.column]
-        event_us = events.event_us if column.valid is None else np.where(column.valid, events.event_us, _NEVER)
+        event_us = events.event_us if column.valid is None else np.where(column.valid, events.event_us, self._none())
         return {
             "event_us": event_us,
             "offset": events.offset,
@@ -58,14 +62,21 @@ class LastPartial:
         run = np.zeros(total, dtype=np.int64)
         run[starts[1:]] = 1
         order = np.lexsort((state["offset"], state["partition"], state["event_us"], np.cumsum(run)))
-        return take(state, order[np.append(starts[1:], total) - 1])
+        edge = starts if self.which == "first" else np.append(starts[1:], total) - 1
+        return take(state, order[edge])
 
     def over(self, state: State, low: Ints, high: Ints) -> State:
-        """Events are in order, so the last one that has a value is the answer, if it lies in the range."""
-        held = state["event_us"] != _NEVER
-        newest = np.maximum.accumulate(np.where(held, np.arange(len(held)), -1))[high - 1]
-        out = take(state, np.maximum(newest, 0))
-        out["event_us"] = np.where(newest >= low, out["event_us"], _NEVER)
+        """Events are in order, so the nearest one that has a value is the answer, if it lies in the range."""
+        there = self.held(state)
+        places, total = np.arange(len(there)), len(there)
+        if self.which == "last":
+            edge = np.maximum.accumulate(np.where(there, places, -1))[high - 1]
+            inside = edge >= low
+        else:
+            edge = np.minimum.accumulate(np.where(there, places, total)[::-1])[::-1][low]
+            inside = edge < high
+        out = take(state, np.clip(edge, 0, total - 1))
+        out["event_us"] = np.where(inside, out["event_us"], self._none())
         return out
 
     def rungs(self, state: State) -> npt.NDArray[np.uint8]:
@@ -77,8 +88,11 @@ class LastPartial:
     def load(self, stored: State, rung: int) -> State:
         return stored
 
+    def held(self, state: State) -> npt.NDArray[np.bool_]:
+        """Where there is a value at all."""
+        found: npt.NDArray[np.bool_] = state["event_us"] != self._none()
+        return found
 
-def held(state: State) -> npt.NDArray[np.bool_]:
-    """Where there is a last value at all."""
-    found: npt.NDArray[np.bool_] = state["event_us"] != _NEVER
-    return found
+    def _none(self) -> int:
+        info = np.iinfo(np.int64)
+        return int(info.max if self.which == "first" else info.min)

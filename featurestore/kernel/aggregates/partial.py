@@ -91,6 +91,14 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True)
+class Span:
+    """What values are finished for: the moment of each, and the length of their window (None: all of time)."""
+
+    moments_us: Ints
+    size_us: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Input:
     """The column that an aggregate reads: its name, type, and whether it may be null."""
 

@@ -1,0 +1,173 @@
+"""Sorted (key, count) pairs of any number: what distinct counts, entropies and quantiles are finished from.
+
+A value becomes a 64-bit key. Merging adds the counts of equal keys, so neither order nor grouping can show. Where
+the number of pairs is bounded, those with the smallest keys stay: a key among the smallest of the whole was among the
+smallest of every part, so what stays is the same whatever was merged first, and its counts are exact.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from featurestore.kernel.aggregates.partial import Array, Field, Ints, State, concat
+from featurestore.kernel.events import DataType, Events
+from featurestore.kernel.keys import hash64
+
+PAIR = np.dtype([("key", "<u8"), ("count", "<u4")])
+
+# Distinct values up to this many are counted exactly, then estimated; the sketch takes 12 kB at most.
+DISTINCT_EXACT_MAX = 1_024
+# Bits of a float's mantissa that a bucket keeps: its width is 1/64 of its start, its middle 1/128 from its ends.
+_MANTISSA_BITS = 6
+_DROPPED_BITS = np.uint64(52 - _MANTISSA_BITS)
+_SIGN = np.uint64(1 << 63)
+
+
+@dataclass(frozen=True, slots=True)
+class PairsPartial:
+    """Counts of a column's values by hash (of the whole value) or by bucket (of a number, ordered).
+
+    pairs_max  how many pairs stay, those of the smallest keys; None: all
+    """
+
+    column: str
+    dtype: DataType
+    by: Literal["hash", "bucket"]
+    pairs_max: int | None = None
+    has_rung: bool = False
+    has_heap: bool = True
+
+    @property
+    def name(self) -> str:
+        return f"pairs({self.column} by {self.by})"
+
+    def fields(self, rung: int) -> tuple[Field, ...]:
+        # The record keeps the length; the pairs follow after the records.
+        return (Field("value", "<u4"),)
+
+    def lift(self, events: Events) -> State:
+        column = events.columns[self.column]
+        keys = _hashes(column.values, column.valid, self.dtype) if self.by == "hash" else buckets_of(column.values)
+        pairs = np.zeros(len(keys), dtype=PAIR)
+        pairs["key"], pairs["count"] = keys, 1
+        raw = pairs.tobytes()
+        out = np.empty(len(keys), dtype=object)
+        out[:] = [raw[at : at + PAIR.itemsize] for at in range(0, len(raw), PAIR.itemsize)]
+        if column.valid is not None:
+            out[~column.valid] = b""
+        return {"value": out}
+
+    def concat(self, states: Sequence[State]) -> State:
+        return concat(states)
+
+    def merge(self, state: State, starts: Ints) -> State:
+        packed = state["value"]
+        if len(starts) == len(packed):
+            return state
+        run_of = np.zeros(len(packed), dtype=np.int64)
+        run_of[starts[1:]] = 1
+        sizes = np.array([len(each) for each in packed], dtype=np.int64) // PAIR.itemsize
+        run = np.repeat(np.cumsum(run_of), sizes)
+        pairs = np.frombuffer(b"".join(packed), dtype=PAIR)
+        order = np.lexsort((pairs["key"], run))
+        run, key, count = run[order], pairs["key"][order], pairs["count"][order].astype(np.int64)
+        firsts = np.flatnonzero(np.concatenate(([True], (run[1:] != run[:-1]) | (key[1:] != key[:-1])))[: len(run)])
+        added = np.zeros(len(firsts), dtype=PAIR)
+        if len(firsts):
+            added["key"], added["count"] = key[firsts], np.add.reduceat(count, firsts)
+        return {"value": self._split(added, run[firsts], len(starts))}
+
+    def over(self, state: State, low: Ints, high: Ints) -> State:
+        """One pass with a window that slides over the events; ranges of one window rise on both ends."""
+        single = [int.from_bytes(each[:8], "little") if each else None for each in state["value"]]
+        out = np.empty(len(low), dtype=object)
+        held: Counter[int] = Counter()
+        start = end = 0
+        for place in np.lexsort((low, high)).tolist():
+            wanted_low, wanted_high = int(low[place]), int(high[place])
+            if wanted_low < start or wanted_low >= end:
+                held.clear()
+                start = end = wanted_low
+            for index in range(end, wanted_high):
+                if single[index] is not None:
+                    held[single[index]] += 1  # type: ignore[index]  # None was left out
+            for index in range(start, wanted_low):
+                key = single[index]
+                if key is not None:
+                    held[key] -= 1
+                    if not held[key]:
+                        del held[key]
+            start, end = wanted_low, wanted_high
+            kept = sorted(held)[: self.pairs_max]
+            pairs = np.zeros(len(kept), dtype=PAIR)
+            pairs["key"], pairs["count"] = kept, [held[key] for key in kept]
+            out[place] = pairs.tobytes()
+        return {"value": out}
+
+    def rungs(self, state: State) -> npt.NDArray[np.uint8]:
+        return np.zeros(len(state["value"]), dtype=np.uint8)
+
+    def store(self, state: State, rung: int) -> State:
+        return state
+
+    def load(self, stored: State, rung: int) -> State:
+        return {"value": stored["value"].astype(object)}
+
+    def _split(self, pairs: npt.NDArray[np.void], run: Ints, runs: int) -> Array:
+        """The pairs of each run as bytes, at most `pairs_max` of them."""
+        bounds = np.searchsorted(run, np.arange(runs + 1)).tolist()
+        raw, size = pairs.tobytes(), PAIR.itemsize
+        out = np.empty(runs, dtype=object)
+        for index, (start, end) in enumerate(pairwise(bounds)):
+            stop = end if self.pairs_max is None else min(end, start + self.pairs_max)
+            out[index] = raw[start * size : stop * size]
+        return out
+
+
+def unpacked(state: State) -> list[npt.NDArray[np.void]]:
+    """The pairs of each partial, by rising key."""
+    return [np.frombuffer(packed, dtype=PAIR) for packed in state["value"]]
+
+
+def buckets_of(values: Array) -> npt.NDArray[np.uint64]:
+    """The bucket of each number, rising with the numbers: sign, exponent and the first bits of the mantissa.
+
+    Bits of the number itself decide, and no logarithm, so that every machine puts it into the same bucket.
+    """
+    bits = (values.astype(np.float64) + 0.0).view(np.uint64)
+    whole = bits >> _DROPPED_BITS
+    # Negative numbers fall as their bits rise: turn them round, and put them below the others.
+    top = _SIGN >> _DROPPED_BITS
+    return np.where(bits >= _SIGN, top - np.uint64(1) - (whole - top), whole + top)
+
+
+def middles_of(buckets: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
+    """The middle of each bucket; zero for the one that zero is in."""
+    top = _SIGN >> _DROPPED_BITS
+    negative = buckets < top
+    magnitude = np.where(negative, top - np.uint64(1) - buckets, buckets - top)
+    start = (magnitude << _DROPPED_BITS).view(np.float64)
+    end = ((magnitude << _DROPPED_BITS) | ((np.uint64(1) << _DROPPED_BITS) - np.uint64(1))).view(np.float64)
+    middle = np.where(magnitude == 0, 0.0, start / 2 + end / 2)
+    return np.where(negative & (middle != 0), -middle, middle)
+
+
+def _hashes(values: Array, valid: npt.NDArray[np.bool_] | None, dtype: DataType) -> npt.NDArray[np.uint64]:
+    texts: Sequence[bytes]
+    if dtype == "string":
+        texts = [value if isinstance(value, bytes) else b"" for value in values]
+    else:
+        # Adding zero turns -0.0 into 0.0: they are one value.
+        whole = values.astype(np.float64) + 0.0 if dtype == "float64" else values.astype(np.int64)
+        raw = whole.tobytes()
+        texts = [raw[at : at + 8] for at in range(0, len(raw), 8)]
+    known: dict[bytes, int] = {}
+    hashes = [known[text] if text in known else known.setdefault(text, hash64(text)) for text in texts]
+    return np.array(hashes, dtype=np.uint64)
