@@ -9,7 +9,7 @@ help: ## show this list
 setup: $(STAMP) ## virtual environment in .venv, from the hash-locked requirements
 
 $(STAMP): requirements/dev.txt requirements/uv.txt pyproject.toml
-	@echo "setup: virtual environment in .venv"
+	@echo "setup: virtual environment in .venv; PyTorch makes it several GB, a few minutes the first time"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements/uv.txt
 	@$(BIN)/uv pip sync --require-hashes requirements/dev.txt
@@ -32,6 +32,7 @@ check: $(STAMP) ## formatting, lint, types, import walls
 	@$(BIN)/lint-imports
 
 bench: $(STAMP) ## all benchmarks: ratios against a peer or a limit, side by side
+	@$(BIN)/featurestore bench kernel
 	@$(BIN)/featurestore bench stream
 
 lock: ## resolve the requirements again

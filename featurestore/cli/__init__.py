@@ -254,19 +254,26 @@ def send(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="stream")],
+    name: Annotated[str, typer.Argument(help="stream or kernel")],
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
-    days: Annotated[int, typer.Option(help="how many days of flights", min=5)] = 120,
+    days: Annotated[int, typer.Option(help="stream: how many days of flights", min=5)] = 120,
     rounds: Annotated[int, typer.Option(help="how often each side is measured", min=1)] = 3,
 ) -> None:
     """Measure, side by side with a peer or a limit, in one run."""
+    from featurestore.bench.kernel import bench_kernel
     from featurestore.bench.stream import bench_stream
     from featurestore.errors import UnknownObjectError
     from featurestore.settings import Settings
 
-    if name != "stream":
-        raise UnknownObjectError("benchmark", name, ["stream"])
-    found = bench_stream(Settings().definitions, days=days, rounds=rounds, say=lambda line: errors.print(f"  {line}"))
+    def say(line: str) -> None:
+        errors.print(f"  {line}", highlight=False)
+
+    if name == "stream":
+        found = bench_stream(Settings().definitions, days=days, rounds=rounds, say=say)
+    elif name == "kernel":
+        found = bench_kernel(rounds, say)
+    else:
+        raise UnknownObjectError("benchmark", name, ["stream", "kernel"])
     if as_json:
         print(found.as_json())
     else:
