@@ -31,6 +31,9 @@ check: $(STAMP) ## formatting, lint, types, import walls
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
+mutants: $(STAMP) ## plant faults one at a time; the tests must find every one (about ten minutes)
+	@$(BIN)/python -m tests.mutants
+
 bench: $(STAMP) ## all benchmarks: ratios against a peer or a limit, side by side
 	@$(BIN)/featurestore bench kernel
 	@$(BIN)/featurestore bench stream
@@ -40,4 +43,4 @@ lock: ## resolve the requirements again
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links --python-version 3.11 --extra server --extra stream --extra feast --group build pyproject.toml -o requirements/service.txt
 	@echo "uv" | $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links --python-version 3.11 - -o requirements/uv.txt
 
-.PHONY: help setup demo dev test check bench lock
+.PHONY: help setup demo dev test check mutants bench lock

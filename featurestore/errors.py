@@ -54,7 +54,8 @@ class InvalidDurationError(DefinitionError):
 
     def __init__(self, text: object) -> None:
         self.text = text
-        super().__init__(f"{text!r} is not a duration; write a whole number and a unit, such as '90s', '24h' or '7d'")
+        wanted = "a whole number and a unit, such as '90s', '24h' or '7d', up to a century"
+        super().__init__(f"{text!r} is not a duration; write {wanted}")
 
 
 class InvalidNameError(DefinitionError):

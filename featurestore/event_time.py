@@ -29,6 +29,8 @@ _UNITS_US = {
     "h": HOUR_US,
     "d": DAY_US,
 }
+# Far beyond any window, and small enough that sums of a moment and a duration fit int64.
+_DURATION_MAX_US = 100 * 366 * DAY_US
 _DURATION = re.compile(r"(\d+)(us|ms|s|m|h|d)")
 
 
@@ -49,15 +51,20 @@ class Mark:
 
 
 def duration_us(text: str | timedelta | int) -> int:
-    """Microseconds of `"90s"`, `"24h"`, `"7d"`, a `timedelta` or an `int` of microseconds."""
+    """Microseconds of `"90s"`, `"24h"`, `"7d"`, a `timedelta` or an `int` of microseconds.
+
+    Raises InvalidDurationError, also below zero and above a century.
+    """
+    us = -1
     if isinstance(text, timedelta):
-        return text // timedelta(microseconds=1)
-    if isinstance(text, int):
-        return text
-    matched = _DURATION.fullmatch(text)
-    if matched is None:
+        us = text // timedelta(microseconds=1)
+    elif isinstance(text, int) and not isinstance(text, bool):
+        us = text
+    elif isinstance(text, str) and (matched := _DURATION.fullmatch(text)) is not None:
+        us = int(matched[1]) * _UNITS_US[matched[2]]
+    if not 0 <= us <= _DURATION_MAX_US:
         raise InvalidDurationError(text)
-    return int(matched[1]) * _UNITS_US[matched[2]]
+    return us
 
 
 def show_duration(us: int) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.errors import MisalignedTileError
+from featurestore.errors import InvalidDurationError, MisalignedTileError
 from featurestore.event_time import DAY_US, HOUR_US, MINUTE_US, SECOND_US, duration_us, show_duration
 
 Ints = npt.NDArray[np.int64]
@@ -58,12 +58,14 @@ LIFETIME = Window(None, None)
 def window(feature: str, size: str | int, slide: str | int | None) -> Window:
     """The window of an author's text, such as `"24h"`; raises MisalignedTileError."""
     size_us = duration_us(size)
+    if not size_us:
+        raise InvalidDurationError(size)
     if slide is None:
         fitting = [tile for tile in _ROUND_US if tile * _TAIL_ERROR <= size_us and size_us % tile == 0]
         return Window(size_us, fitting[-1] if fitting else 1)
     slide_us = duration_us(slide)
     if slide_us <= 0 or slide_us > size_us or size_us % slide_us:
-        instead = Window(size_us, None) if size_us <= 0 else window(feature, size_us, None)
+        instead = window(feature, size_us, None)
         raise MisalignedTileError(
             feature, show_duration(size_us), show_duration(slide_us), show_duration(instead.slide_us or 1)
         )

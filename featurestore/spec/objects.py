@@ -120,6 +120,8 @@ class FeatureView:
     def __post_init__(self) -> None:
         checked_name("feature view", self.name)
         owner = f"feature view {self.name!r}"
+        if not isinstance(self.entity, Entity) or not isinstance(self.source, Topic):
+            raise DefinitionError(f"{owner} needs an Entity and a Topic, but got {self.entity!r} and {self.source!r}")
         if not self.features:
             raise DefinitionError(f"{owner} has no features; give it at least one, such as count().over('24h')")
         for name, feature in self.features.items():

@@ -96,7 +96,8 @@ def columnar(events: list[naive.Event]) -> Events:
             held[:] = [None if v is None else v.encode() for v in values]
             return Column(held, valid)
         dtype = {"float64": np.float64, "bool": np.bool_}.get(TYPES[name], np.int64)
-        filled = np.array([0 if v is None else v for v in values], dtype=dtype)
+        # What a null's slot holds means nothing: here it would show.
+        filled = np.array([7 if v is None else v for v in values], dtype=dtype)
         return Column(filled, valid if name in NULLABLE else None)
 
     return Events(

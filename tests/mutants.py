@@ -1,0 +1,156 @@
+"""Plant faults one at a time and see that the tests of the core find every one: `make mutants`.
+
+Each fault is one edit in a copy of the sources. A fault that survives means that a test is missing.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from threading import local
+
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).parents[1]
+COPIED = ("featurestore", "streams", "tests", "definitions", "pyproject.toml")
+KERNEL = ("tests/kernel",)
+TIME = ("tests/streams/test_watermark.py",)
+LIMIT_S = 600
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One planted fault."""
+
+    what: str
+    file: str
+    before: str
+    after: str
+    tests: tuple[str, ...] = KERNEL
+
+
+K = "featurestore/kernel/"
+A = K + "aggregates/"
+MUTANTS = (
+    Mutant("window tail one tile late", K + "windows.py", "(moments_us - self.size_us) // self.slide_us", "(moments_us - self.size_us) // self.slide_us + 1"),
+    Mutant("tail edge exclusive", K + "windows.py", "self.first_tile(moments_us) * self.slide_us", "self.first_tile(moments_us) * self.slide_us + 1"),
+    Mutant("event on an edge in the wrong tile", K + "windows.py", "else event_us // tile_us", "else (event_us + 1) // tile_us"),
+    Mutant("oldest tile left out of a roll-up", K + "tiles.py", "tiles.take(tiles.tile >= first)", "tiles.take(tiles.tile > first)"),
+    Mutant("a tile dropped while it is still reached", K + "tiles.py", "tiles.tile >= oldest[tiles.row]", "tiles.tile > oldest[tiles.row]"),
+    Mutant("a tile never dropped", K + "tiles.py", "return tiles.take(tiles.tile >= oldest[tiles.row])", "return tiles"),
+    Mutant("neighbouring entities run together", K + "tiles.py", "(row[1:] != row[:-1]) | (tile[1:] != tile[:-1])", "tile[1:] != tile[:-1]"),
+    Mutant("neighbouring tiles run together", K + "tiles.py", "(row[1:] != row[:-1]) | (tile[1:] != tile[:-1])", "row[1:] != row[:-1]"),
+    Mutant("merge order lost", K + "tiles.py", "order = np.lexsort((tile, row))", "order = np.lexsort((row, tile))"),
+    Mutant("newest event time wrong", K + "values.py", "np.maximum.at(newest_us", "np.minimum.at(newest_us"),
+    Mutant("head edge exclusive in the join", K + "values.py", 'searchsorted(self._times, moment_us, side="right")', 'searchsorted(self._times, moment_us, side="left")'),
+    Mutant("null shown as a value", K + "values.py", "valid[present] = done.valid", "valid[present] = True"),
+    Mutant("empty count null", K + "values.py", "return pa.array(values)\n", "return pa.array(values, mask=~valid)\n"),
+    Mutant("two windows of one level share an answer", K + "values.py", "key = (index, output.window.size_us or 0)", "key = (index, 0)"),
+    Mutant("newest event time not stored", K + "rows.py", "plan.layout, rows.newest_us, rungs", "plan.layout, rows.newest_us * 0, rungs"),
+    Mutant("string bytes read twice", K + "rows.py", "heap_at[row] = start + size", "heap_at[row] = start"),
+    Mutant("stored sums too narrow", K + "rows.py", "np.maximum.at(need[:", "np.minimum.at(need[:"),
+    Mutant("sign of a narrowed sum lost", K + "exact.py", "fits &= (top >= 1 << 31) == (sign[:, 0] != 0)", "fits &= True"),
+    Mutant("lost carry", K + "exact.py", "out[:, place + 1] += out[:, place] >> 32", "out[:, place + 1] += 0"),
+    Mutant("a square's middle term misplaced", K + "exact.py", "place + 27, plus", "place + 26, plus"),
+    Mutant("rounding forgets low digits", K + "exact.py", "sticky |= ((magnitude != 0) & below).any(axis=1)", "sticky |= False"),
+    Mutant("rounding forgets a remainder", K + "exact.py", "inexact |= rest != 0", "inexact |= False"),
+    Mutant("population for sample variance", K + "exact.py", "[counts, counts - ddof]", "[counts, counts]"),
+    Mutant("negative integers unsigned", K + "exact.py", "out[:, 1] = values >> 32", "out[:, 1] = (values >> 32) & _MASK"),
+    Mutant("integer overflow not seen", K + "exact.py", "return low, (top == rest[:, None]).all(axis=1)", "return low, np.ones(len(low), dtype=np.bool_)"),
+    Mutant("sum keeps a null's slot", A + "sums.py", "column.values if column.valid is None else np.where(column.valid, column.values, 0)", "column.values"),
+    Mutant("sum misses the newest event in the join", A + "sums.py", "prefix[high] - prefix[low]", "prefix[high - 1] - prefix[low]"),
+    Mutant("count takes nulls", A + "counting.py", "else valid.astype(np.int64)", "else np.ones(len(events), dtype=np.int64)"),
+    Mutant("count misses the newest event in the join", A + "counting.py", "prefix[high] - prefix[low]", "prefix[high - 1] - prefix[low]"),
+    Mutant("zero keeps its sign in min and max", A + "extremes.py", "values = column.values + 0.0 if", "values = column.values if"),
+    Mutant("range extreme looks at one end", A + "extremes.py", "table[high[asked] - (1 << level)])", "table[low[asked]])"),
+    Mutant("extreme keeps a null's slot", A + "extremes.py", "values if column.valid is None else np.where(column.valid, values, self._empty())", "values"),
+    Mutant("ties forget the offset", A + "order.py", '(state["offset"], state["partition"], state["event_us"], np.cumsum(run))', '(state["partition"], state["event_us"], np.cumsum(run))'),
+    Mutant("ties forget the partition", A + "order.py", '(state["offset"], state["partition"], state["event_us"], np.cumsum(run))', '(state["offset"], state["event_us"], np.cumsum(run))'),
+    Mutant("last from before the window", A + "order.py", "inside = edge >= low", "inside = edge >= 0"),
+    Mutant("first from after the window", A + "order.py", "inside = edge < high", "inside = edge < total"),
+    Mutant("last takes a null", A + "order.py", "events.event_us if column.valid is None else np.where(column.valid, events.event_us, self._none())", "events.event_us"),
+    Mutant("pairs forget their counts", A + "pairs.py", "np.add.reduceat(count, firsts)", "1"),
+    Mutant("pairs keep what left the window", A + "pairs.py", "if not held[key]:", "if held[key] < 0:"),
+    Mutant("negative buckets fall", A + "pairs.py", "top - np.uint64(1) - (whole - top), whole + top)", "whole - top, whole + top)"),
+    Mutant("pairs keep the largest hashes", A + "pairs.py", "else min(end, start + self.pairs_max)\n            out[index] = raw[start * size : stop * size]", "else min(end, start + self.pairs_max)\n            out[index] = raw[(end - (stop - start)) * size : end * size]"),
+    Mutant("quantile one rank low", A + "catalogue.py", 'side="right")])', 'side="left")])'),
+    Mutant("a gap of one event", A + "catalogue.py", "gaps > 0)", "gaps >= 0)"),
+    Mutant("deviation of one value", A + "catalogue.py", "counts > ddof)", "counts >= ddof)"),
+    Mutant("rate in microseconds", A + "catalogue.py", "counts * float(SECOND_US) / span.size_us", "counts / span.size_us"),
+    Mutant("events sorted by offset before partition", K + "events.py", "np.lexsort((self.offset, self.partition, ", "np.lexsort((self.partition, self.offset, "),
+    Mutant("lateness against the event itself", "streams/watermark.py", "np.maximum(before - effective_us, 0)", "np.maximum(newest_us - effective_us, 0)", TIME),
+    Mutant("a future event moves the watermark", "streams/watermark.py", "np.where(future, np.iinfo(np.int64).min, effective_us)", "effective_us", TIME),
+    Mutant("events may come from the future", "streams/watermark.py", "np.minimum(event_us, arrival_us)", "event_us", TIME),
+    Mutant("the watermark falls between batches", "streams/watermark.py", "np.maximum(np.maximum.accumulate(moving), newest_before_us)", "np.maximum.accumulate(moving)", TIME),
+)  # fmt: skip
+
+_own = local()
+
+
+def main() -> int:
+    console, began = Console(), time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="mutants-") as name, ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        folder = Path(name)
+        if not _passes(_copy(folder), KERNEL + TIME):
+            console.print("[red]the tests fail without any fault[/]; run `make test` first")
+            return 1
+        table = Table("planted", "where", "found", title="mutants", title_justify="left")
+        found = []
+        for mutant, is_found in zip(MUTANTS, pool.map(lambda one: _is_found(one, folder), MUTANTS), strict=True):
+            found.append(is_found)
+            console.print(f"  {len(found)}/{len(MUTANTS)} {mutant.what}: {'found' if is_found else '[red]SURVIVED[/]'}")
+            table.add_row(mutant.what, mutant.file, "yes" if is_found else "[red]NO[/]")
+    console.print(table)
+    console.print(f"mutants: {sum(found)} of {len(found)} found in {time.monotonic() - began:.0f} s")
+    return 0 if all(found) else 1
+
+
+def _is_found(mutant: Mutant, folder: Path) -> bool:
+    copy = _copy(folder)
+    path = copy / mutant.file
+    source = path.read_text()
+    if source.count(mutant.before) != 1:
+        raise SystemExit(f"{mutant.what!r}: {mutant.file} has {source.count(mutant.before)} of {mutant.before!r}")
+    path.write_text(source.replace(mutant.before, mutant.after))
+    try:
+        return not _passes(copy, mutant.tests)
+    finally:
+        path.write_text(source)
+
+
+def _passes(copy: Path, tests: tuple[str, ...]) -> bool:
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+    environment = {**os.environ, "HYPOTHESIS_PROFILE": "mutants", "PYTHONDONTWRITEBYTECODE": "1"}
+    try:
+        done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, check=False, timeout=LIMIT_S)
+    except subprocess.TimeoutExpired:
+        return False
+    # 0: all passed; 1: a test failed. Anything else is a fault of this script.
+    if done.returncode not in (0, 1):
+        raise SystemExit(done.stdout.decode() + done.stderr.decode())
+    return done.returncode == 0
+
+
+def _copy(folder: Path) -> Path:
+    """A copy of the sources for this thread."""
+    if not hasattr(_own, "copy"):
+        _own.copy = Path(tempfile.mkdtemp(dir=folder))
+        for name in COPIED:
+            if (ROOT / name).is_dir():
+                shutil.copytree(ROOT / name, _own.copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(ROOT / name, _own.copy / name)
+    copy: Path = _own.copy
+    return copy
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""A wrong definition cannot exist, and its error says what to write instead."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from featurestore.errors import DefinitionError
+from featurestore.event_time import DAY_US, duration_us, show_duration
+from featurestore.spec import load
+
+GOOD = """
+from featurestore import *
+user = Entity("user", key="user")
+paid = Topic("paid", schema={"user": str, "at": "timestamp", "x": float}, event_time="at")
+"""
+
+
+def read(folder: Path, text: str) -> str:
+    """The error of a definitions file."""
+    (folder / "file.py").write_text(GOOD + text)
+    with pytest.raises(DefinitionError) as raised:
+        load(folder)
+    return str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("1 / 0", "ZeroDivisionError"),
+        ("x = (", "SyntaxError"),
+        ("import nothing_of_that_name", "nothing_of_that_name"),
+        ("v = FeatureView('v', user, paid, features={'a': sum('y')})", "'x'"),
+        ("v = FeatureView('v', user, paid, features={'a': sum('user')})", "int64, float64, bool"),
+        ("v = FeatureView('v', user, paid, features={'a': sum('x').over('25x')})", "'24h'"),
+        ("v = FeatureView('v', user, paid, features={'a': sum('x').over('0s')})", "'0s' is not a duration"),
+        ("v = FeatureView('v', user, paid, features={'a': sum('x').over('1h', slide='7m')})", "such as 1m"),
+        ("v = FeatureView('v', user, paid, features={'a': quantile('x', 2)})", "from 0 to 1"),
+        ("v = FeatureView('v', user, paid, features={'a': rate()})", ".over('1h')"),
+        ("v = FeatureView('v', user, paid, features={'a': count})", "such as count()"),
+        ("v = FeatureView('v', user, paid, features={})", "at least one"),
+        ("v = FeatureView('V x', user, paid, features={'a': count()})", "lower-case"),
+        ("v = FeatureView('v', user, paid, features={'a': count()}, lateness=-5)", "not a duration"),
+        ("v = FeatureView('v', user, paid, features={'a': count()}, lateness=1.5)", "not a duration"),
+        ("v = FeatureView('v', user, paid, features={'a': count()}, max_age='200000d')", "century"),
+        ("v = FeatureView('v', 'user', paid, features={'a': count()})", "needs an Entity"),
+        ("v = FeatureView('v', Entity('w', key='nope'), paid, features={'a': count()})", "'nope'"),
+        ("v = FeatureView('v', Entity('w', key='x'), paid, features={'a': count()})", "floats do not name"),
+        ("v = FeatureView('v', user, paid, features={'a': count().over('1h'), 'a_1h': count()})", "twice"),
+        ("t = Topic('t', schema={'at': list}, event_time='at')", "use one of"),
+        ("t = Topic('t', schema={'at': str}, event_time='at')", "must be a 'timestamp'"),
+        ("t = Topic('paid', schema={'at': 'timestamp'}, event_time='at')", "two different definitions"),
+        ("s = FeatureService('s', [])", "no views"),
+    ],
+)
+def test_an_error_says_what_to_write(tmp_path: Path, text: str, says: str) -> None:
+    assert says in read(tmp_path, text)
+
+
+def test_files_import_one_another_and_everything_mentioned_is_found(tmp_path: Path) -> None:
+    (tmp_path / "base.py").write_text(GOOD)
+    (tmp_path / "views.py").write_text(
+        "from featurestore import *\nfrom .base import paid, user\n"
+        "v = FeatureView('v', user, paid, features={'a': count().over('24h', '7d')})\n"
+    )
+    found = load(tmp_path)
+    assert list(found.views["v"].outputs) == ["a_24h", "a_7d"]
+    assert list(found.topics) == ["paid"]
+
+
+def test_a_version_changes_with_what_decides_values_and_with_nothing_else(tmp_path: Path) -> None:
+    def version(more: str) -> str:
+        (tmp_path / "file.py").write_text(GOOD + f"v = FeatureView('v', user, paid, {more})")
+        return load(tmp_path).view("v").version
+
+    plain = version("features={'a': count()}")
+    assert version("features={'a': count()}, owner='me', tags={'x': 'y'}, description='d', max_age='1h'") == plain
+    for other in (
+        "features={'a': count()}, lateness='1h'",
+        "features={'b': count()}",
+        "features={'a': count('x')}",
+        "features={'a': count().over('1h')}",
+        "features={'a': quantile('x', 0.5)}",
+    ):
+        assert version(other) != plain
+    assert version("features={'a': quantile('x', 0.5)}") != version("features={'a': quantile('x', 0.6)}")
+
+
+def test_durations_are_read_and_shown() -> None:
+    for text, us in (("90s", 90_000_000), ("24h", DAY_US), ("7d", 7 * DAY_US), ("5us", 5), (timedelta(days=1), DAY_US)):
+        assert duration_us(text) == us
+    for text in ("24h", "7d", "90s", "1m", "1ms", "3us", "30d"):
+        assert show_duration(duration_us(text)) == text
