@@ -75,11 +75,12 @@ def apply() -> None:
     rows = [[view.name, view.version, view.source.name, str(len(view.outputs))] for view in repository.views.values()]
     show_table("feature views", ["view", "version", "topic", "features"], rows)
     console.print(f"created {len(made)} topics" + (": " + ", ".join(made) if made else ""))
-    registry = FeastRegistry(chosen)
-    changes = registry.apply(repository)
+    with FeastRegistry(chosen) as registry:
+        changes = registry.apply(repository)
+        listing = registry.listing()
     listed = [
         [one.kind, one.name, one.owner, str(len(one.schema)), one.tags.get("featurestore.version", "")]
-        for one in registry.listing()
+        for one in listing
     ]
     show_table("as Feast lists it", ["kind", "name", "owner", "fields", "version"], listed)
     console.print("Feast registry: " + (", ".join(changes) if changes else "nothing to change"))

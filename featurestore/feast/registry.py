@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import feast
@@ -48,6 +49,19 @@ class FeastRegistry:
             Path(settings.registry_url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         config = SqlRegistryConfig(registry_type="sql", path=settings.registry_url, cache_ttl_seconds=0)
         self._registry = SqlRegistry(config, self._project, None)
+
+    def close(self) -> None:
+        """Give the connections back."""
+        for engine in {self._registry.write_engine, self._registry.read_engine}:
+            engine.dispose()
+
+    def __enter__(self) -> FeastRegistry:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     def apply(self, repository: Repository) -> list[str]:
         """Make the registry say what the repository says; returns a line a change."""

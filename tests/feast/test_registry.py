@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 from featurestore.feast.registry import FeastRegistry
@@ -18,11 +19,12 @@ def settings_in(folder: Path) -> Settings:
 
 def test_applied_definitions_are_listed_by_feast_with_schema_tags_and_owner(tmp_path: Path) -> None:
     repository = load(DEFINITIONS)
-    registry = FeastRegistry(settings_in(tmp_path))
-    changes = registry.apply(repository)
+    with FeastRegistry(settings_in(tmp_path)) as registry:
+        changes = registry.apply(repository)
     assert "+ view aircraft_arrivals" in changes
     assert "+ service delay_risk" in changes
-    listed = {(one.kind, one.name): one for one in FeastRegistry(settings_in(tmp_path)).listing()}
+    with FeastRegistry(settings_in(tmp_path)) as fresh:
+        listed = {(one.kind, one.name): one for one in fresh.listing()}
     view = listed["view", "aircraft_arrivals"]
     assert "flights_24h: Int64" in view.schema
     assert "last_origin: String" in view.schema
@@ -33,17 +35,17 @@ def test_applied_definitions_are_listed_by_feast_with_schema_tags_and_owner(tmp_
 
 def test_a_second_apply_changes_nothing_and_a_removed_view_goes(tmp_path: Path) -> None:
     repository = load(DEFINITIONS)
-    registry = FeastRegistry(settings_in(tmp_path))
-    registry.apply(repository)
-    assert registry.apply(repository) == []
-    left = collect([repository.view("airport_weather")])
-    assert "- view aircraft_arrivals" in registry.apply(left)
+    with FeastRegistry(settings_in(tmp_path)) as registry:
+        registry.apply(repository)
+        assert registry.apply(repository) == []
+        left = collect([repository.view("airport_weather")])
+        assert "- view aircraft_arrivals" in registry.apply(left)
 
 
 def test_the_registry_holds_no_code(tmp_path: Path) -> None:
-    registry = FeastRegistry(settings_in(tmp_path))
-    registry.apply(load(DEFINITIONS))
-    with sqlite3.connect(tmp_path / "registry.db") as database:
+    with FeastRegistry(settings_in(tmp_path)) as registry:
+        registry.apply(load(DEFINITIONS))
+    with closing(sqlite3.connect(tmp_path / "registry.db")) as database:
         names = [name for (name,) in database.execute("select name from sqlite_master where type = 'table'")]
         held = b"".join(repr(row).encode() for name in names for row in database.execute(f'select * from "{name}"'))
     assert b"aircraft_arrivals" in held
