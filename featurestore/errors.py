@@ -213,6 +213,21 @@ class TopicError(FeatureStoreError):
         super().__init__(f"topic {topic!r}: {what}")
 
 
+class BrokerError(FeatureStoreError):
+    """No Kafka broker answers."""
+
+    def __init__(self, bootstrap: str, what: str) -> None:
+        self.bootstrap = bootstrap
+        super().__init__(f"no Kafka broker answers at {bootstrap}: {what}; check kafka_bootstrap and the broker")
+
+
+class NotAcknowledgedError(FeatureStoreError):
+    """The broker did not take events that were sent."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"events were not acknowledged: {what}; check the broker, then send them again")
+
+
 class InvalidEventError(FeatureStoreError):
     """An event breaks the contract of its topic; it was not sent."""
 

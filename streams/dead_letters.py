@@ -11,6 +11,7 @@ import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from featurestore.errors import DeadLetterError
+from streams.broker import admin_client, client_config
 
 _FLUSH_S = 30.0
 _SUFFIX = ".dead"
@@ -73,9 +74,10 @@ class DeadLetterBox:
 def read_letters(bootstrap: str, topics: Sequence[str], timeout_s: float = 10.0) -> list[DeadLetter]:
     """Every letter of the topics as of now, each once, by topic, partition and offset of its event."""
     letters: dict[bytes, DeadLetter] = {}
+    existing = admin_client(bootstrap).list_topics(timeout=timeout_s).topics
     consumer = Consumer(
         {
-            "bootstrap.servers": bootstrap,
+            **client_config(bootstrap),
             "group.id": "dead-letters-reader",
             "enable.auto.commit": False,
             "auto.offset.reset": "error",
@@ -83,7 +85,6 @@ def read_letters(bootstrap: str, topics: Sequence[str], timeout_s: float = 10.0)
         }
     )
     try:
-        existing = consumer.list_topics(timeout=timeout_s).topics
         places = [
             TopicPartition(dead_letter_topic(topic), partition, 0)
             for topic in topics

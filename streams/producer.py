@@ -10,8 +10,9 @@ from typing import Any
 import msgspec
 from confluent_kafka import KafkaError, Producer
 
-from featurestore.errors import InvalidEventError, TopicError
+from featurestore.errors import InvalidEventError, NotAcknowledgedError
 from featurestore.spec import Topic
+from streams.broker import client_config
 from streams.codecs.json import JsonCodec
 
 _FLUSH_S = 60.0
@@ -23,15 +24,13 @@ def kafka_producer(bootstrap: str, compression: str = "lz4") -> Producer:
     """An idempotent producer: every acknowledged record is stored once, in order a key."""
     return Producer(
         {
-            "bootstrap.servers": bootstrap,
+            **client_config(bootstrap),
             "enable.idempotence": True,
             "acks": "all",
             "compression.type": compression,
             "linger.ms": 5,
             # Java's hash, so that every client puts a key into the same partition.
             "partitioner": "murmur2_random",
-            # Below an error, librdkafka's own words are of retries that it makes by itself.
-            "log_level": 3,
             "queue.buffering.max.messages": 200_000,
         }
     )
@@ -86,11 +85,11 @@ class EventProducer:
             self._producer.poll(0)
 
     def flush(self) -> None:
-        """Return when the broker has acknowledged everything; raises TopicError when it refused something."""
+        """Return when the broker has acknowledged everything; raises NotAcknowledgedError when it refused something."""
         left = self._producer.flush(_FLUSH_S)
         if left or self._failed:
             reason = self._failed[0] if self._failed else f"{left} events were not acknowledged within {_FLUSH_S:.0f} s"
-            raise TopicError("of the producer", reason)
+            raise NotAcknowledgedError(reason)
 
     def __enter__(self) -> EventProducer:
         return self

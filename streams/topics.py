@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
-from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from featurestore.errors import TopicError
 from featurestore.spec import Topic
+from streams.broker import admin_client
 from streams.dead_letters import dead_letter_topic
 
 _TIMEOUT_S = 30.0
 
 
 class Topics:
-    """The topics of one broker."""
+    """The topics of one broker; raises BrokerError when it does not answer."""
 
     def __init__(self, bootstrap: str) -> None:
-        self._admin = AdminClient({"bootstrap.servers": bootstrap})
+        self._admin = admin_client(bootstrap)
 
     def create(self, topics: Iterable[Topic], replication: int = 1) -> list[str]:
         """Create what is missing, with its dead letters beside it; returns the names of the new ones.

@@ -237,6 +237,7 @@ def send(
     from featurestore.errors import InvalidEventError
     from featurestore.settings import Settings
     from featurestore.spec import load
+    from streams.broker import admin_client
     from streams.codecs.json import JsonCodec
     from streams.producer import EventProducer
 
@@ -247,6 +248,7 @@ def send(
     if rejected:
         first = rejected[0]
         raise InvalidEventError(topic, f"line {first.index + 1}: {first.reason}: {first.detail}")
+    admin_client(chosen.kafka_bootstrap)  # says at once when nobody is there
     with EventProducer(chosen.kafka_bootstrap) as producer:
         for line in lines:
             producer.send_json(wanted, line.strip())

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from featurestore.demo.flights import Flights, bad_events, json_lines
-from featurestore.errors import TopicError
+from featurestore.errors import NotAcknowledgedError
 from featurestore.spec import Topic
 from streams.producer import EventProducer
 
@@ -76,5 +76,5 @@ def send(year: Year, topics: Mapping[str, Topic], producer: EventProducer) -> It
     producer.flush()
     acknowledged = sum(producer.acknowledged.values())
     if acknowledged != year.total:
-        raise TopicError("s of the demo", f"{year.total - acknowledged} events were not acknowledged")
+        raise NotAcknowledgedError(f"{year.total - acknowledged} of {year.total}")
     yield sent

@@ -17,6 +17,7 @@ from faust.transport import base
 from faust.types import TP, ConsumerMessage
 
 from featurestore.errors import TransportError
+from streams.broker import client_config
 from streams.transport.batch import Batch
 from streams.transport.reader import Place, Reader, ReaderOptions
 
@@ -120,7 +121,7 @@ class Consumer(base.Consumer):
         # The conductor may ask again for the same topics; the reader already has them.
         if self._reader is None:
             config = {
-                "bootstrap.servers": ",".join(f"{url.host}:{url.port}" for url in self.transport.url),
+                **client_config(",".join(f"{url.host}:{url.port}" for url in self.transport.url)),
                 "group.id": self.app.conf.id,
                 "client.id": self.app.conf.broker_client_id,
             }

@@ -93,3 +93,23 @@ def test_settings_are_shown_without_secrets_and_wrong_ones_are_named(tmp_path: P
     broken = run()
     assert broken.returncode == 1
     assert "Traceback" not in broken.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["apply"], "no Kafka broker answers at 127.0.0.1:1"),
+        (["dead-letters"], "no Kafka broker answers at 127.0.0.1:1"),
+        (["send", "{topic}", "docs/examples/departure.json"], "breaks the contract"),
+        (["worker"], "online store does not answer"),
+        (["get", "by_user", "user=a"], "online store does not answer"),
+    ],
+)
+def test_servers_that_are_away_are_named_in_one_line(made: Project, arguments: list[str], says: str) -> None:
+    away = {"kafka_bootstrap": "127.0.0.1:1", "redis_url": "redis://127.0.0.1:1/0"}
+    made.settings = made.settings.model_copy(update=away)
+    topic = next(iter(made.repository.topics))
+    done = made.command(*(each.replace("{topic}", topic) for each in arguments))
+    assert done.returncode == 1
+    assert says in done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
