@@ -31,7 +31,7 @@ check: $(STAMP) ## formatting, lint, types, import walls
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-mutants: $(STAMP) ## plant faults one at a time; the tests must find every one (about ten minutes)
+mutants: $(STAMP) ## plant faults one at a time; the tests must find every one (about fifteen minutes)
 	@$(BIN)/python -m tests.mutants
 
 bench: $(STAMP) ## all benchmarks: ratios against a peer or a limit, side by side

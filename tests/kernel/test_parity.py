@@ -194,3 +194,52 @@ def test_reader_and_join_give_the_same_bits(events, later):
 
 def test_the_twin_speaks_of_every_output():
     assert set(twin([], 0, 0)) == {output.name for output in PLAN.outputs}
+
+
+def alone(function: str, dtype: str, values: list[Any]) -> Any:
+    """One aggregate of one entity's values, through a stored row."""
+    plan = compile_plan("one", {"x": Feature(function, "v")}, {"v": dtype}, frozenset())  # type: ignore[dict-item]
+    held = np.array(values, dtype=np.int64 if dtype == "int64" else np.float64)
+    places = np.arange(len(values))
+    events = Events(places * 0, places, (places * 0).astype(np.int32), places, {"v": Column(held)})
+    [value] = roll_up(fold([None], events, plan), 10**6, plan)["x"].to_pylist()
+    return value
+
+
+def test_a_sum_of_integers_beyond_its_type_is_null_and_comes_back_within_it():
+    largest = 2**63 - 1
+    assert alone("sum", "int64", [largest]) == largest
+    assert alone("sum", "int64", [largest, 1]) is None
+    assert alone("sum", "int64", [-largest - 1, -1]) is None
+    assert alone("sum", "int64", [largest, largest, -largest]) == largest
+    assert alone("sum", "int64", [largest] * 5 + [-largest] * 5 + [-3]) == -3
+
+
+def test_a_sum_of_floats_is_rounded_once_however_far_below_the_last_bit_lies():
+    half = 2.0**-53
+    for values in (
+        [1.0, half],
+        [1.0, half, 2.0**-120],
+        [1.0, half, -(2.0**-120)],
+        [1.0, 3 * half, 2.0**-300],
+        [1.0, half, 5e-324],
+        [2.0**60, 2.0**7, 2.0**-70],
+        [-1.0, -half, -(2.0**-150)],
+        [1e300, 1e-300, -1e300, 0.1],
+    ):
+        assert alone("sum", "float64", values) == math.fsum(values), values
+        assert alone("mean", "float64", values) == naive.value(
+            "mean", "v", "float64", [naive.Event(0, n, 0, n, {"v": v}) for n, v in enumerate(values)]
+        )
+
+
+def test_what_no_window_reaches_leaves_the_row():
+    plan = compile_plan("short", {"n": Feature("count").over("60us", "600us", slide="60us")}, {}, frozenset())
+
+    def at(times: list[int]) -> Events:
+        places = np.arange(len(times))
+        return Events(places * 0, np.array(times), (places * 0).astype(np.int32), places, {})
+
+    fresh = fold([None], at([5_000, 5_100]), plan)
+    aged = fold(fold([None], at(list(range(0, 4_000, 50))), plan), at([5_000, 5_100]), plan)
+    assert aged == fresh
