@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
-from featurestore.errors import MissingEntityKeyError, WrongTypeError
+from featurestore.errors import MissingEntityKeyError, NotServedError, WrongTypeError
 from featurestore.kernel import ARROW_TYPES, DataType, newest_event_us, roll_up
 from featurestore.kernel.keys import encode_keys
 from featurestore.online import OnlineStore
@@ -64,9 +64,12 @@ class FeatureStore:
                    `view__age_s` (of the newest event that the values include; null without one), and, if asked for,
                    `view__watermark`: every event up to this moment is in, later ones may still be on their way
 
-        Raises UnknownObjectError, MissingEntityKeyError, WrongTypeError, OnlineStoreError.
+        Raises UnknownObjectError, MissingEntityKeyError, WrongTypeError, NotServedError, OnlineStoreError.
         """
         service = self.repository.service(name)
+        for selection in service.selections:
+            if not selection.view.online:
+                raise NotServedError(selection.view.name)
         keys = _typed_keys(service, entities)
         moment_us = self._clock_us()
         asked = [

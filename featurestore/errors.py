@@ -11,6 +11,7 @@ FeatureStoreError
 │   ├── UnknownObjectError
 │   ├── MissingEntityKeyError
 │   ├── WrongTypeError
+│   ├── NotServedError
 │   ├── NaiveDatetimeError
 │   └── RequestTooLargeError
 └── (stores, stream, local: below, each under its room's heading)
@@ -114,6 +115,14 @@ class WrongTypeError(RequestError):
     def __init__(self, name: str, wanted: str, got: object) -> None:
         self.name, self.wanted, self.got = name, wanted, got
         super().__init__(f"{name!r} must be {wanted}, but {got!r} is {type(got).__name__}")
+
+
+class NotServedError(RequestError):
+    """A view without online rows was looked up."""
+
+    def __init__(self, view: str) -> None:
+        self.view = view
+        super().__init__(f"feature view {view!r} has online=False: it is for training sets, not for lookups")
 
 
 class NaiveDatetimeError(RequestError):

@@ -35,6 +35,7 @@ def build_worker(settings: Settings, repository: Repository) -> StreamApp:
             repository.topic(name),
             ids[name],
             [OnlineSink(store, view) for view in repository.views_of(name) if view.online],
+            max(view.lateness_us for view in repository.views_of(name)),
             EventLog(settings.offline_path, repository.topic(name)),
             letters,
             lambda: time.time_ns() // 1_000,

@@ -48,13 +48,18 @@ class Counts:
 
 
 class Engine:
-    """Applies the batches of one topic; used from one thread."""
+    """Applies the batches of one topic; used from one thread.
+
+    sinks       of the views that have online rows
+    lateness_us the longest that any view of the topic waits: what is later is a dead letter
+    """
 
     def __init__(
         self,
         topic: Topic,
         topic_id: str,
         sinks: Sequence[OnlineSink],
+        lateness_us: int,
         log: EventLog,
         letters: DeadLetterBox,
         clock_us: Callable[[], int],
@@ -62,7 +67,7 @@ class Engine:
         self.topic, self.counts = topic, Counts()
         self._topic_id, self._sinks, self._log, self._letters, self._clock_us = topic_id, sinks, log, letters, clock_us
         self._codec = JsonCodec(topic)
-        self._lateness_max_us = max((sink.view.lateness_us for sink in sinks), default=0)
+        self._lateness_max_us = lateness_us
         self._marks: dict[int, Mark] = {}
         self._unlogged: list[pa.Table] = []
         self._unlogged_since_us: int | None = None

@@ -129,6 +129,9 @@ def run_worker(app: StreamApp, topics: Sequence[str]) -> int:
         worker.execute_from_commandline()
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 1
+        for topic, engine in app.port.engines.items():
+            counts = engine.counts
+            log.info("%s: applied %d, clamped %d, dead %s", topic, counts.applied, counts.clamped, dict(counts.dead))
         log.info("worker ended after %.0f s with code %d", time.monotonic() - started, code)
         return code
     return 0

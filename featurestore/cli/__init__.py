@@ -290,3 +290,18 @@ def aggregates() -> None:
 
     rows = [list(described(name)) for name in FUNCTIONS]
     show_table("aggregates", ["name", "takes", "partials", "bytes a tile", "windows", "exactness"], rows)
+
+
+@app.command()
+def compact() -> None:
+    """Make few large files of the many small ones that live events leave in the logs; may run beside a worker."""
+    from featurestore.client import FeatureStore
+
+    store = FeatureStore()
+    rows = []
+    for topic in store.repository.topics.values():
+        log = store.event_log(topic)
+        before = log.files()
+        log.compact()
+        rows.append([topic.name, f"{before:,}", f"{log.files():,}"])
+    show_table("event logs", ["topic", "files before", "files now"], rows)

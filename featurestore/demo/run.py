@@ -184,7 +184,8 @@ class Demo:
     # -- prove -------------------------------------------------------------------------------------------------------
 
     def _prove(self, store: FeatureStore, moment_us: int) -> None:
-        found = prove(store, list(store.repository.views.values()), moment_us)
+        served = [view for view in store.repository.views.values() if view.online]
+        found = prove(store, served, moment_us)
         self.console.print(parity_table(found, f"{as_datetime(moment_us):%Y-%m-%d %H:%M:%S}"))
         mismatches = sum(len(one.mismatches) for one in found)
         pairs = sum(one.pairs for one in found)

@@ -99,6 +99,10 @@ class EventLog:
         """Version of the table, -1 before its first commit."""
         return int(deltalake.DeltaTable(str(self.path)).version()) if self.exists() else -1
 
+    def files(self) -> int:
+        """Parquet files that the newest version is made of."""
+        return len(deltalake.DeltaTable(str(self.path)).file_uris()) if self.exists() else 0
+
     def read(
         self, columns: Sequence[str], *, until_us: int | None = None, late_by_max_us: int | None = None
     ) -> pa.Table:

@@ -102,6 +102,7 @@ class FeatureView:
 
     features  name -> aggregate, such as count().over("24h") or last("delay")
     lateness  how far behind the newest event of its partition an event may be and still count
+    online    whether rows are kept for lookups; without them the view is for training sets alone
     max_age   how old the newest event may be before plain (windowless) values count as outdated; None: for ever
     """
 
@@ -111,7 +112,6 @@ class FeatureView:
     features: Mapping[str, Feature]
     lateness: str | timedelta | int = "0s"
     online: bool = True
-    offline: bool = True
     max_age: str | timedelta | int | None = None
     owner: str = ""
     description: str = ""

@@ -53,3 +53,18 @@ def test_two_writers_on_one_partition_add_each_event_once(tmp_path: Path) -> Non
         writers[who].append(rows(1, first, end), {1: Mark(end, end)})
         stands = [max(stand, end) if draw.random() < 0.3 else stand for stand in stands]
     assert held(writers[0]) == [(1, offset) for offset in range(120)], f"seed {seed}"
+
+
+def test_compaction_changes_the_files_and_nothing_else(tmp_path: Path) -> None:
+    log = EventLog(tmp_path, CLICKS)
+    for first in range(0, 50, 5):
+        log.append(rows(0, first, first + 5), {0: Mark(first + 5, first)})
+    before, marks, version = held(log), EventLog(tmp_path, CLICKS).marks(), log.version()
+    assert log.files() == 10
+    log.compact()
+    assert log.files() == 1
+    assert held(log) == before
+    assert held(log.at(version)) == before
+    assert EventLog(tmp_path, CLICKS).marks() == marks
+    log.append(rows(0, 45, 60), {0: Mark(60, 60)})
+    assert held(log) == [(0, offset) for offset in range(60)]

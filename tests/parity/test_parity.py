@@ -133,7 +133,8 @@ def test_online_join_and_definition_agree(
     views = (PATIENT, STRICT)
 
     def engine() -> Engine:
-        return Engine(TOPIC, "id", [OnlineSink(store, view) for view in views], log, letters, lambda: BASE_US)
+        sinks = [OnlineSink(store, view) for view in views]
+        return Engine(TOPIC, "id", sinks, PATIENT.lateness_us, log, letters, lambda: BASE_US)
 
     running = engine()
     stands = {partition: running.open(partition) for partition in events}

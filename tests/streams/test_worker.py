@@ -6,11 +6,14 @@ import signal
 import time
 from collections.abc import Callable
 
+import pyarrow as pa
+import pytest
 import redis
 from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from featurestore.client import FeatureStore
+from featurestore.errors import NotServedError
 from featurestore.spec import load
 from streams.dead_letters import read_letters
 from streams.ledger import ledgers
@@ -221,7 +224,9 @@ def test_a_new_view_on_an_old_topic_starts_from_the_beginning(project: Make, uni
     worker.terminate()
     worker.wait(30)
     more = (
-        definitions(topic) + 'total = FeatureView("total", Entity("user", key="user"), paid, features={"n": count()})'
+        definitions(topic)
+        + 'total = FeatureView("total", Entity("user", key="user"), paid, features={"n": count()})\n'
+        + 'off = FeatureView("off", Entity("user", key="user"), paid, features={"n": count()}, online=False)\n'
     )
     made.folder.joinpath("definitions", "all.py").write_text(more)
     made.repository = load(made.folder / "definitions")
@@ -231,3 +236,7 @@ def test_a_new_view_on_an_old_topic_starts_from_the_beginning(project: Make, uni
     table = made.store.get_many("total", {"user": [f"u{n}" for n in range(50)]})
     assert sum(table["total__n"].to_pylist()) == 1_000
     assert counted(made) == 1_000
+    with pytest.raises(NotServedError):
+        made.store.get("off", {"user": "u1"})
+    spine = pa.table({"user": ["u1"], "event_timestamp": pa.array([now_us()], pa.int64())})
+    assert made.store.point_in_time("off", spine)["off__n"].to_pylist() == [20]
