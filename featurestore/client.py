@@ -50,7 +50,7 @@ class FeatureStore:
     def get(self, name: str, entity: Mapping[str, Any], *, watermark: bool = False) -> dict[str, Any]:
         """Features of one entity as plain values; see `get_many`."""
         table = self.get_many(name, {key: [value] for key, value in entity.items()}, watermark=watermark)
-        return {column: table[column][0].as_py() for column in table.column_names}
+        return {column: table[column][0].as_py(maps_as_pydicts="strict") for column in table.column_names}
 
     def get_many(
         self, name: str, entities: Mapping[str, Sequence[Any] | pa.Array], *, watermark: bool = False
@@ -58,7 +58,7 @@ class FeatureStore:
         """Features of n entities now.
 
         name       of a feature service, or of a view
-        entities   each entity key with its n values
+        entities   each entity key, and each request column of the service, with its n values
         watermark  also say how far the stream has come; one round trip more
         returns    (n rows) the keys; for each view its `view__feature` columns, then `view__status`,
                    `view__age_s` (of the newest event that the values include; null without one), and, if asked for,
@@ -82,11 +82,12 @@ class FeatureStore:
             columns.update(_values(selection, payloads, moment_us))
             if watermark:
                 columns[f"{selection.view.name}__watermark"] = self._watermark(selection.view, encoded)
+        columns.update(service.derive(columns))
         return pa.table(columns)
 
     def entity_of_text(self, name: str, texts: Mapping[str, str]) -> dict[str, Any]:
         """Entity keys as a command line or an address gives them, typed as `name` wants them."""
-        types = self.repository.service(name).key_types
+        types = self.repository.service(name).asked
         return {key: _of_text(key, types.get(key, "string"), text) for key, text in texts.items()}
 
     def ping(self) -> None:
@@ -95,10 +96,11 @@ class FeatureStore:
 
     def point_in_time(self, name: str, spine: pa.Table, *, event_time: str = "event_timestamp") -> pa.Table:
         """The spine with the features that each row's entities had at its moment; spine order, one row a row."""
-        from featurestore.offline import point_in_time_join
+        from featurestore.offline import point_in_time_join, with_derived
 
         service = self.repository.service(name)
-        return point_in_time_join(spine, service.selections, self.event_log, event_time=event_time)
+        joined = point_in_time_join(spine, service.selections, self.event_log, event_time=event_time)
+        return with_derived(joined, service)
 
     def training_set(
         self, name: str, spine: pa.Table, *, label: str | None = None, event_time: str = "event_timestamp"
@@ -151,6 +153,11 @@ def _of_text(key: str, dtype: DataType, text: str) -> Any:
             return int(text)
         except ValueError as error:
             raise WrongTypeError(key, dtype, text) from error
+    if dtype == "float64":
+        try:
+            return float(text)
+        except ValueError as error:
+            raise WrongTypeError(key, dtype, text) from error
     if dtype == "bool":
         if text not in ("true", "false"):
             raise WrongTypeError(key, "true or false", text)
@@ -159,11 +166,11 @@ def _of_text(key: str, dtype: DataType, text: str) -> Any:
 
 
 def _typed_keys(service: FeatureService, entities: Mapping[str, Sequence[Any] | pa.Array]) -> dict[str, pa.Array]:
-    if set(entities) != set(service.entity_keys):
-        raise MissingEntityKeyError(f"{service.name!r}", service.entity_keys, entities)
-    types = service.key_types
+    types = service.asked
+    if set(entities) != set(types):
+        raise MissingEntityKeyError(f"{service.name!r}", types, entities)
     out: dict[str, pa.Array] = {}
-    for key in service.entity_keys:
+    for key in types:
         values = entities[key]
         if isinstance(values, str):
             raise WrongTypeError(key, f"a list of {types[key]}", values)
@@ -176,7 +183,7 @@ def _typed_keys(service: FeatureService, entities: Mapping[str, Sequence[Any] | 
             raise WrongTypeError(key, types[key], values[0] if len(values) else None) from error
     lengths = {len(array) for array in out.values()}
     if len(lengths) > 1:
-        raise MissingEntityKeyError(f"{service.name!r} (lists of one length)", service.entity_keys, entities)
+        raise MissingEntityKeyError(f"{service.name!r} (lists of one length)", types, entities)
     if max(lengths) > ENTITIES_MAX:
         raise WrongTypeError("entities", f"at most {ENTITIES_MAX} at once", max(lengths))
     return out

@@ -16,7 +16,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from featurestore.event_time import SECOND_US, Mark
-from featurestore.kernel import ARROW_TYPES, Column, DataType, Events
+from featurestore.kernel import Column, DataType, Events
+from featurestore.kernel.expressions import to_arrow
 from featurestore.offline import EventLog, log_schema
 from featurestore.spec import Topic
 from streams.codecs.json import Decoded, JsonCodec
@@ -218,13 +219,7 @@ def _chooser(
 
 
 def _arrow(column: Column, dtype: DataType, index: Ints) -> pa.Array:
-    picked = column.take(index)
-    nulls = None if picked.valid is None else ~picked.valid
-    if dtype == "string":
-        return pa.array(picked.values, pa.binary(), mask=nulls).cast(pa.string())
-    if dtype == "timestamp":
-        return pa.array(picked.values, pa.int64(), mask=nulls).cast(ARROW_TYPES[dtype])
-    return pa.array(picked.values, ARROW_TYPES[dtype], mask=nulls)
+    return to_arrow(column.take(index), dtype)
 
 
 def _all_valid(columns: Sequence[pa.Array]) -> npt.NDArray[np.bool_]:

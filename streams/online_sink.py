@@ -41,9 +41,9 @@ class OnlineSink:
     def __init__(self, store: OnlineStore, view: FeatureView) -> None:
         self._store, self._view = store, view
         self._ends: dict[int, list[int | None]] = {}
-        span_us = view.plan.span_us
+        reach_us = view.plan.reach_us
         # Rows whose windows have all emptied may go; a day more, since a replay may still want to see them.
-        self._expire_ms = None if span_us is None else (span_us + view.lateness_us + DAY_US) // 1_000
+        self._expire_ms = None if reach_us is None else (reach_us + view.lateness_us + DAY_US) // 1_000
 
     @property
     def view(self) -> FeatureView:

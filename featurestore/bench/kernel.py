@@ -13,6 +13,7 @@ import polars as pl
 from featurestore.bench.report import Bench, Figure, load_now
 from featurestore.event_time import HOUR_US, MINUTE_US
 from featurestore.kernel import Column, Events, Feature, Plan, compile_plan, fold, roll_up, values_at
+from featurestore.kernel.tilings import Even
 
 _WINDOWS = ("1h", "6h", "24h", "7d")
 _FEATURES = {
@@ -55,7 +56,7 @@ def _fold(plan: Plan, rounds: int) -> Figure:
     batch = drawn(_FOLD_EVENTS, _FOLD_KEYS, 7 * _DAY_US, MINUTE_US, 2)
     frame = pl.DataFrame({"key": batch.row, "at": batch.event_us, "amount": batch.columns["amount"].values})
     amount = pl.col("amount")
-    tile = min(level.tile_us for level in plan.levels if level.tile_us is not None)
+    tile = min(level.tiling.tile_us for level in plan.levels if isinstance(level.tiling, Even))
 
     def polars() -> Any:
         return frame.group_by("key", pl.col("at") // tile).agg(

@@ -12,10 +12,11 @@ from typing import Any
 import feast
 from feast.data_format import JsonFormat
 from feast.infra.registry.sql import SqlRegistry, SqlRegistryConfig
-from feast.types import Bool, Float64, Int64, PrimitiveFeastType, String, UnixTimestamp
+from feast.types import Array, Bool, Float64, Int64, Map, PrimitiveFeastType, String, UnixTimestamp
 
 from featurestore.event_time import show_duration
-from featurestore.kernel import DataType
+from featurestore.kernel import DataType, Feature, ValueType
+from featurestore.kernel.expressions import shown
 from featurestore.settings import Settings
 from featurestore.spec import Entity, FeatureService, FeatureView, Repository, Topic
 
@@ -172,7 +173,7 @@ def _entities(entity: Entity, types: dict[str, DataType]) -> list[feast.Entity]:
 
 def _view(view: FeatureView, entities: list[feast.Entity], source: feast.KafkaSource) -> feast.FeatureView:
     keys = [feast.Field(name=key, dtype=_TYPES[view.source.schema[key]]) for key in view.entity.keys]
-    features = [feast.Field(name=name, dtype=_TYPES[dtype]) for name, dtype in view.outputs.items()]
+    features = [feast.Field(name=name, dtype=_feast_type(kind)) for name, kind in view.outputs.items()]
     tags = {
         **view.tags,
         "featurestore.version": view.version,
@@ -192,11 +193,25 @@ def _view(view: FeatureView, entities: list[feast.Entity], source: feast.KafkaSo
     )
 
 
+def _feast_type(kind: ValueType) -> Any:
+    if kind.startswith("map<"):
+        return Map
+    if kind.startswith("list<"):
+        return Array(_feast_type(kind[5:-1]))
+    return _TYPES[kind]  # type: ignore[index]  # one of the five
+
+
 def _said(view: FeatureView, name: str) -> str:
-    feature = view.features[name]
-    over = f".over({', '.join(feature.windows)})" if feature.windows else ""
-    arguments = [str(each) for each in (feature.column, feature.argument) if each is not None]
-    return f"{feature.function}({', '.join(arguments)}){over}"
+    return _written(view.features[name])
+
+
+def _written(feature: Feature) -> str:
+    over = [each if isinstance(each, str) else each.label for each in feature.windows]
+    parts = [_written(part) for part in feature.parts]
+    arguments = [str(each) for each in (feature.column, feature.other, feature.argument) if each is not None]
+    where = [f"where={shown(feature.where)}"] if feature.where is not None else []
+    function = feature.function if isinstance(feature.function, str) else feature.function.name
+    return f"{function}({', '.join([*parts, *arguments, *where])})" + (f".over({', '.join(over)})" if over else "")
 
 
 def _service(service: FeatureService, views: dict[str, feast.FeatureView]) -> feast.FeatureService:

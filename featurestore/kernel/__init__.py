@@ -5,9 +5,10 @@ worker (`fold`), the reader (`roll_up`) and the join (`values_at`) give the same
 No client library, no clock, no I/O.
 """
 
-from featurestore.kernel.events import Column, DataType, Events
-from featurestore.kernel.plan import Feature, Plan, compile_plan
-from featurestore.kernel.values import ARROW_TYPES, fold, newest_event_us, roll_up, values_at
+from featurestore.kernel.aggregates.own import OwnAggregate
+from featurestore.kernel.events import ARROW_TYPES, Column, DataType, Events, ValueType, arrow_type
+from featurestore.kernel.plan import Feature, Plan, compile_plan, where_of
+from featurestore.kernel.values import fold, newest_event_us, roll_up, values_at
 
 __all__ = [
     "ARROW_TYPES",
@@ -15,10 +16,14 @@ __all__ = [
     "DataType",
     "Events",
     "Feature",
+    "OwnAggregate",
     "Plan",
+    "ValueType",
+    "arrow_type",
     "compile_plan",
     "fold",
     "newest_event_us",
     "roll_up",
     "values_at",
+    "where_of",
 ]

@@ -8,9 +8,30 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 DataType = Literal["string", "int64", "float64", "bool", "timestamp"]
+# What a feature may be: one value, `list<int64>`, or `map<string, int64>`.
+ValueType = str
 Array = npt.NDArray[Any]
+
+ARROW_TYPES: dict[DataType, pa.DataType] = {
+    "string": pa.string(),
+    "int64": pa.int64(),
+    "float64": pa.float64(),
+    "bool": pa.bool_(),
+    "timestamp": pa.timestamp("us", tz="UTC"),
+}
+
+
+def arrow_type(kind: ValueType) -> pa.DataType:
+    """The Arrow type of a feature."""
+    if kind.startswith("list<"):
+        return pa.list_(arrow_type(kind[5:-1]))
+    if kind.startswith("map<"):
+        key, value = kind[4:-1].split(", ")
+        return pa.map_(arrow_type(key), arrow_type(value))
+    return ARROW_TYPES[kind]  # type: ignore[index]  # one of the five
 
 
 @dataclass(frozen=True, slots=True)

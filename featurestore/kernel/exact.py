@@ -1,4 +1,4 @@
-"""Exact sums of floats and integers: fixed-point integers in 32-bit digits.
+"""Exact sums of floats and integers, and of their products: fixed-point integers in 32-bit digits.
 
 Enter: float64 or int64 arrays. Leave: float64 arrays, rounded once. Promise: the order in which partial sums
 are merged cannot show, because no rounding happens before the end; a sum equals `math.fsum`, a mean is
@@ -12,6 +12,8 @@ is only taken when values need it, so ordinary money, delays and counts stay at 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
@@ -25,18 +27,23 @@ Mask = npt.NDArray[np.bool_]
 _MASK = np.int64(0xFFFF_FFFF)
 # Sums of up to 2**31 values fit every rung: this many bits stay free above the largest single value.
 _HEADROOM_BITS = 32
+_LIMB_BITS = 27
+_LIMB_MASK = np.int64((1 << _LIMB_BITS) - 1)
 
 # (first digit, end digit) of a sum; a sum of squares doubles both. Rung 0 is for integers.
 RUNGS: tuple[tuple[int, int], ...] = ((0, 3), (-2, 2), (-4, 4), (-8, 8), (-34, 34))
+# The first rung of floats that also holds every int64 with the headroom left free.
+_INT_RUNG = 2
+POWER_MAX = 4
 
 
 def width(rung: int, power: int) -> int:
-    """Digits of a sum (power 1) or a sum of squares (power 2) on this rung."""
+    """Digits on this rung of a sum of products of `power` numbers each."""
     first, end = RUNGS[rung]
     return (end - first) * power
 
 
-_RUNG_OF = {(width(rung, power), power): rung for rung in range(len(RUNGS)) for power in (1, 2)}
+_RUNG_OF = {(width(rung, power), power): rung for rung in range(len(RUNGS)) for power in range(1, POWER_MAX + 1)}
 
 
 def rung_of(digits: Digits, power: int) -> int:
@@ -44,8 +51,21 @@ def rung_of(digits: Digits, power: int) -> int:
     return _RUNG_OF[digits.shape[1], power]
 
 
-def lift_floats(values: Floats, power: int) -> Digits:
-    """Each finite float, or its square, as digits on the smallest rung that holds them all."""
+@dataclass(frozen=True, slots=True)
+class Factors:
+    """n numbers, each sign * sum_j limbs[j] * 2**(low_bit + 27 j): what a product is made of.
+
+    rung  the smallest one that holds them all
+    """
+
+    limbs: Ints
+    low_bit: Ints
+    sign: Ints
+    rung: int
+
+
+def float_factors(values: Floats) -> Factors:
+    """Finite floats as exact factors."""
     mantissa, exponent = np.frexp(values)
     whole = np.abs(np.ldexp(mantissa, 53)).astype(np.int64)
     low_bit = exponent.astype(np.int64) - 53
@@ -57,36 +77,64 @@ def lift_floats(values: Floats, power: int) -> Digits:
         highest = int(exponent[nonzero].max())
         while 32 * RUNGS[rung][0] > lowest or 32 * RUNGS[rung][1] - 1 < highest + _HEADROOM_BITS:
             rung += 1
+    # Bits under the rung's first digit are zero by its choice, so this shift loses nothing.
     first = 32 * RUNGS[rung][0]
-    # Bits under the first digit are zero by the choice of the rung, so this shift loses nothing.
     below = np.clip(first - low_bit, 0, 63)
     whole, low_bit = np.where(nonzero, whole >> below, 0), np.where(nonzero, low_bit + below, first)
-    out = np.zeros((len(values), width(rung, power) + 2), dtype=np.int64)
-    if power == 1:
-        _scatter(out, whole, low_bit - first, np.where(values < 0, -1, 1))
-    else:
-        # whole < 2**53 = high * 2**27 + low; the square in three terms of at most 54 bits each.
-        high, low = whole >> 27, whole & ((1 << 27) - 1)
-        plus, place = np.ones(len(values), dtype=np.int64), 2 * (low_bit - first)
-        _scatter(out, low * low, place, plus)
-        _scatter(out, 2 * high * low, place + 27, plus)
-        _scatter(out, high * high, place + 54, plus)
-    return out[:, :-2]
+    limbs = np.stack([whole & _LIMB_MASK, whole >> _LIMB_BITS], axis=1)
+    return Factors(limbs, low_bit, np.where(values < 0, np.int64(-1), np.int64(1)), rung)
+
+
+def int_factors(values: Ints) -> Factors:
+    """int64 numbers as exact factors."""
+    magnitude = np.where(values < 0, -values.astype(np.uint64), values.astype(np.uint64)).astype(np.uint64)
+    limbs = [(magnitude >> np.uint64(27 * place)) & np.uint64(_LIMB_MASK) for place in range(3)]
+    sign = np.where(values < 0, np.int64(-1), np.int64(1))
+    return Factors(np.stack(limbs, axis=1).astype(np.int64), np.zeros(len(values), dtype=np.int64), sign, 0)
+
+
+def products(factors: Sequence[Factors]) -> Digits:
+    """The product of each row's factors as digits of power len(factors), on the smallest rung that holds them all."""
+    rung, power = max(each.rung for each in factors), len(factors)
+    if rung:
+        # Integers among floats need room for 64 bits and the headroom.
+        rung = max(rung, *(_INT_RUNG if each.rung == 0 else each.rung for each in factors))
+    limbs, place, sign = factors[0].limbs, factors[0].low_bit, factors[0].sign
+    for each in factors[1:]:
+        limbs, place, sign = _multiplied(limbs, each.limbs), place + each.low_bit, sign * each.sign
+    place = place - 32 * RUNGS[rung][0] * power
+    out = np.zeros((len(limbs), width(rung, power) + 5), dtype=np.int64)
+    for index in range(limbs.shape[1]):
+        _scatter(out, limbs[:, index], place + _LIMB_BITS * index, sign)
+    # Limbs of zero may lie beyond the last digit; what is cut off here is zero by the choice of the rung.
+    return out[:, :-5]
+
+
+def lift_floats(values: Floats, power: int) -> Digits:
+    """Each finite float to a power, as digits on the smallest rung that holds them all."""
+    return products([float_factors(values)] * power)
 
 
 def lift_ints(values: Ints, power: int) -> Digits:
-    """Each int64, or its square, as digits of rung 0."""
-    out = np.zeros((len(values), width(0, power)), dtype=np.int64)
+    """Each int64 to a power, as digits of rung 0."""
     if power == 1:
+        out = np.zeros((len(values), width(0, power)), dtype=np.int64)
         out[:, 0] = values & _MASK
         out[:, 1] = values >> 32
         return out
-    magnitude = np.where(values < 0, -values.astype(np.uint64), values.astype(np.uint64)).astype(np.uint64)
-    mask = np.uint64(_MASK)
-    low, high = magnitude & mask, magnitude >> np.uint64(32)
-    for product, place, times in ((low * low, 0, 1), (low * high, 1, 2), (high * high, 2, 1)):
-        out[:, place] += times * (product & mask).astype(np.int64)
-        out[:, place + 1] += times * (product >> np.uint64(32)).astype(np.int64)
+    return products([int_factors(values)] * power)
+
+
+def _multiplied(left: Ints, right: Ints) -> Ints:
+    """Limb-wise products with carries done: limbs stay under 2**27, so a sum of three products fits int64."""
+    out = np.zeros((len(left), left.shape[1] + right.shape[1]), dtype=np.int64)
+    for i in range(left.shape[1]):
+        for j in range(right.shape[1]):
+            out[:, i + j] += left[:, i] * right[:, j]
+        # Carried after each row, so that no column gathers more than two products at once.
+        for place in range(out.shape[1] - 1):
+            out[:, place + 1] += out[:, place] >> _LIMB_BITS
+            out[:, place] &= _LIMB_MASK
     return out
 
 
@@ -155,6 +203,17 @@ def to_ints(digits: Digits) -> tuple[Ints, Mask]:
     top = whole[:, 2:].copy()
     top[:, -1] &= _MASK
     return low, (top == rest[:, None]).all(axis=1)
+
+
+def wholes(digits: Digits, power: int) -> list[Fraction]:
+    """Each sum as the fraction that it is; for finishes that need more than one division."""
+    scale = Fraction(2) ** (32 * RUNGS[rung_of(digits, power)][0] * power)
+    whole = carried(digits)
+    raw = np.ascontiguousarray(whole[:, :-1]).astype("<u4").tobytes()
+    size = 4 * (digits.shape[1] - 1)
+    low = [int.from_bytes(raw[at : at + size], "little") for at in range(0, size * len(digits), size)]
+    shift = 8 * size
+    return [((top << shift) + rest) * scale for top, rest in zip(whole[:, -1].tolist(), low, strict=True)]
 
 
 def means(digits: Digits, counts: Ints) -> Floats:

@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from featurestore.kernel.aggregates.partial import Span, State, take
-from featurestore.kernel.events import DataType, Events
+from featurestore.kernel import exact
+from featurestore.kernel.aggregates.compiled import Span
+from featurestore.kernel.aggregates.partial import Partial, State, take
+from featurestore.kernel.decay import TileSums, faded
+from featurestore.kernel.events import Events, arrow_type
 from featurestore.kernel.plan import Output, Plan
 from featurestore.kernel.rows import Rows, decode, encode
-from featurestore.kernel.tiles import merged, rolled_up, tiles_from, unexpired
+from featurestore.kernel.tiles import Tiles, merged, rolled_up, tiles_from, unexpired
+from featurestore.kernel.windows import Newest, Session, Window
 
 Ints = npt.NDArray[np.int64]
-
-ARROW_TYPES: dict[DataType, pa.DataType] = {
-    "string": pa.string(),
-    "int64": pa.int64(),
-    "float64": pa.float64(),
-    "bool": pa.bool_(),
-    "timestamp": pa.timestamp("us", tz="UTC"),
-}
 
 
 def fold(payloads: Sequence[bytes | None], events: Events, plan: Plan) -> list[bytes]:
     """The rows with the events counted in; `events.row` points into `payloads`, which are left as they were."""
     rows = decode(payloads, plan)
-    ordered = events.sorted()
+    ordered = plan.prepare(events.sorted())
     newest_us = rows.newest_us.copy()
     np.maximum.at(newest_us, ordered.row, ordered.event_us)
     levels = tuple(
@@ -40,16 +37,18 @@ def fold(payloads: Sequence[bytes | None], events: Events, plan: Plan) -> list[b
 
 def roll_up(payloads: Sequence[bytes | None], moment_us: int, plan: Plan) -> dict[str, pa.Array]:
     """Every output's value at the moment, one a payload; an absent row is an entity without events."""
-    rows = decode(payloads, plan)
+    rows, moments_us = decode(payloads, plan), np.full(len(payloads), moment_us, dtype=np.int64)
     out = {}
-    spans: dict[tuple[int, int], tuple[Ints, Mapping[str, State]]] = {}
+    spans: dict[Window, tuple[Ints, Mapping[str, State]]] = {}
     for output in plan.outputs:
         index = plan.level_of(output)
-        key = (index, output.window.size_us or 0)
-        if key not in spans:
+        if output.window not in spans:
             tiles = rolled_up(rows.levels[index], plan.levels[index], output.window, moment_us)
-            spans[key] = (tiles.row, tiles.states)
-        out[output.name] = _finished(output, *spans[key], np.full(len(payloads), moment_us))
+            spans[output.window] = (tiles.row, tiles.states)
+        present, states = spans[output.window]
+        if output.aggregate.faded:
+            states = {**states, **_faded_in_rows(output, rows.levels[index], present, moments_us[present])}
+        out[output.name] = _finished(output, present, states, moments_us)
     return out
 
 
@@ -68,27 +67,106 @@ def values_at(
     spine_row  (m) and spine_us (m): index of the entity as in `events.row`, and the moment, in any order
     returns    output name -> (m) values in spine order
     """
-    ordered = events.sorted()
+    ordered = plan.prepare(events.sorted())
     place = _Places(ordered)
-    high = place.after(spine_row, spine_us)
-    lifted = {partial.name: (partial, partial.lift(ordered)) for level in plan.levels for partial in level.partials}
+    lifted: dict[str, State] = {}
     out = {}
-    spans: dict[tuple[int | None, int | None], tuple[Ints, dict[str, State]]] = {}
+    spans: dict[Window, tuple[Ints, Ints, Ints]] = {}
+    states: dict[tuple[Window, str], State] = {}
     for output in plan.outputs:
-        key = (output.window.size_us, output.window.slide_us)
-        if key not in spans:
-            low = place.at_or_after(spine_row, output.window.start_us(spine_us))
+        over = output.window
+        if over not in spans:
+            low, high = _ranges(ordered, place, over, spine_row, spine_us)
             some = np.flatnonzero(low < high)
-            level = plan.levels[plan.level_of(output)]
-            states = {}
-            for partial in level.partials:
-                if len(some):
-                    states[partial.name] = partial.over(lifted[partial.name][1], low[some], high[some])
+            spans[over] = (some, low[some], high[some])
+        some, low, high = spans[over]
+        for partial in output.aggregate.partials:
+            if partial.name not in lifted:
+                lifted[partial.name] = partial.lift(ordered)
+            if (over, partial.name) not in states:
+                state = lifted[partial.name]
+                if partial.name in output.aggregate.faded:
+                    state = _faded_in_events(output, partial, state, ordered, place, spine_row[some], spine_us[some])
                 else:
-                    states[partial.name] = take(lifted[partial.name][1], some)
-            spans[key] = (some, states)
-        out[output.name] = _finished(output, *spans[key], spine_us)
+                    state = partial.over(state, low, high) if len(some) else take(state, some)
+                states[over, partial.name] = state
+        mine = {partial.name: states[over, partial.name] for partial in output.aggregate.partials}
+        out[output.name] = _finished(output, some, mine, spine_us)
     return out
+
+
+def _ranges(events: Events, place: _Places, over: Window, spine_row: Ints, spine_us: Ints) -> tuple[Ints, Ints]:
+    """The events of each (entity, moment) that the window covers: from low, before high, in event order."""
+    high = place.after(spine_row, spine_us)
+    if isinstance(over, Newest):
+        first = np.searchsorted(events.row, spine_row)
+        return np.maximum(first, high - over.events), high
+    low = place.at_or_after(spine_row, over.tiling.start_us(over.first_tile(spine_us)))
+    end = over.end_tile(spine_us)
+    if end is not None:
+        return low, place.at_or_after(spine_row, over.tiling.start_us(end))
+    if isinstance(over, Session) and len(events):
+        begins = np.ones(len(events), dtype=np.bool_)
+        begins[1:] = (events.row[1:] != events.row[:-1]) | (np.diff(events.event_us) > over.gap_us)
+        since = np.maximum.accumulate(np.where(begins, np.arange(len(events)), 0))
+        newest = np.maximum(high - 1, 0)
+        is_open = (low < high) & (spine_us - events.event_us[newest] <= over.gap_us)
+        return np.where(is_open, np.maximum(low, since[newest]), high), high
+    return low, high
+
+
+def _faded_in_rows(output: Output, tiles: Tiles, present: Ints, moments_us: Ints) -> dict[str, State]:
+    """The sums that fade, of the rows at their moment."""
+    out: dict[str, State] = {}
+    for name in output.aggregate.faded:
+        sums = TileSums(tiles.row, tiles.tile, exact.to_floats(tiles.states[name]["digits"], 1))
+
+        def sums_of(some: Ints, tile: Ints, sums: TileSums = sums) -> npt.NDArray[np.float64]:
+            return sums(present[some], tile)
+
+        out[name] = {"value": _faded(output, sums_of, moments_us)}
+    return out
+
+
+def _faded_in_events(
+    output: Output,
+    partial: Partial,
+    lifted: State,
+    events: Events,
+    place: _Places,
+    spine_row: Ints,
+    spine_us: Ints,
+) -> State:
+    """The same from events: whole tiles, but of the newest one only what came before the moment."""
+    if not len(spine_us):
+        return {"value": np.zeros(0)}
+    tiling = output.window.tiling
+    tile, newest_tile = tiling.tile_of(events.event_us), tiling.tile_of(spine_us)
+    starts = np.flatnonzero(np.concatenate(([True], (events.row[1:] != events.row[:-1]) | (tile[1:] != tile[:-1]))))
+    whole = exact.to_floats(partial.merge(lifted, starts)["digits"], 1)
+    sums = TileSums(events.row[starts], tile[starts], whole)
+    low, high = place.at_or_after(spine_row, tiling.start_us(newest_tile)), place.after(spine_row, spine_us)
+    some = np.flatnonzero(low < high)
+    head = np.zeros(len(spine_us))
+    if len(some):
+        head[some] = exact.to_floats(partial.over(lifted, low[some], high[some])["digits"], 1)
+
+    def sums_of(chosen: Ints, asked: Ints) -> npt.NDArray[np.float64]:
+        return np.where(asked == newest_tile[chosen], head[chosen], sums(spine_row[chosen], asked))
+
+    return {"value": _faded(output, sums_of, spine_us)}
+
+
+def _faded(
+    output: Output, sums_of: Callable[[Ints, Ints], npt.NDArray[np.float64]], moments_us: Ints
+) -> npt.NDArray[np.float64]:
+    over = output.window
+    first, end = over.first_tile(moments_us), over.tiling.tile_of(moments_us) + 1
+
+    def ends_us(tile: Ints) -> Ints:
+        return over.tiling.start_us(tile + 1)
+
+    return faded(first, end, sums_of, ends_us, moments_us, output.aggregate.half_life_us)
 
 
 class _Places:
@@ -110,20 +188,20 @@ class _Places:
 
 def _finished(output: Output, present: Ints, states: Mapping[str, State], moments_us: Ints) -> pa.Array:
     """The finished values of the present rows among all rows: elsewhere a count is 0, the rest null."""
-    done = output.aggregate.finish(states, Span(moments_us[present], output.window.size_us))
-    count = len(moments_us)
-    dtype = output.aggregate.dtype
+    done = output.aggregate.finish(states, Span(moments_us[present]))
+    count, dtype = len(moments_us), output.aggregate.dtype
+    if dtype == "string" or dtype.startswith(("list<", "map<")):
+        found: list[Any] = [None] * count
+        for place, value, held in zip(present.tolist(), done.values, done.valid, strict=True):
+            if held:
+                found[place] = value.decode() if dtype == "string" else value
+        return pa.array(found, arrow_type(dtype))
     valid = np.zeros(count, dtype=np.bool_)
     valid[present] = done.valid
-    if dtype == "string":
-        texts: list[str | None] = [None] * count
-        for place, value, held in zip(present.tolist(), done.values, done.valid, strict=True):
-            texts[place] = value.decode() if held else None
-        return pa.array(texts, pa.string())
     values = np.zeros(count, dtype=np.bool_ if dtype == "bool" else np.float64 if dtype == "float64" else np.int64)
     values[present] = np.where(done.valid, done.values, values.dtype.type(0))
     if output.aggregate.zero_when_empty:
         return pa.array(values)
     if dtype == "timestamp":
-        return pa.array(values.view("datetime64[us]"), mask=~valid).cast(ARROW_TYPES[dtype])
-    return pa.array(values, type=ARROW_TYPES[dtype], mask=~valid)
+        return pa.array(values.view("datetime64[us]"), mask=~valid).cast(arrow_type(dtype))
+    return pa.array(values, type=arrow_type(dtype), mask=~valid)

@@ -87,6 +87,7 @@ def differences(left: pa.Array, right: pa.Array) -> list[int]:
         bits = [side.fill_null(0.0).to_numpy().view(np.int64) for side in (left, right)]
         differs |= both & (bits[0] != bits[1])
     else:
-        values = [np.array(side.to_pylist(), dtype=object) for side in (left, right)]
-        differs |= both & (values[0] != values[1])
+        # As text, so that the zeros of lists differ as well.
+        pairs = zip(left.to_pylist(), right.to_pylist(), strict=True)
+        differs |= both & np.array([repr(one) != repr(other) for one, other in pairs], dtype=np.bool_)
     return [int(place) for place in np.flatnonzero(differs)]

@@ -10,10 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.errors import MissingEntityKeyError, WrongTypeError
-from featurestore.kernel import ARROW_TYPES, Column, DataType, Events, values_at
+from featurestore.kernel import ARROW_TYPES, DataType, Events, values_at
+from featurestore.kernel.expressions import from_arrow
 from featurestore.kernel.keys import encode_keys, hash64
 from featurestore.offline.event_log import EventLog
-from featurestore.spec import Topic, ViewSelection
+from featurestore.spec import FeatureService, Topic, ViewSelection
 
 # One bucket of entities is sorted and summed at a time, so memory follows the bucket and not the log.
 _BUCKET_EVENTS = 2_000_000
@@ -46,6 +47,14 @@ def point_in_time_join(
         for feature, column in zip(selection.features, selection.columns, strict=True):
             out = out.append_column(column, values[feature])
     return out
+
+
+def with_derived(joined: pa.Table, service: FeatureService) -> pa.Table:
+    """The join's table with the service's derived features; raises MissingEntityKeyError, WrongTypeError."""
+    columns = {name: joined[name].combine_chunks() for name in joined.column_names}
+    for name, values in service.derive(columns).items():
+        joined = joined.append_column(name, values)
+    return joined
 
 
 def _joined(spine: pa.Table, moments: Ints, selection: ViewSelection, log: EventLog) -> dict[str, pa.Array]:
@@ -89,21 +98,8 @@ def _events(selection: ViewSelection, log: EventLog, rows: dict[bytes, int], unt
         table["effective_us"].to_numpy(),
         table["partition"].to_numpy(),
         table["offset"].to_numpy(),
-        {name: _column(table[name], view.source.schema[name]) for name in view.plan.columns},
+        {name: from_arrow(table[name].combine_chunks(), view.source.schema[name]) for name in view.plan.columns},
     )
-
-
-def _column(values: pa.ChunkedArray, dtype: DataType) -> Column:
-    whole = values.combine_chunks()
-    valid = None if not whole.null_count else np.asarray(whole.is_valid())
-    if dtype == "string":
-        texts = np.empty(len(whole), dtype=object)
-        texts[:] = whole.cast(pa.binary()).to_pylist()
-        return Column(texts, valid)
-    if dtype == "timestamp":
-        whole = whole.cast(pa.int64())
-    empty = pa.scalar(False if dtype == "bool" else 0, whole.type)
-    return Column(whole.fill_null(empty).to_numpy(zero_copy_only=False), valid)
 
 
 def _key(table: pa.Table, name: str, dtype: DataType) -> pa.Array:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from featurestore.errors import MissingEntityKeyError
 from featurestore.offline.event_log import EventLog
-from featurestore.offline.point_in_time import point_in_time_join
+from featurestore.offline.point_in_time import point_in_time_join, with_derived
 from featurestore.spec import FeatureService, Topic
 
 _DATA, _MANIFEST = "data.parquet", "manifest.json"
@@ -80,6 +80,7 @@ def make_training_set(
         joined = point_in_time_join(
             spine, service.selections, lambda topic: log_of(topic).at(versions[topic.name]), event_time=event_time
         )
+        joined = with_derived(joined, service)
         manifest = Manifest(
             name, service.name, service.version, versions, _hash(spine), event_time, label, len(spine), service.columns
         )

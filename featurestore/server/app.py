@@ -24,10 +24,10 @@ log = logging.getLogger("featurestore.server")
 
 
 class Lookup(msgspec.Struct, forbid_unknown_fields=True):
-    """Body of `POST /v1/features`: n values for each entity key."""
+    """Body of `POST /v1/features`: n values for each entity key and request column."""
 
     service: str
-    entities: dict[str, list[str | int | bool]]
+    entities: dict[str, list[str | int | float | bool]]
     watermark: bool = False
 
 
@@ -37,7 +37,7 @@ def make_app(store: FeatureStore) -> Starlette:
     async def features(request: Request) -> Response:
         asked = _decoded(await _body(request))
         table = await run_in_threadpool(store.get_many, asked.service, asked.entities, watermark=asked.watermark)
-        return _json(200, {"service": asked.service, "columns": table.to_pydict()})
+        return _json(200, {"service": asked.service, "columns": table.to_pydict(maps_as_pydicts="strict")})
 
     async def feature_row(request: Request) -> Response:
         name = request.path_params["name"]
@@ -78,18 +78,14 @@ def make_app(store: FeatureStore) -> Starlette:
 
 
 def _described(service: FeatureService) -> dict[str, Any]:
-    columns = {
-        column: selection.view.outputs[feature]
-        for selection in service.selections
-        for feature, column in zip(selection.features, selection.columns, strict=True)
-    }
     return {
         "name": service.name,
         "owner": service.owner,
         "description": service.description,
         "version": service.version,
-        "entity_keys": service.key_types,
-        "features": columns,
+        "entity_keys": {key: kind for key, kind in service.asked.items() if key in service.entity_keys},
+        "request": service.request,
+        "features": service.outputs,
     }
 
 

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
 from hashlib import blake2b
+from typing import Any
 
 import pyarrow as pa
 
-from featurestore.errors import DefinitionError, UnknownColumnError, UnknownObjectError
+from featurestore.errors import (
+    DefinitionError,
+    MissingEntityKeyError,
+    UnknownColumnError,
+    UnknownObjectError,
+    WrongTypeError,
+)
 from featurestore.event_time import duration_us
-from featurestore.kernel import ARROW_TYPES, DataType, Feature, Plan, compile_plan
+from featurestore.kernel import ARROW_TYPES, DataType, Feature, Plan, ValueType, compile_plan
+from featurestore.kernel.expressions import Expression, evaluate, expression, said
 from featurestore.spec.names import checked_name
 
 _PYTHON_TYPES: dict[object, DataType] = {
@@ -73,12 +81,7 @@ class Topic:
         typed: dict[str, DataType] = {}
         for column, kind in self.schema.items():
             checked_name("column", column)
-            if kind not in _PYTHON_TYPES:
-                wanted = "str, int, float, bool, 'timestamp'"
-                raise DefinitionError(
-                    f"column {column!r} of topic {self.name!r} has type {kind!r}; use one of {wanted}"
-                )
-            typed[column] = _PYTHON_TYPES[kind]
+            typed[column] = _typed(f"column {column!r} of topic {self.name!r}", kind)
         object.__setattr__(self, "schema", typed)
         owner = f"topic {self.name!r}"
         for column in (self.event_time, *self.nullable, *([self.key] if self.key else [])):
@@ -101,6 +104,7 @@ class FeatureView:
     """Named features of one entity from one topic.
 
     features  name -> aggregate, such as count().over("24h") or last("delay")
+    columns   name -> Polars expression over an event's columns: columns that the features read as well
     lateness  how far behind the newest event of its partition an event may be and still count
     online    whether rows are kept for lookups; without them the view is for training sets alone
     max_age   how old the newest event may be before plain (windowless) values count as outdated; None: for ever
@@ -113,6 +117,7 @@ class FeatureView:
     lateness: str | timedelta | int = "0s"
     online: bool = True
     max_age: str | timedelta | int | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict)
     owner: str = ""
     description: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -133,6 +138,8 @@ class FeatureView:
                 raise UnknownColumnError(f"{owner} (key of entity {self.entity.name!r})", column, self.source.schema)
             if self.source.schema[column] == "float64":
                 raise DefinitionError(f"entity key {column!r} of {owner} is a float; floats do not name things")
+        added = _expressions(f"column of {owner}", self.columns, self.source.schema)
+        object.__setattr__(self, "columns", added)
         duration_us(self.lateness)
         if self.max_age is not None:
             duration_us(self.max_age)
@@ -147,10 +154,11 @@ class FeatureView:
 
     @cached_property
     def plan(self) -> Plan:
-        return compile_plan(self.name, self.features, self.source.schema, frozenset(self.source.nullable))
+        nullable = frozenset(self.source.nullable)
+        return compile_plan(self.name, self.features, self.source.schema, nullable, self.columns)
 
     @cached_property
-    def outputs(self) -> dict[str, DataType]:
+    def outputs(self) -> dict[str, ValueType]:
         """Served features and their types, in the order of the definition."""
         return {output.name: output.aggregate.dtype for output in self.plan.outputs}
 
@@ -158,8 +166,9 @@ class FeatureView:
     def version(self) -> str:
         """Changes when, and only when, something changes that decides the values."""
         schema = sorted(self.source.schema.items()), sorted(self.source.nullable), self.source.event_time
-        said = (self.name, self.entity.keys, self.source.name, schema, sorted(self.features.items()), self.lateness_us)
-        return blake2b(repr(said).encode(), digest_size=4).hexdigest()
+        features, added = sorted(self.features.items()), sorted(self.columns.items())
+        values = (self.name, self.entity.keys, self.source.name, schema, features, added, self.lateness_us)
+        return blake2b(repr(values).encode(), digest_size=4).hexdigest()
 
     @property
     def id(self) -> str:
@@ -194,10 +203,16 @@ class ViewSelection:
 
 @dataclass(frozen=True)
 class FeatureService:
-    """What one model is served: features of one or several views."""
+    """What one model is served: features of one or several views, and what is derived from them at the moment.
+
+    request  column -> type, given with each lookup (or by the spine): such as the amount of the payment being scored
+    derived  name -> Polars expression over `view__feature` columns, entity keys and request columns
+    """
 
     name: str
     views: tuple[FeatureView | ViewSelection, ...] | list[FeatureView | ViewSelection]
+    request: Mapping[str, Any] = field(default_factory=dict)
+    derived: Mapping[str, Any] = field(default_factory=dict)
     owner: str = ""
     description: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -210,6 +225,16 @@ class FeatureService:
         names = [selection.view.name for selection in self.selections]
         if len(set(names)) < len(names):
             raise DefinitionError(f"feature service {self.name!r} names a view twice; select all its features at once")
+        owner = f"feature service {self.name!r}"
+        typed = {}
+        for column, kind in self.request.items():
+            if checked_name("request column", column) in self.entity_keys:
+                raise DefinitionError(f"request column {column!r} of {owner} is an entity key already")
+            typed[column] = _typed(f"request column {column!r} of {owner}", kind)
+        object.__setattr__(self, "request", typed)
+        known = {column: kind for column, kind in self.features.items() if kind in ARROW_TYPES}
+        derived = _expressions(f"derived feature of {owner}", self.derived, {**known, **self.asked})
+        object.__setattr__(self, "derived", derived)
 
     @cached_property
     def selections(self) -> tuple[ViewSelection, ...]:
@@ -220,19 +245,53 @@ class FeatureService:
         """Every key column that a request must give."""
         return tuple(dict.fromkeys(key for selection in self.selections for key in selection.view.entity.keys))
 
-    @cached_property
-    def key_types(self) -> dict[str, DataType]:
-        """Every key column that a request must give, with its type."""
-        return {key: s.view.source.schema[key] for s in self.selections for key in s.view.entity.keys}
+    @property
+    def asked(self) -> dict[str, DataType]:
+        """Every column that a request or a spine must give, with its type: entity keys, then request columns."""
+        keys = {key: s.view.source.schema[key] for s in self.selections for key in s.view.entity.keys}
+        return {**keys, **self.request}
 
-    @cached_property
+    @property
+    def features(self) -> dict[str, ValueType]:
+        """Every served column of the views, with its type."""
+        return {
+            column: each.view.outputs[feature]
+            for each in self.selections
+            for feature, column in zip(each.features, each.columns, strict=True)
+        }
+
+    @property
+    def outputs(self) -> dict[str, ValueType]:
+        """Every served column, with its type: those of the views, then the derived ones."""
+        return {**self.features, **{name: each.dtype for name, each in self.derived.items()}}
+
+    @property
     def columns(self) -> tuple[str, ...]:
-        return tuple(column for selection in self.selections for column in selection.columns)
+        return tuple(self.outputs)
+
+    def derive(self, columns: Mapping[str, pa.Array]) -> dict[str, pa.Array]:
+        """The derived features of n rows, from the columns of the views and of the request.
+
+        Raises MissingEntityKeyError, WrongTypeError.
+        """
+        if not self.derived:
+            return {}
+        missing = [name for name in self.request if name not in columns]
+        if missing:
+            raise MissingEntityKeyError(f"{self.name!r} (request columns)", self.request, columns)
+        typed = dict(columns)
+        for name, kind in self.request.items():
+            try:
+                typed[name] = columns[name].cast(ARROW_TYPES[kind])
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+                raise WrongTypeError(name, kind, str(columns[name].type)) from error
+        return evaluate(self.derived, typed)
 
     @property
     def version(self) -> str:
-        said = [(selection.view.id, selection.features) for selection in self.selections]
-        return blake2b(repr((self.name, said)).encode(), digest_size=4).hexdigest()
+        chosen = [(selection.view.id, selection.features) for selection in self.selections]
+        values = (self.name, chosen, sorted(self.request.items()), sorted(self.derived.items()))
+        return blake2b(repr(values).encode(), digest_size=4).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -256,6 +315,25 @@ class TrainingJob:
         checked_name("training job", self.name)
         if self.epochs < 1:
             raise DefinitionError(f"training job {self.name!r} has {self.epochs} epochs; use at least 1")
+
+
+def _typed(owner: str, kind: object) -> DataType:
+    if isinstance(kind, Hashable) and kind in _PYTHON_TYPES:
+        return _PYTHON_TYPES[kind]
+    raise DefinitionError(f"{owner} has type {kind!r}; use one of str, int, float, bool, 'timestamp'")
+
+
+def _expressions(owner: str, written: Mapping[str, object], types: Mapping[str, DataType]) -> dict[str, Expression]:
+    """Authors' expressions, each over columns of these types and named unlike any of them."""
+    out = {}
+    for name, each in written.items():
+        if checked_name("column", name) in types:
+            raise DefinitionError(f"{owner} is called {name!r}, which is there already; choose another name")
+        if isinstance(each, Expression):
+            out[name] = each
+            continue
+        out[name] = expression(f"{owner} {name!r}", said(f"{owner} {name!r}", each), types)
+    return out
 
 
 Definition = Entity | Topic | FeatureView | FeatureService | TrainingJob

@@ -64,7 +64,10 @@ floats = st.one_of(
     st.integers(-1000, 1000).map(float),
 )
 int64s = st.one_of(st.integers(-(2**63), 2**63 - 1), st.integers(-9, 9))
-moments = st.one_of(st.integers(0, 400), st.sampled_from([0, 59, 60, 61, 100, 3_600_000_000, 3_660_000_000]))
+moments = st.one_of(
+    st.integers(0, 400),
+    st.sampled_from([0, 59, 60, 61, 100, 3_600_000_000, 3_660_000_000, 82_799_999_999, 82_800_000_000, 86_400_000_000]),
+)
 
 
 @st.composite
@@ -110,7 +113,12 @@ def columnar(events: list[naive.Event]) -> Events:
 
 
 def python_values(array: pa.Array) -> list[Any]:
-    return array.cast(pa.int64()).to_pylist() if pa.types.is_timestamp(array.type) else array.to_pylist()
+    if pa.types.is_timestamp(array.type):
+        array = array.cast(pa.int64())
+    elif pa.types.is_list(array.type) and pa.types.is_timestamp(array.type.value_type):
+        array = array.cast(pa.list_(pa.int64()))
+    values: list[Any] = array.to_pylist(maps_as_pydicts="strict")
+    return values
 
 
 def same(got: Any, wanted: Any, name: str) -> bool:
@@ -129,7 +137,7 @@ def twin(events: list[naive.Event], row: int, moment_us: int) -> dict[str, Any]:
         for output in outputs:
             if feature.windows and output.name.removeprefix(name + "_") not in {*feature.windows, "600us"}:
                 continue
-            inside = naive.in_window(events, row, moment_us, output.window.size_us, output.window.slide_us)
+            inside = naive.in_window(events, row, moment_us, output.window)
             dtype = TYPES[feature.column] if feature.column else "int64"
             size_us = output.window.size_us
             found = naive.value(feature.function, feature.column, dtype, inside, moment_us, size_us, feature.argument)

@@ -110,7 +110,7 @@ def judged(
 def value(view: FeatureView, output: str, events: list[naive.Event], moment_us: int) -> Any:
     [found] = [one for one in view.plan.outputs if one.name == output]
     feature = FEATURES[output if output in FEATURES else output.rpartition("_")[0]]
-    chosen = naive.in_window(events, 0, moment_us, found.window.size_us, found.window.slide_us)
+    chosen = naive.in_window(events, 0, moment_us, found.window)
     dtype = "int64" if feature.column is None else TOPIC.schema[feature.column]
     return naive.value(feature.function, feature.column, dtype, chosen, moment_us, found.window.size_us)
 

@@ -1,295 +1,193 @@
-"""The aggregates that a definition may name: which partials each needs, and how it finishes.
+"""The aggregates that a definition may name: what each takes, how exact it is, and what builds it.
 
 Adding one is a new entry here, over partials that exist or a new family beside them.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from featurestore.errors import UnsupportedAggregateError
-from featurestore.event_time import SECOND_US
-from featurestore.kernel import exact
-from featurestore.kernel.aggregates.counting import CountPartial
-from featurestore.kernel.aggregates.extremes import ExtremePartial
-from featurestore.kernel.aggregates.order import OrderPartial
-from featurestore.kernel.aggregates.pairs import DISTINCT_EXACT_MAX, PairsPartial, middles_of, unpacked
-from featurestore.kernel.aggregates.partial import Finished, Input, Partial, Span, State
-from featurestore.kernel.aggregates.sums import SumPartial
+from featurestore.event_time import MINUTE_US
+from featurestore.kernel.aggregates import counting, decayed, extremes, lists, moments, order, pairs, tallies
+from featurestore.kernel.aggregates.compiled import Ask, Builder, Compiled
+from featurestore.kernel.aggregates.own import OwnAggregate, own_builder
+from featurestore.kernel.aggregates.partial import Input
+from featurestore.kernel.aggregates.ratio import ratio
 from featurestore.kernel.events import DataType
+from featurestore.kernel.windows import Sliding
+
+__all__ = ["FUNCTIONS", "Ask", "Compiled", "Function", "compile_aggregate", "described", "function_of"]
+
+Takes = Literal["a column", "two columns", "events", "events or a column", "two aggregates"]
 
 _NUMBERS: tuple[DataType, ...] = ("int64", "float64", "bool")
+_MEASURED: tuple[DataType, ...] = ("int64", "float64")
 _ORDERED: tuple[DataType, ...] = ("int64", "float64", "timestamp")
+_NAMED: tuple[DataType, ...] = ("string", "int64", "bool")
 _ALL: tuple[DataType, ...] = ("int64", "float64", "bool", "timestamp", "string")
-
-Finish = Callable[[Mapping[str, State], Span], Finished]
-Counts = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class Compiled:
-    """An aggregate of one column, ready to run: its partials, result type, and finish."""
+class Argument:
+    """The number that a function takes: what it is called, and its range."""
 
-    partials: tuple[Partial, ...]
-    dtype: DataType
-    finish: Finish
-    # What an entity without events in the window has: SQL's 0 for a count, null for the rest.
-    zero_when_empty: bool = False
-    needs_window: bool = False
+    name: str
+    low: float
+    high: float
+    is_whole: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Function:
     """What the catalogue says of one function.
 
-    accepted   column types; empty: it reads events, not a column
-    exactness  exact, or the bound of its error
-    argument   the range of its argument, None when it takes none
+    accepted    column types
+    exactness   exact, or the bound of its error
+    needs_size  a window of a fixed length
+    decays      weighs events by their age
     """
 
+    name: str
+    takes: Takes
     accepted: tuple[DataType, ...]
-    build: Callable[[Input | None, float], Compiled]
+    build: Builder
     exactness: str
-    without_column: bool = False
-    argument: tuple[float, float] | None = None
-
-
-def compile_aggregate(function: str, column: Input | None, argument: float | None = None) -> Compiled:
-    """The partials and the finish of `function` on `column`; raises UnsupportedAggregateError."""
-    entry = FUNCTIONS[function]
-    if column is None and not entry.without_column:
-        raise UnsupportedAggregateError(f"{function}() needs a column; write {function}('column')")
-    if column is not None and column.dtype not in entry.accepted:
-        takes = f"it takes {', '.join(entry.accepted)}" if entry.accepted else "it takes no column"
-        raise UnsupportedAggregateError(
-            f"{function}({column.name!r}) is not defined for a {column.dtype} column; {takes}"
-        )
-    if entry.argument is not None:
-        low, high = entry.argument
-        if argument is None or not low <= argument <= high:
-            raise UnsupportedAggregateError(f"{function} needs a number from {low:g} to {high:g}, but got {argument!r}")
-    return entry.build(column, argument or 0.0)
-
-
-def _counter(column: Input | None) -> CountPartial:
-    # A column that is never null has as many values as there are events: one counter serves all such columns.
-    return CountPartial(column.name if column is not None and column.nullable else None)
-
-
-def _count(column: Input | None, _: float) -> Compiled:
-    counter = _counter(column)
-
-    def finish(states: Mapping[str, State], span: Span) -> Finished:
-        counts = states[counter.name]["count"]
-        return Finished(counts, np.ones(len(counts), dtype=np.bool_))
-
-    return Compiled((counter,), "int64", finish, zero_when_empty=True)
-
-
-def _rate(column: Input | None, _: float) -> Compiled:
-    counter = _counter(column)
-
-    def finish(states: Mapping[str, State], span: Span) -> Finished:
-        assert span.size_us is not None, "refused when compiled"
-        counts = states[counter.name]["count"]
-        # One rounding: the product is a whole number below 2**53.
-        return Finished(counts * float(SECOND_US) / span.size_us, np.ones(len(counts), dtype=np.bool_))
-
-    return Compiled((counter,), "float64", finish, zero_when_empty=True, needs_window=True)
-
-
-def _sum(column: Input | None, _: float) -> Compiled:
-    assert column is not None
-    counter, total = _counter(column), SumPartial(column.name, column.dtype)
-
-    def finish(states: Mapping[str, State], span: Span) -> Finished:
-        some = states[counter.name]["count"] > 0
-        digits = states[total.name]["digits"]
-        if column.dtype == "float64":
-            return Finished(exact.to_floats(digits, 1), some)
-        values, fits = exact.to_ints(digits)
-        return Finished(values, some & fits)
-
-    return Compiled((counter, total), "float64" if column.dtype == "float64" else "int64", finish)
-
-
-def _mean(column: Input | None, _: float) -> Compiled:
-    assert column is not None
-    counter, total = _counter(column), SumPartial(column.name, column.dtype)
-
-    def finish(states: Mapping[str, State], span: Span) -> Finished:
-        counts = states[counter.name]["count"]
-        return Finished(exact.means(states[total.name]["digits"], np.maximum(counts, 1)), counts > 0)
-
-    return Compiled((counter, total), "float64", finish)
-
-
-def _spread(*, ddof: int, root: bool) -> Callable[[Input | None, float], Compiled]:
-    """Variance or deviation, of a sample (ddof 1, null for one value) or of a population (ddof 0)."""
-
-    def build(column: Input | None, _: float) -> Compiled:
-        assert column is not None
-        counter = _counter(column)
-        total, squares = SumPartial(column.name, column.dtype), SumPartial(column.name, column.dtype, power=2)
-
-        def finish(states: Mapping[str, State], span: Span) -> Finished:
-            counts = states[counter.name]["count"]
-            sums, powers = states[total.name]["digits"], states[squares.name]["digits"]
-            spread = np.maximum(exact.variances(sums, powers, np.maximum(counts, ddof + 1), ddof=ddof), 0.0)
-            return Finished(np.sqrt(spread) if root else spread, counts > ddof)
-
-        return Compiled((counter, total, squares), "float64", finish)
-
-    return build
-
-
-def _extreme(which: str) -> Callable[[Input | None, float], Compiled]:
-    def build(column: Input | None, _: float) -> Compiled:
-        assert column is not None
-        counter = _counter(column)
-        extreme = ExtremePartial(column.name, column.dtype, "min" if which == "min" else "max")
-
-        def finish(states: Mapping[str, State], span: Span) -> Finished:
-            return Finished(states[extreme.name]["value"], states[counter.name]["count"] > 0)
-
-        return Compiled((counter, extreme), column.dtype, finish)
-
-    return build
-
-
-def _edge(which: str) -> Callable[[Input | None, float], Compiled]:
-    def build(column: Input | None, _: float) -> Compiled:
-        assert column is not None
-        edge = OrderPartial(column.name, column.dtype, "first" if which == "first" else "last")
-
-        def finish(states: Mapping[str, State], span: Span) -> Finished:
-            return Finished(states[edge.name]["value"], edge.held(states[edge.name]))
-
-        return Compiled((edge,), column.dtype, finish)
-
-    return build
-
-
-def _since_last(column: Input | None, _: float) -> Compiled:
-    newest = ExtremePartial(None, "timestamp", "max")
-
-    def finish(states: Mapping[str, State], span: Span) -> Finished:
-        gone_us = span.moments_us - states[newest.name]["value"]
-        return Finished(gone_us / float(SECOND_US), np.ones(len(gone_us), dtype=np.bool_))
-
-    return Compiled((newest,), "float64", finish)
-
-
-def _gap_mean(column: Input | None, _: float) -> Compiled:
-    counter = CountPartial(None)
-    oldest, newest = ExtremePartial(None, "timestamp", "min"), ExtremePartial(None, "timestamp", "max")
-
-    def finish(states: Mapping[str, State], span: Span) -> Finished:
-        gaps = states[counter.name]["count"] - 1
-        across_us = states[newest.name]["value"] - states[oldest.name]["value"]
-        return Finished(across_us / (np.maximum(gaps, 1) * float(SECOND_US)), gaps > 0)
-
-    return Compiled((counter, oldest, newest), "float64", finish)
-
-
-def _distinct(column: Input | None, _: float) -> Compiled:
-    assert column is not None
-    pairs = PairsPartial(column.name, column.dtype, "hash", DISTINCT_EXACT_MAX + 1)
-
-    def finish(states: Mapping[str, State], span: Span) -> Finished:
-        held = unpacked(states[pairs.name])
-        values = [len(each) if len(each) <= DISTINCT_EXACT_MAX else _estimated(each) for each in held]
-        return Finished(np.array(values, dtype=np.int64), np.ones(len(held), dtype=np.bool_))
-
-    return Compiled((pairs,), "int64", finish, zero_when_empty=True)
-
-
-def _estimated(pairs: npt.NDArray[np.void]) -> int:
-    # Hashes are spread evenly: if the n-th smallest lies at a share s of their range, there are about n / s of them.
-    return round((len(pairs) - 1) * 2.0**64 / float(pairs["key"][-1]))
-
-
-def _entropy(column: Input | None, _: float) -> Compiled:
-    assert column is not None
-    pairs = PairsPartial(column.name, column.dtype, "hash", DISTINCT_EXACT_MAX + 1)
-
-    def finish(states: Mapping[str, State], span: Span) -> Finished:
-        counts = [each["count"].astype(np.float64) for each in unpacked(states[pairs.name])]
-        values = [_entropy_of(each) if len(each) else 0.0 for each in counts]
-        known = [0 < len(each) <= DISTINCT_EXACT_MAX for each in counts]
-        return Finished(np.array(values, dtype=np.float64), np.array(known, dtype=np.bool_))
-
-    return Compiled((pairs,), "float64", finish)
-
-
-def _entropy_of(counts: npt.NDArray[np.float64]) -> float:
-    shares = counts / counts.sum()
-    return abs(math.fsum((-shares * np.log2(shares)).tolist()))
-
-
-def _quantile(column: Input | None, q: float) -> Compiled:
-    assert column is not None
-    pairs = PairsPartial(column.name, column.dtype, "bucket")
-
-    def finish(states: Mapping[str, State], span: Span) -> Finished:
-        held = unpacked(states[pairs.name])
-        buckets = np.array([_bucket_at(each, q) if len(each) else 0 for each in held], dtype=np.uint64)
-        some = np.array([len(each) > 0 for each in held], dtype=np.bool_)
-        return Finished(np.where(some, middles_of(buckets), 0.0), some)
-
-    return Compiled((pairs,), "float64", finish)
-
-
-def _bucket_at(pairs: npt.NDArray[np.void], q: float) -> int:
-    up_to = np.cumsum(pairs["count"].astype(np.int64))
-    return int(pairs["key"][np.searchsorted(up_to, int(q * (int(up_to[-1]) - 1)), side="right")])
+    argument: Argument | None = None
+    needs_size: bool = False
+    decays: bool = False
 
 
 _EXACT = "exact, rounded once"
-_DISTINCT = f"exact to {DISTINCT_EXACT_MAX:,}, then 3.1 % standard error"
-_ENTROPY = f"exact counts; null above {DISTINCT_EXACT_MAX:,} different values"
+_ROOT = "root of an exactly rounded number"
+_DISTINCT = f"exact to {pairs.DISTINCT_EXACT_MAX:,}, then 3.1 % standard error"
+_ENTROPY = f"exact counts; null above {pairs.DISTINCT_EXACT_MAX:,} different values"
+_TALLY = f"exact; null above {tallies.VALUES_MAX:,} different values"
+_FADED = "exact within a tile; 1 part in 10**14 of the sum of magnitudes"
+_LENGTH = Argument("n", 1, lists.VALUES_MAX)
+_HALF_LIFE = Argument("half_life", 1_000, 100 * 366 * 86_400 * 1_000_000)
 
 FUNCTIONS: dict[str, Function] = {
-    "count": Function(_ALL, _count, "exact", without_column=True),
-    "rate": Function(_ALL, _rate, _EXACT, without_column=True),
-    "sum": Function(_NUMBERS, _sum, _EXACT),
-    "mean": Function(_NUMBERS, _mean, _EXACT),
-    "std": Function(_NUMBERS, _spread(ddof=1, root=True), "root of an exactly rounded variance"),
-    "std_population": Function(_NUMBERS, _spread(ddof=0, root=True), "root of an exactly rounded variance"),
-    "variance": Function(_NUMBERS, _spread(ddof=1, root=False), _EXACT),
-    "variance_population": Function(_NUMBERS, _spread(ddof=0, root=False), _EXACT),
-    "min": Function(_ORDERED, _extreme("min"), "exact"),
-    "max": Function(_ORDERED, _extreme("max"), "exact"),
-    "first": Function(_ALL, _edge("first"), "exact"),
-    "last": Function(_ALL, _edge("last"), "exact"),
-    "since_last": Function((), _since_last, _EXACT, without_column=True),
-    "gap_mean": Function((), _gap_mean, _EXACT, without_column=True),
-    "distinct": Function(_ALL, _distinct, _DISTINCT),
-    "entropy": Function(_ALL, _entropy, _ENTROPY),
-    "quantile": Function(
-        ("int64", "float64"), _quantile, "within 0.8 % of the value of that rank", argument=(0.0, 1.0)
-    ),
+    each.name: each
+    for each in (
+        Function("count", "events or a column", _ALL, counting.count, "exact"),
+        Function("rate", "events or a column", _ALL, counting.rate, _EXACT, needs_size=True),
+        Function("sum", "a column", _NUMBERS, moments.total, _EXACT),
+        Function("mean", "a column", _NUMBERS, moments.mean, _EXACT),
+        Function("std", "a column", _NUMBERS, moments.spread(ddof=1, root=True), _ROOT),
+        Function("std_population", "a column", _NUMBERS, moments.spread(ddof=0, root=True), _ROOT),
+        Function("variance", "a column", _NUMBERS, moments.spread(ddof=1, root=False), _EXACT),
+        Function("variance_population", "a column", _NUMBERS, moments.spread(ddof=0, root=False), _EXACT),
+        Function("skewness", "a column", _NUMBERS, moments.shape(3), _ROOT),
+        Function("kurtosis", "a column", _NUMBERS, moments.shape(4), _EXACT),
+        Function("covariance", "two columns", _NUMBERS, moments.together("covariance"), _EXACT),
+        Function("correlation", "two columns", _NUMBERS, moments.together("correlation"), _ROOT),
+        Function("trend", "a column", _NUMBERS, moments.trend, _EXACT),
+        Function("min", "a column", _ORDERED, extremes.extreme("min"), "exact"),
+        Function("max", "a column", _ORDERED, extremes.extreme("max"), "exact"),
+        Function("first", "a column", _ALL, order.edge("first"), "exact"),
+        Function("last", "a column", _ALL, order.edge("last"), "exact"),
+        Function("first_n", "a column", _ALL, lists.ends("first", distinct=False), "exact", _LENGTH),
+        Function("last_n", "a column", _ALL, lists.ends("last", distinct=False), "exact", _LENGTH),
+        Function("first_n_distinct", "a column", _ALL, lists.ends("first", distinct=True), "exact", _LENGTH),
+        Function("last_n_distinct", "a column", _ALL, lists.ends("last", distinct=True), "exact", _LENGTH),
+        Function("since_last", "events", (), extremes.since_last, _EXACT),
+        Function("gap_mean", "events", (), extremes.gap_mean, _EXACT),
+        Function("distinct", "a column", _ALL, pairs.distinct, _DISTINCT),
+        Function("entropy", "a column", _ALL, pairs.entropy, _ENTROPY),
+        Function("values", "a column", _ALL, tallies.values, _TALLY),
+        Function("top_k", "a column", _ALL, tallies.top_k, _TALLY, Argument("k", 1, tallies.VALUES_MAX)),
+        Function("counts", "a column", _NAMED, tallies.counts, _TALLY),
+        Function(
+            "quantile",
+            "a column",
+            _MEASURED,
+            pairs.quantile,
+            "within 0.8 % of the value of that rank",
+            Argument("q", 0, 1, is_whole=False),
+        ),
+        Function("decayed_sum", "a column", _NUMBERS, decayed.decayed_sum, _FADED, _HALF_LIFE, decays=True),
+        Function("decayed_mean", "a column", _NUMBERS, decayed.decayed_mean, _FADED, _HALF_LIFE, decays=True),
+        Function("ratio", "two aggregates", (), ratio, "quotient of the two values, rounded once"),
+    )
 }
+
+
+def function_of(function: str | OwnAggregate) -> Function:
+    """The entry of a name, or of an author's own aggregate."""
+    if isinstance(function, OwnAggregate):
+        return Function(function.name, "a column", function.accepts, own_builder(function), "the author's")
+    return FUNCTIONS[function]
+
+
+def compile_aggregate(owner: str, function: str | OwnAggregate, ask: Ask) -> Compiled:
+    """The partials and the finish of a function on what it is asked for; raises UnsupportedAggregateError."""
+    entry = function_of(function)
+    given = [column for column in (ask.column, ask.other) if column is not None]
+    wanted = {"a column": 1, "two columns": 2}.get(entry.takes, 0)
+    if len(given) < wanted or (not wanted and given and entry.takes != "events or a column"):
+        raise UnsupportedAggregateError(f"{owner}: {entry.name} takes {entry.takes}")
+    for column in given:
+        if column.dtype not in entry.accepted:
+            raise UnsupportedAggregateError(
+                f"{owner}: {entry.name} of {column.name.partition('?')[0]!r} is not defined, since the column is "
+                f"{column.dtype}; it takes {', '.join(entry.accepted)}"
+            )
+    _check_argument(owner, entry, ask.argument)
+    return entry.build(ask)
+
+
+def _check_argument(owner: str, entry: Function, argument: float | None) -> None:
+    wanted = entry.argument
+    if wanted is None:
+        return
+    if (
+        not isinstance(argument, int | float)
+        or isinstance(argument, bool)
+        or not wanted.low <= argument <= wanted.high
+        or (wanted.is_whole and argument != int(argument))
+    ):
+        kind = "a whole number" if wanted.is_whole else "a number"
+        raise UnsupportedAggregateError(
+            f"{owner}: {wanted.name} of {entry.name} must be {kind} from {wanted.low:g} to {wanted.high:g}, "
+            f"but it is {argument!r}"
+        )
 
 
 def described(function: str) -> tuple[str, str, str, str, str, str]:
     """Name, column types, partials, their bytes a tile (the narrowest), windows, exactness: for people."""
     entry = FUNCTIONS[function]
-    column = Input("x", "float64" if "float64" in entry.accepted else "int64", True) if entry.accepted else None
-    compiled = entry.build(column, 0.5)
+    compiled = _example(entry)
     sizes = [
         sum(np.dtype(field.dtype).itemsize * field.count for field in partial.fields(1))
         for partial in compiled.partials
     ]
-    more = " + 12 a pair" if any(partial.has_heap for partial in compiled.partials) else ""
-    takes = ", ".join(entry.accepted) if entry.accepted else "events"
-    if entry.accepted and entry.without_column:
-        takes = f"events; {takes}"
-    windows = "sliding" if compiled.needs_window else "sliding, all of time"
-    names = ", ".join(partial.name for partial in compiled.partials)
-    return function, takes, names, f"{sum(sizes)}{more}", windows, entry.exactness
+    more = " + what it keeps" if any(partial.has_heap for partial in compiled.partials) else ""
+    takes = entry.takes if not entry.accepted else f"{entry.takes}: {', '.join(entry.accepted)}"
+    windows = "of a fixed length" if entry.needs_size else "sliding" if entry.decays else "all"
+    names: Sequence[str] = [partial.name for partial in compiled.partials]
+    return function, takes, ", ".join(names), f"{sum(sizes)}{more}", windows, entry.exactness
+
+
+def _example(entry: Function) -> Compiled:
+    if entry.takes == "two aggregates":
+        x = Input("x", "float64", False)
+        return entry.build(Ask(parts=(moments.total(Ask(column=x)), counting.count(Ask()))))
+    kind: DataType = "float64" if "float64" in entry.accepted else "int64"
+    x, y = Input("x", kind, True), Input("y", kind, True)
+    has_column = entry.takes in ("a column", "two columns")
+    return entry.build(
+        Ask(
+            column=x if has_column else None,
+            other=y if entry.takes == "two columns" else None,
+            time=Input("@time", "timestamp", False),
+            faded=x,
+            weight=Input("@one", "float64", False),
+            argument=0.5 if entry.name == "quantile" else 10.0,
+            over=Sliding(60 * MINUTE_US, MINUTE_US),
+        )
+    )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.kernel.aggregates.partial import Field, Ints, State, concat
+from featurestore.event_time import SECOND_US
+from featurestore.kernel.aggregates.compiled import Ask, Compiled, Finished, Span, always
+from featurestore.kernel.aggregates.partial import Field, Input, Ints, State, concat, rungless
 from featurestore.kernel.events import Events
 
 
@@ -23,6 +25,10 @@ class CountPartial:
     @property
     def name(self) -> str:
         return f"count({self.column or '*'})"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return () if self.column is None else (self.column,)
 
     def fields(self, rung: int) -> tuple[Field, ...]:
         return (Field("count", "<u4"),)
@@ -42,10 +48,40 @@ class CountPartial:
         return {"count": prefix[high] - prefix[low]}
 
     def rungs(self, state: State) -> npt.NDArray[np.uint8]:
-        return np.zeros(len(state["count"]), dtype=np.uint8)
+        return rungless(state)
 
     def store(self, state: State, rung: int) -> State:
         return state
 
     def load(self, stored: State, rung: int) -> State:
         return {"count": stored["count"].astype(np.int64)}
+
+
+def counter_of(column: Input) -> CountPartial:
+    """How many values a column has: of one that is never null as many as there are events, with one counter for all."""
+    return CountPartial(column.name if column.nullable else None)
+
+
+def count(ask: Ask) -> Compiled:
+    counter = _asked(ask)
+
+    def finish(states: Mapping[str, State], span: Span) -> Finished:
+        return always(states[counter.name]["count"])
+
+    return Compiled((counter,), "int64", finish, zero_when_empty=True)
+
+
+def rate(ask: Ask) -> Compiled:
+    counter, size_us = _asked(ask), ask.size_us
+
+    def finish(states: Mapping[str, State], span: Span) -> Finished:
+        # One rounding: the product is a whole number below 2**53.
+        return always(states[counter.name]["count"] * float(SECOND_US) / size_us)
+
+    return Compiled((counter,), "float64", finish, zero_when_empty=True)
+
+
+def _asked(ask: Ask) -> CountPartial:
+    if ask.column is not None:
+        return counter_of(ask.column)
+    return CountPartial(None if ask.events is None else ask.events.name)

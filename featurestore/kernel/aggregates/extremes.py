@@ -1,23 +1,26 @@
-"""Minimum and maximum of numbers and time stamps."""
+"""Minimum and maximum of numbers and time stamps; of event time: the silence since, and the gaps between."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.kernel.aggregates.partial import Array, Field, Ints, State, concat
+from featurestore.event_time import SECOND_US
+from featurestore.kernel.aggregates.compiled import Ask, Builder, Compiled, Finished, Span, given
+from featurestore.kernel.aggregates.counting import CountPartial, counter_of
+from featurestore.kernel.aggregates.partial import Array, Field, Ints, State, concat, rungless
 from featurestore.kernel.events import DataType, Events
 
 
 @dataclass(frozen=True, slots=True)
 class ExtremePartial:
-    """The smallest or largest value of a column, or (column None) event time; the far end where there is none."""
+    """The smallest or largest value of a column; the far end where there is none."""
 
-    column: str | None
+    column: str
     dtype: DataType
     which: Literal["min", "max"]
     has_rung: bool = False
@@ -25,14 +28,16 @@ class ExtremePartial:
 
     @property
     def name(self) -> str:
-        return f"{self.which}({self.column or '@time'})"
+        return f"{self.which}({self.column})"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.column,)
 
     def fields(self, rung: int) -> tuple[Field, ...]:
         return (Field("value", "<f8" if self.dtype == "float64" else "<i8"),)
 
     def lift(self, events: Events) -> State:
-        if self.column is None:
-            return {"value": events.event_us}
         column = events.columns[self.column]
         # Adding zero turns -0.0 into 0.0: which of the two came first may not show.
         values = column.values + 0.0 if self.dtype == "float64" else column.values.astype(np.int64)
@@ -57,7 +62,7 @@ class ExtremePartial:
         return {"value": out}
 
     def rungs(self, state: State) -> npt.NDArray[np.uint8]:
-        return np.zeros(len(state["value"]), dtype=np.uint8)
+        return rungless(state)
 
     def store(self, state: State, rung: int) -> State:
         return state
@@ -73,3 +78,45 @@ class ExtremePartial:
             return np.inf if self.which == "min" else -np.inf
         info = np.iinfo(np.int64)
         return int(info.max if self.which == "min" else info.min)
+
+
+def extreme(which: Literal["min", "max"]) -> Builder:
+    def build(ask: Ask) -> Compiled:
+        column = given(ask.column)
+        counter, found = counter_of(column), ExtremePartial(column.name, column.dtype, which)
+
+        def finish(states: Mapping[str, State], span: Span) -> Finished:
+            return Finished(states[found.name]["value"], states[counter.name]["count"] > 0)
+
+        return Compiled((counter, found), column.dtype, finish)
+
+    return build
+
+
+def since_last(ask: Ask) -> Compiled:
+    counter, newest = _events(ask), ExtremePartial(ask.time.name, "timestamp", "max")
+
+    def finish(states: Mapping[str, State], span: Span) -> Finished:
+        some = states[counter.name]["count"] > 0
+        gone_us = span.moments_us - np.where(some, states[newest.name]["value"], span.moments_us)
+        return Finished(gone_us / float(SECOND_US), some)
+
+    return Compiled((counter, newest), "float64", finish)
+
+
+def gap_mean(ask: Ask) -> Compiled:
+    counter = _events(ask)
+    oldest, newest = (ExtremePartial(ask.time.name, "timestamp", which) for which in ("min", "max"))
+
+    def finish(states: Mapping[str, State], span: Span) -> Finished:
+        gaps = states[counter.name]["count"] - 1
+        across_us = np.where(gaps > 0, states[newest.name]["value"], 0) - np.where(
+            gaps > 0, states[oldest.name]["value"], 0
+        )
+        return Finished(across_us / (np.maximum(gaps, 1) * float(SECOND_US)), gaps > 0)
+
+    return Compiled((counter, oldest, newest), "float64", finish)
+
+
+def _events(ask: Ask) -> CountPartial:
+    return CountPartial(None if ask.events is None else ask.events.name)

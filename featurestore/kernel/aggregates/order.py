@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.kernel.aggregates.partial import Field, Ints, State, concat, take
+from featurestore.kernel.aggregates.compiled import Ask, Builder, Compiled, Finished, Span, given
+from featurestore.kernel.aggregates.partial import Field, Ints, State, concat, rungless, take
 from featurestore.kernel.events import DataType, Events
 
 _STORED = {"float64": "<f8", "int64": "<i8", "timestamp": "<i8", "bool": "?", "string": "<u4"}
@@ -30,6 +31,10 @@ class OrderPartial:
     @property
     def name(self) -> str:
         return f"{self.which}({self.column})"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.column,)
 
     @property
     def has_heap(self) -> bool:
@@ -80,7 +85,7 @@ class OrderPartial:
         return out
 
     def rungs(self, state: State) -> npt.NDArray[np.uint8]:
-        return np.zeros(len(state["event_us"]), dtype=np.uint8)
+        return rungless(state)
 
     def store(self, state: State, rung: int) -> State:
         return state
@@ -96,3 +101,16 @@ class OrderPartial:
     def _none(self) -> int:
         info = np.iinfo(np.int64)
         return int(info.max if self.which == "first" else info.min)
+
+
+def edge(which: Literal["first", "last"]) -> Builder:
+    def build(ask: Ask) -> Compiled:
+        column = given(ask.column)
+        found = OrderPartial(column.name, column.dtype, which)
+
+        def finish(states: Mapping[str, State], span: Span) -> Finished:
+            return Finished(states[found.name]["value"], found.held(states[found.name]))
+
+        return Compiled((found,), column.dtype, finish)
+
+    return build

@@ -7,8 +7,9 @@ smallest of every part, so what stays is the same whatever was merged first, and
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -16,7 +17,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.kernel.aggregates.partial import Array, Field, Ints, State, concat
+from featurestore.kernel.aggregates.compiled import Ask, Compiled, Finished, Span, always, given
+from featurestore.kernel.aggregates.partial import Array, Field, Ints, State, concat, rungless
 from featurestore.kernel.events import DataType, Events
 from featurestore.kernel.keys import hash64
 
@@ -47,6 +49,10 @@ class PairsPartial:
     @property
     def name(self) -> str:
         return f"pairs({self.column} by {self.by})"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.column,)
 
     def fields(self, rung: int) -> tuple[Field, ...]:
         # The record keeps the length; the pairs follow after the records.
@@ -112,7 +118,7 @@ class PairsPartial:
         return {"value": out}
 
     def rungs(self, state: State) -> npt.NDArray[np.uint8]:
-        return np.zeros(len(state["value"]), dtype=np.uint8)
+        return rungless(state)
 
     def store(self, state: State, rung: int) -> State:
         return state
@@ -171,3 +177,59 @@ def _hashes(values: Array, valid: npt.NDArray[np.bool_] | None, dtype: DataType)
     known: dict[bytes, int] = {}
     hashes = [known[text] if text in known else known.setdefault(text, hash64(text)) for text in texts]
     return np.array(hashes, dtype=np.uint64)
+
+
+def distinct(ask: Ask) -> Compiled:
+    pairs = _by_hash(ask)
+
+    def finish(states: Mapping[str, State], span: Span) -> Finished:
+        held = unpacked(states[pairs.name])
+        values = [len(each) if len(each) <= DISTINCT_EXACT_MAX else _estimated(each) for each in held]
+        return always(np.array(values, dtype=np.int64))
+
+    return Compiled((pairs,), "int64", finish, zero_when_empty=True)
+
+
+def entropy(ask: Ask) -> Compiled:
+    pairs = _by_hash(ask)
+
+    def finish(states: Mapping[str, State], span: Span) -> Finished:
+        counts = [each["count"].astype(np.float64) for each in unpacked(states[pairs.name])]
+        values = [_entropy_of(each) if len(each) else 0.0 for each in counts]
+        known = [0 < len(each) <= DISTINCT_EXACT_MAX for each in counts]
+        return Finished(np.array(values, dtype=np.float64), np.array(known, dtype=np.bool_))
+
+    return Compiled((pairs,), "float64", finish)
+
+
+def quantile(ask: Ask) -> Compiled:
+    column, q = given(ask.column), given(ask.argument)
+    pairs = PairsPartial(column.name, column.dtype, "bucket")
+
+    def finish(states: Mapping[str, State], span: Span) -> Finished:
+        held = unpacked(states[pairs.name])
+        buckets = np.array([_bucket_at(each, q) if len(each) else 0 for each in held], dtype=np.uint64)
+        some = np.array([len(each) > 0 for each in held], dtype=np.bool_)
+        return Finished(np.where(some, middles_of(buckets), 0.0), some)
+
+    return Compiled((pairs,), "float64", finish)
+
+
+def _by_hash(ask: Ask) -> PairsPartial:
+    column = given(ask.column)
+    return PairsPartial(column.name, column.dtype, "hash", DISTINCT_EXACT_MAX + 1)
+
+
+def _estimated(pairs: npt.NDArray[np.void]) -> int:
+    # Hashes are spread evenly: if the n-th smallest lies at a share s of their range, there are about n / s of them.
+    return round((len(pairs) - 1) * 2.0**64 / float(pairs["key"][-1]))
+
+
+def _entropy_of(counts: npt.NDArray[np.float64]) -> float:
+    shares = counts / counts.sum()
+    return abs(math.fsum((-shares * np.log2(shares)).tolist()))
+
+
+def _bucket_at(pairs: npt.NDArray[np.void], q: float) -> int:
+    up_to = np.cumsum(pairs["count"].astype(np.int64))
+    return int(pairs["key"][np.searchsorted(up_to, int(q * (int(up_to[-1]) - 1)), side="right")])

@@ -40,7 +40,8 @@ class Partial(Protocol):
         """Unique in a plan, such as `sum(arr_delay)`."""
 
     @property
-    def column(self) -> str | None: ...
+    def columns(self) -> tuple[str, ...]:
+        """The columns of events that it reads."""
 
     @property
     def has_rung(self) -> bool:
@@ -82,20 +83,9 @@ def concat(states: Sequence[State]) -> State:
     return {name: np.concatenate([state[name] for state in states]) for name in states[0]}
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """Values of one output; null where `valid` is false."""
-
-    values: Array
-    valid: npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """What values are finished for: the moment of each, and the length of their window (None: all of time)."""
-
-    moments_us: Ints
-    size_us: int | None
+def rungless(state: State) -> npt.NDArray[np.uint8]:
+    """The rungs of partials that have one width only."""
+    return np.zeros(len(next(iter(state.values()))), dtype=np.uint8)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,193 @@
+"""Polars expressions as values: what `where=`, added columns and derived features are made of.
+
+Enter: an expression that an author wrote. Leave: a value compared by what it says, and its columns. Promise: each row
+is computed from that row alone, so a batch, a tile and a training set cannot give it different values. A result that
+is NaN or infinite is null: there is no such feature value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from featurestore.errors import DefinitionError, UnknownColumnError
+from featurestore.kernel.events import ARROW_TYPES, Column, DataType
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A checked Polars expression; `said` is its serialized form, and decides equality."""
+
+    said: str
+    columns: tuple[str, ...]
+    dtype: DataType
+
+    @cached_property
+    def digest(self) -> str:
+        return blake2b(self.said.encode(), digest_size=4).hexdigest()
+
+    @cached_property
+    def polars(self) -> pl.Expr:
+        import polars as pl
+
+        return pl.Expr.deserialize(self.said.encode(), format="json")
+
+    def __str__(self) -> str:
+        return str(self.polars)
+
+
+def said(owner: str, written: object) -> str:
+    """What the author's expression says, as text; raises DefinitionError."""
+    import polars as pl
+
+    if not isinstance(written, pl.Expr):
+        raise DefinitionError(f"{owner} is {written!r}; write a Polars expression such as pl.col('amount') > 0")
+    text = written.meta.serialize(format="json")
+    # A Python function has no text to compare, and would be unpickled to run.
+    if "AnonymousFunction" in text or "Python" in text:
+        raise DefinitionError(f"{owner}, {written}, holds a Python function; use Polars' own functions")
+    return text
+
+
+def shown(text: str) -> str:
+    """What `said` gave, as people read it."""
+    import polars as pl
+
+    return str(pl.Expr.deserialize(text.encode(), format="json"))
+
+
+def expression(owner: str, text: str, types: Mapping[str, DataType]) -> Expression:
+    """What `said` gave, checked over columns of these types; raises DefinitionError, UnknownColumnError."""
+    import polars as pl
+
+    written = pl.Expr.deserialize(text.encode(), format="json")
+    columns = tuple(dict.fromkeys(written.meta.root_names()))
+    for column in columns:
+        if column not in types:
+            raise UnknownColumnError(owner, column, types)
+    alone = f"{owner}, {written}, must give one value a row from that row alone"
+    if not columns or not _every_part_row_by_row(written):
+        raise DefinitionError(f"{alone}; leave out aggregates, shifts, sorts and patterns of names")
+    empty = {column: _series(pa.array([], ARROW_TYPES[types[column]])) for column in columns}
+    try:
+        result = pl.DataFrame(empty).select(written.alias("it")).schema["it"]
+    except pl.exceptions.PolarsError as error:
+        raise DefinitionError(f"{owner}, {written}, cannot be computed: {error}") from error
+    found = Expression(text, columns, _data_type(owner, result))
+    if _mixes_rows(found, types):
+        raise DefinitionError(f"{alone}, but its rows look at each other")
+    return found
+
+
+def evaluate(expressions: Mapping[str, Expression], columns: Mapping[str, pa.Array]) -> dict[str, pa.Array]:
+    """Each expression's values; null where they are null, NaN or infinite, or where a row cannot be computed.
+
+    columns  (n) values a name, for all that the expressions read
+    """
+    import polars as pl
+
+    needed = {name for each in expressions.values() for name in each.columns}
+    frame = pl.DataFrame({name: _series(columns[name]) for name in sorted(needed)})
+    return {name: _evaluated(each, frame) for name, each in expressions.items()}
+
+
+def _evaluated(asked: Expression, frame: pl.DataFrame) -> pa.Array:
+    import polars as pl
+
+    kind = ARROW_TYPES[asked.dtype]
+    try:
+        result = frame.select(asked.polars.alias("it"))["it"]
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
+        # What came in a row, such as text that is no number, may not take the others with it.
+        if len(frame) <= 1:
+            return pa.nulls(len(frame), kind)
+        half = len(frame) // 2
+        return pa.concat_arrays([_evaluated(asked, frame[:half]), _evaluated(asked, frame[half:])])
+    if result.dtype.is_integer():
+        result = result.cast(pl.Int64, strict=False)
+    array = result.to_arrow().cast(kind)
+    if asked.dtype == "float64":
+        held = array.to_numpy(zero_copy_only=False)
+        array = pa.array(held, kind, mask=~np.isfinite(held))
+    return array
+
+
+def _every_part_row_by_row(written: pl.Expr) -> bool:
+    # Polars answers for the outermost operation, so every part is asked.
+    meta = written.meta
+    alone = meta.is_literal(allow_aliasing=True) or (meta.is_row_separable() and not meta.is_scalar())
+    return alone and not meta.has_multiple_outputs() and all(_every_part_row_by_row(part) for part in meta.pop())
+
+
+def _mixes_rows(asked: Expression, types: Mapping[str, DataType]) -> bool:
+    """Whether rows together give other values than rows alone; each column is turned by another number of places."""
+    columns = {}
+    for turn, name in enumerate(asked.columns):
+        values = _PROBES[types[name]]
+        columns[name] = pa.array(values[turn % 3 :] + values[: turn % 3], ARROW_TYPES[types[name]])
+    together = evaluate({"it": asked}, columns)["it"]
+    alone = [evaluate({"it": asked}, {name: each[row : row + 1] for name, each in columns.items()}) for row in range(3)]
+    return bool(together.to_pylist() != [value for each in alone for value in each["it"].to_pylist()])
+
+
+_PROBES: dict[DataType, list[Any]] = {
+    "string": ["b", "a", "c"],
+    "int64": [3, 1, 2],
+    "float64": [3.5, 1.25, 2.0],
+    "bool": [True, False, True],
+    "timestamp": [86_400_000_000, 0, 1],
+}
+
+
+def to_arrow(column: Column, dtype: DataType) -> pa.Array:
+    """A kernel column as an Arrow array."""
+    nulls = None if column.valid is None else ~column.valid
+    if dtype == "string":
+        return pa.array(column.values, pa.binary(), mask=nulls).cast(pa.string())
+    if dtype == "timestamp":
+        return pa.array(column.values, pa.int64(), mask=nulls).cast(ARROW_TYPES[dtype])
+    return pa.array(column.values, ARROW_TYPES[dtype], mask=nulls)
+
+
+def from_arrow(array: pa.Array, dtype: DataType) -> Column:
+    """An Arrow array as a kernel column."""
+    valid = None if not array.null_count else np.asarray(array.is_valid())
+    if dtype == "string":
+        texts = np.empty(len(array), dtype=object)
+        texts[:] = array.cast(pa.binary()).to_pylist()
+        return Column(texts, valid)
+    if dtype == "timestamp":
+        array = array.cast(pa.int64())
+    empty = pa.scalar(False if dtype == "bool" else 0, array.type)
+    return Column(array.fill_null(empty).to_numpy(zero_copy_only=False), valid)
+
+
+def _series(array: pa.Array) -> Any:
+    import polars as pl
+
+    return pl.Series(pl.from_arrow(array))
+
+
+def _data_type(owner: str, result: Any) -> DataType:
+    import polars as pl
+
+    if result == pl.Boolean:
+        return "bool"
+    if result.is_integer():
+        return "int64"
+    if result.is_float():
+        return "float64"
+    if result == pl.String:
+        return "string"
+    if isinstance(result, pl.Datetime):
+        return "timestamp"
+    raise DefinitionError(f"{owner} gives {result}; cast it to a number, a string, a bool or a Datetime")
