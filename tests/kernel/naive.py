@@ -73,7 +73,10 @@ def value(
             if e.values[column] is not None
         ]
         faded = math.fsum(weight * v for weight, v in weighed)
-        return faded if function == "decayed_sum" else faded / math.fsum(weight for weight, _ in weighed)
+        weight = math.fsum(weight for weight, _ in weighed)
+        if function == "decayed_mean" and weight < 1e-290:
+            return None  # faded below what floats can weigh
+        return faded if function == "decayed_sum" else faded / weight
     if function == "entropy":
         shares = [Fraction(count, len(values)) for count in Counter(values).values()]
         return sum(-float(share) * math.log2(share) for share in shares)
@@ -124,7 +127,7 @@ def _together(function: str, column: str | None, other: str | None, ordered: lis
 
 
 def _root(square: Fraction, sign: Fraction) -> float:
-    return math.copysign(math.sqrt(_float(square)), sign)
+    return math.sqrt(_float(square)) * (-1 if sign < 0 else 1)
 
 
 def _one_zero(value: Any) -> Any:

@@ -134,7 +134,7 @@ def _skewness(n: int, s1: Fraction, s2: Fraction, s3: Fraction) -> float | None:
         return None
     above = n * n * s3 - 3 * n * s1 * s2 + 2 * s1**3
     # Its square is a fraction, so only the root is rounded after it.
-    return math.copysign(math.sqrt(_float(above * above / below**3)), above)
+    return _signed(math.sqrt(_float(above * above / below**3)), above)
 
 
 def _kurtosis(n: int, s1: Fraction, s2: Fraction, s3: Fraction, s4: Fraction) -> float | None:
@@ -154,7 +154,7 @@ def _correlation(n: int, x: Fraction, y: Fraction, xx: Fraction, yy: Fraction, x
     if not below:
         return None
     above = n * xy - x * y
-    return math.copysign(math.sqrt(_float(above * above / below)), above)
+    return _signed(math.sqrt(_float(above * above / below)), above)
 
 
 def _slope(n: int, x: Fraction, y: Fraction, xx: Fraction, yy: Fraction, xy: Fraction) -> float | None:
@@ -166,7 +166,12 @@ def _float(exactly: Fraction) -> float:
     try:
         return float(exactly)
     except OverflowError:
-        return math.copysign(math.inf, exactly)
+        return _signed(math.inf, exactly)
+
+
+def _signed(value: float, like: Fraction) -> float:
+    # A fraction may be too large to become a float, even for its sign alone.
+    return -value if like < 0 else value
 
 
 def _some(found: list[float | None]) -> Finished:

@@ -1,0 +1,101 @@
+"""Calendars of real zones against the standard library, and what cannot be a window."""
+
+from __future__ import annotations
+
+import random
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+
+from featurestore.errors import DefinitionError, FeatureStoreError, InvalidDurationError
+from featurestore.event_time import moment_us
+from featurestore.kernel.tilings import Calendar
+from featurestore.kernel.windows import Period, before, calendar, newest, session, tumbling
+from tests.kernel import naive
+
+# Half hours, quarter hours, clocks changed at midnight, over midnight, by half an hour, and not at all.
+ZONES = (
+    "UTC",
+    "Europe/Berlin",
+    "America/New_York",
+    "America/Sao_Paulo",
+    "America/St_Johns",
+    "America/Havana",
+    "Australia/Lord_Howe",
+    "Asia/Kathmandu",
+    "Asia/Beirut",
+    "Pacific/Apia",
+)
+
+
+@pytest.mark.parametrize("zone", ZONES)
+@pytest.mark.parametrize("unit", ["hour", "day", "week", "month"])
+def test_each_moment_lies_in_the_period_that_the_standard_library_gives(unit: str, zone: str) -> None:
+    draw = random.Random(f"{unit} {zone}")
+    edges = [change for year in (1970, 1987, 2011, 2024, 2037) for change in changes(zone, year)]
+    asked = [draw.randrange(0, 4_000_000_000_000_000) for _ in range(60)]
+    asked += [edge + nudge for edge in edges for nudge in (-3_600_000_001, -1, 0, 1, 1_800_000_000, 3_600_000_000)]
+    asked = [us for us in asked if us >= 0]
+    tiling = Calendar(unit, zone)  # type: ignore[arg-type]  # one of the four
+    starts = tiling.tile_of(np.array(asked, dtype=np.int64)).tolist()
+    for us, start in zip(asked, starts, strict=True):
+        assert start == naive._period(tiling, us)[0], (unit, zone, us)
+
+
+def changes(zone: str, year: int) -> list[int]:
+    """Moments, to the hour, at which the zone's clocks are changed."""
+    from zoneinfo import ZoneInfo
+
+    first = moment_us(datetime(year, 1, 1, tzinfo=UTC))
+    hours = [first + hour * 3_600_000_000 for hour in range(366 * 24)]
+    offsets = [datetime.fromtimestamp(us / 1e6, ZoneInfo(zone)).utcoffset() for us in hours]
+    return [us for us, one, other in zip(hours[1:], offsets, offsets[1:], strict=False) if one != other]
+
+
+def test_a_day_has_23_24_or_25_hours() -> None:
+    berlin = calendar("day", "Europe/Berlin")
+    lengths = set()
+    for day in (datetime(2024, 3, 31, 12), datetime(2024, 7, 1, 12), datetime(2024, 10, 27, 12)):
+        moment = np.array([moment_us(day.replace(tzinfo=UTC))])
+        start = berlin.first_tile(moment)
+        following = berlin.tiling.tile_of(start + 30 * 3_600_000_000)
+        lengths.add(int(following[0] - start[0]) // 3_600_000_000)
+    assert lengths == {23, 24, 25}
+
+
+def test_the_last_year_that_clocks_know_has_periods_too() -> None:
+    moment = np.array([moment_us(datetime(9998, 7, 4, 3, tzinfo=UTC))])
+    assert calendar("day").first_tile(moment) == moment_us(datetime(9998, 7, 4, tzinfo=UTC))
+
+
+def test_previous_periods_follow_each_other_without_a_gap() -> None:
+    moment = np.array([moment_us(datetime(2024, 3, 15, 9, tzinfo=UTC))])
+    for unit in ("hour", "day", "week", "month"):
+        for ago in range(5):
+            newer, older = calendar(unit, "America/New_York", ago=ago), calendar(unit, "America/New_York", ago=ago + 1)
+            assert isinstance(older, Period)
+            assert older.end_tile(moment) == newer.first_tile(moment)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: calendar("year"),  # type: ignore[arg-type]
+        lambda: calendar("day", "Mars/Olympus"),
+        lambda: calendar("day", "../etc/passwd"),
+        lambda: calendar("day", ago=-1),
+        lambda: tumbling("0s"),
+        lambda: newest(0),
+        lambda: newest(10_000),
+        lambda: newest(True),
+        lambda: session("30m", longest="10m"),
+        lambda: session("1us", longest="1d"),
+        lambda: before("24h", "0s"),
+    ],
+)
+def test_what_is_no_window_is_refused_when_it_is_written(make) -> None:
+    with pytest.raises((DefinitionError, InvalidDurationError)) as told:
+        make()
+    assert isinstance(told.value, FeatureStoreError)
+    assert len(str(told.value)) > 30
