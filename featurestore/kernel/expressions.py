@@ -124,7 +124,9 @@ def _evaluated(asked: Expression, frame: pl.DataFrame) -> pa.Array:
 def _every_part_row_by_row(written: pl.Expr) -> bool:
     # Polars answers for the outermost operation, so every part is asked.
     meta = written.meta
-    alone = meta.is_literal(allow_aliasing=True) or (meta.is_row_separable() and not meta.is_scalar())
+    alone = meta.is_literal(allow_aliasing=True) or (
+        meta.is_row_separable() and meta.is_length_preserving() and not meta.is_scalar()
+    )
     return alone and not meta.has_multiple_outputs() and all(_every_part_row_by_row(part) for part in meta.pop())
 
 
@@ -136,7 +138,9 @@ def _mixes_rows(asked: Expression, types: Mapping[str, DataType]) -> bool:
         columns[name] = pa.array(values[turn % 3 :] + values[: turn % 3], ARROW_TYPES[types[name]])
     together = evaluate({"it": asked}, columns)["it"]
     alone = [evaluate({"it": asked}, {name: each[row : row + 1] for name, each in columns.items()}) for row in range(3)]
-    return bool(together.to_pylist() != [value for each in alone for value in each["it"].to_pylist()])
+    return bool(
+        len(together) != 3 or together.to_pylist() != [value for each in alone for value in each["it"].to_pylist()]
+    )
 
 
 _PROBES: dict[DataType, list[Any]] = {

@@ -6,6 +6,10 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import polars as pl
+
+from featurestore import Entity, FeatureView, Topic, calendar, count, counts, last_n, ratio, session
+from featurestore import sum as total
 from featurestore.feast.registry import FeastRegistry
 from featurestore.settings import Settings
 from featurestore.spec import collect, load
@@ -50,3 +54,21 @@ def test_the_registry_holds_no_code(tmp_path: Path) -> None:
         held = b"".join(repr(row).encode() for name in names for row in database.execute(f'select * from "{name}"'))
     assert b"aircraft_arrivals" in held
     assert not any(word in held for word in (b"dill", b"pickle", b"__main__", b"udf", b"lambda"))
+
+
+def test_lists_maps_and_expressions_are_told_without_code(tmp_path: Path) -> None:
+    topic = Topic("rides", schema={"rider": str, "at": "timestamp", "fare": float}, event_time="at")
+    features = {
+        "fares": last_n("fare", 2).over(session("30m")),
+        "riders": counts("rider"),
+        "dear": count(where=pl.col("fare") >= 5).over("1h"),
+        "share": ratio(total("fare"), count()).over(calendar("day", "Europe/Berlin")),
+    }
+    view = FeatureView("habits", Entity("rider", key="rider"), topic, features)
+    with FeastRegistry(settings_in(tmp_path)) as registry:
+        registry.apply(collect([topic, view, view.entity]))
+        [listed] = [one for one in registry.listing() if one.kind == "view"]
+    assert {"fares_session_30m: Array(Float64)", "riders: Map", "share_day: Float64"} <= set(listed.schema)
+    said = listed.tags["featurestore.features"]
+    assert 'dear=count(where=[(col("fare")) >= (dyn int: 5)]).over(1h)' in said
+    assert "share=ratio(sum(fare), count()).over(day)" in said

@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
+import pyarrow as pa
 import pytest
 
+from featurestore.errors import MissingEntityKeyError
 from featurestore.local import LocalStack, free_port, start_server
 from streams.producer import EventProducer
 from tests.project import Project
 
 DEFINITIONS = """
-from featurestore import Entity, FeatureService, FeatureView, Topic, count, last, mean
+import polars as pl
+from featurestore import Entity, FeatureService, FeatureView, Topic, count, counts, last, last_n, mean, session
 
 ride = Topic("rides", schema={"rider": str, "zone": int, "at": "timestamp", "fare": float},
              event_time="at", key="rider")
 by_rider = FeatureView("by_rider", Entity("rider", key="rider"), ride, lateness="1h",
                        features={"n": count(), "fare_mean": mean("fare").over("1h"), "newest": last("at")})
 by_zone = FeatureView("by_zone", Entity("zone", key="zone"), ride, lateness="1h", max_age="1h", features={"n": count()})
+habits = FeatureView("habits", Entity("rider", key="rider"), ride, columns={"cents": pl.col("fare") * 100}, features={
+    "fares": last_n("fare", 2), "zones": counts("zone").over(session("30m")),
+    "dear": count(where=pl.col("fare") >= 5), "cents": mean("cents")})
 pricing = FeatureService("pricing", [by_rider["n", "fare_mean_1h"], by_zone], owner="rides@example.org")
+quote = FeatureService("quote", [by_rider["fare_mean_1h"], habits], request={"offer": float},
+                       derived={"against_mean": pl.col("offer") / pl.col("by_rider__fare_mean_1h")})
 """
 
 
@@ -71,6 +80,29 @@ def test_one_entity_by_address_has_age_and_watermark(served: tuple[Project, http
     assert row["by_rider__watermark"] < row["by_rider__watermark"][:4] + "-12-31T24"
     plain = client.get("/v1/features/by_rider", params={"rider": "ann"}).json()
     assert plain["by_rider__newest"].startswith("20")
+
+
+def test_lists_maps_and_derived_features_are_served_and_joined_alike(served: tuple[Project, httpx.Client]) -> None:
+    made, client = served
+    entities = {"rider": ["ann", "nobody"], "offer": [9.0, 1.0]}
+    columns = client.post("/v1/features", json={"service": "quote", "entities": entities}).json()["columns"]
+    assert columns["habits__fares"] == [[9.0, 8.0], None]
+    assert columns["habits__zones_session_30m"] == [{"0": 5, "1": 5}, None]
+    assert columns["habits__dear"] == [5, 0]
+    assert columns["habits__cents"] == [450.0, None]
+    assert columns["against_mean"] == [2.0, None]
+    row = client.get("/v1/features/quote", params={"rider": "ann", "offer": "18"}).json()
+    assert row["against_mean"] == 4.0
+    assert client.get("/v1/features/quote", params={"rider": "ann", "offer": "much"}).status_code == 422
+    assert "offer" in client.get("/v1/features/quote", params={"rider": "ann"}).json()["error"]["message"]
+    now = datetime.now(UTC)
+    spine = pa.table({**entities, "event_timestamp": pa.array([now, now], pa.timestamp("us", tz="UTC"))})
+    joined = made.store.point_in_time("quote", spine)
+    online = made.store.get_many("quote", entities)
+    for name in made.repository.service("quote").columns:
+        assert joined[name].combine_chunks() == online[name].combine_chunks(), name
+    with pytest.raises(MissingEntityKeyError, match="offer"):
+        made.store.point_in_time("quote", spine.drop_columns(["offer"]))
 
 
 def test_what_there_is_to_look_up_is_listed(served: tuple[Project, httpx.Client]) -> None:

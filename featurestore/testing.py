@@ -1,0 +1,109 @@
+"""For authors' own tests: the kernel's properties, run on an aggregate of your own.
+
+    from featurestore.testing import check_aggregate
+
+    def test_my_aggregate() -> None:
+        check_aggregate(PRODUCT, st.floats(0.5, 2))
+
+Needs Hypothesis, which this package does not install.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from featurestore.kernel import Column, DataType, Events, Feature, OwnAggregate, compile_plan, fold, roll_up, values_at
+
+if TYPE_CHECKING:
+    from hypothesis.strategies import SearchStrategy
+
+_NUMPY = {"float64": np.float64, "int64": np.int64, "bool": np.bool_, "timestamp": np.int64}
+_ROWS = 2
+
+
+def check_aggregate(own: OwnAggregate, values: SearchStrategy[Any], *, dtype: DataType = "float64") -> None:
+    """Draw events, and assert that batches, orders and tiles never show in the aggregate's value.
+
+    values  what the column may hold, of the column type `dtype`
+
+    Raises AssertionError with the smallest events for which a property fails:
+    merging with zero changes nothing; merging is the same from both sides; rows folded in any batches, and in any
+    order, give the same bits as the join over the events themselves.
+    """
+    from hypothesis import given, settings
+    from hypothesis import strategies as st
+
+    event = st.tuples(st.integers(0, _ROWS - 1), st.integers(0, 300), st.none() | values)
+    features = {"short": Feature(own, "x").over("60us"), "long": Feature(own, "x").over("1h"), "all": Feature(own, "x")}
+    plan = compile_plan("check_aggregate", features, {"x": dtype}, frozenset({"x"}))
+
+    def events_of(drawn: list[tuple[int, int, Any]], offsets: list[int]) -> Events:
+        held = np.array([value is not None for _, _, value in drawn], dtype=np.bool_)
+        if dtype == "string":
+            column = np.empty(len(drawn), dtype=object)
+            column[:] = [None if value is None else value.encode() for _, _, value in drawn]
+        else:
+            column = np.array([0 if value is None else value for _, _, value in drawn], dtype=_NUMPY[dtype])
+        return Events(
+            np.array([row for row, _, _ in drawn], dtype=np.int64),
+            np.array([event_us for _, event_us, _ in drawn], dtype=np.int64),
+            np.zeros(len(drawn), dtype=np.int32),
+            np.array(offsets, dtype=np.int64),
+            {"x": Column(column, held)},
+        )
+
+    @settings(deadline=None)
+    @given(
+        drawn=st.lists(event, max_size=12),
+        cuts=st.lists(st.integers(0, 12), max_size=3),
+        order=st.randoms(use_true_random=False),
+    )
+    def holds(drawn: list[tuple[int, int, Any]], cuts: list[int], order: Any) -> None:
+        _check_merge(own, [value for _, _, value in drawn if value is not None], dtype)
+        numbered = list(enumerate(drawn))
+        order.shuffle(numbered)
+        rows: list[bytes | None] = [None] * _ROWS
+        for start, end in pairwise([0, *sorted(min(cut, len(drawn)) for cut in cuts), len(drawn)]):
+            part = numbered[start:end]
+            if part:
+                rows = list(fold(rows, events_of([one for _, one in part], [number for number, _ in part]), plan))
+        moment_us = max((event_us for _, event_us, _ in drawn), default=0) + 1
+        online = roll_up(rows, moment_us, plan)
+        spine = np.arange(_ROWS), np.full(_ROWS, moment_us)
+        offline = values_at(events_of(drawn, list(range(len(drawn)))), *spine, plan)
+        for name in online:
+            left, right = online[name].to_pylist(), offline[name].to_pylist()
+            assert all(map(_same, left, right)), (
+                f"{own.name} over {name}: rows give {left}, events give {right}; "
+                "merge must give the same bits in any order and grouping"
+            )
+
+    holds()
+
+
+def _check_merge(own: OwnAggregate, values: list[Any], dtype: DataType) -> None:
+    if not values:
+        return
+    column = np.array([value.encode() for value in values], object) if dtype == "string" else np.array(values)
+    added = {name: np.asarray(each, own.state[name]) for name, each in own.add(column).items()}
+    assert set(added) == set(own.state) == set(own.zero), f"{own.name}: add, state and zero name different fields"
+    zero = {name: np.full(len(values), own.zero[name], kind) for name, kind in own.state.items()}
+    turned = {name: each[::-1] for name, each in added.items()}
+    for what, left, right in (
+        ("merging with zero changes a partial", own.merge(added, zero), added),
+        ("merging shows which side came first", own.merge(added, turned), own.merge(turned, added)),
+    ):
+        for name, kind in own.state.items():
+            one, other = (np.asarray(side[name], kind) for side in (left, right))
+            assert all(map(_same, one.tolist(), other.tolist())), f"{own.name}: {what}: {name} {one} and {other}"
+
+
+def _same(left: Any, right: Any) -> bool:
+    if isinstance(left, float) and isinstance(right, float):
+        both_nan = math.isnan(left) and math.isnan(right)
+        return both_nan or (left == right and math.copysign(1, left) == math.copysign(1, right))
+    return bool(left == right)

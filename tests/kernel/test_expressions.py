@@ -1,0 +1,112 @@
+"""Expressions: each row from that row alone, whatever an author writes and whatever comes in."""
+
+from __future__ import annotations
+
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from featurestore import Entity, FeatureService, FeatureView, Topic, count, last, mean, ratio
+from featurestore import sum as total
+from featurestore.errors import DefinitionError, MissingEntityKeyError, UnknownColumnError, UnsupportedAggregateError
+from featurestore.kernel.expressions import evaluate, expression, said
+
+TYPES = {"a": "int64", "b": "int64", "f": "float64", "s": "string", "t": "timestamp", "q": "bool"}
+USER = Entity("user", key="user")
+PAYMENTS = Topic(
+    "payments",
+    schema={"user": str, "at": "timestamp", "amount": float, "items": int, "status": str},
+    event_time="at",
+    nullable=("items",),
+)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        pl.col("a").mean(),
+        pl.col("a") - pl.col("a").mean(),
+        pl.col("a").shift(1),
+        pl.col("a").cum_sum(),
+        pl.col("a").rolling_mean(2),
+        pl.col("a").sort(),
+        pl.col("a").filter(pl.col("a") > 1),
+        pl.col("a").is_in(pl.col("b")),
+        pl.col("a").is_duplicated(),
+        pl.col("f").sum().over("a"),
+        pl.col("a").fill_null(strategy="forward"),
+        pl.int_range(pl.len()),
+        pl.lit(1),
+        pl.all(),
+        pl.col("^a.*$"),
+        pl.col("a").map_batches(lambda values: values),
+        pl.col("s").str.split(","),
+        pl.col("s") + 1,
+        "a > 1",
+        None,
+    ],
+    ids=str,
+)
+def test_what_looks_at_other_rows_or_runs_python_is_refused(written: object) -> None:
+    with pytest.raises(DefinitionError, match="where of 'x'"):
+        expression("where of 'x'", said("where of 'x'", written), TYPES)  # type: ignore[arg-type]
+
+
+def test_a_column_that_is_not_there_is_named() -> None:
+    with pytest.raises(UnknownColumnError, match=r"'amout'.*did you mean 'amount'"):
+        FeatureView("v", USER, PAYMENTS, {"n": count(where=pl.col("amout") > 1)})
+
+
+def test_where_must_be_true_or_false() -> None:
+    with pytest.raises(UnsupportedAggregateError, match="where must be true or false"):
+        FeatureView("v", USER, PAYMENTS, {"n": count(where=pl.col("amount") + 1)})
+
+
+def test_a_row_that_cannot_be_computed_is_null_and_takes_no_other_with_it() -> None:
+    number = expression("x", said("x", pl.col("s").cast(pl.Int64)), TYPES)  # type: ignore[arg-type]
+    half = expression("x", said("x", pl.col("a") / pl.col("b")), TYPES)  # type: ignore[arg-type]
+    columns = {
+        "s": pa.array(["1", "two", None, "4", "", "6"]),
+        "a": pa.array([1, 1, 0, -1, None, 9], pa.int64()),
+        "b": pa.array([2, 0, 0, 0, 1, 3], pa.int64()),
+    }
+    got = evaluate({"number": number, "half": half}, columns)
+    assert got["number"].to_pylist() == [1, None, None, 4, None, 6]
+    # Division by zero is infinite or not a number; neither is a feature value.
+    assert got["half"].to_pylist() == [0.5, None, None, None, None, 3.0]
+
+
+def test_definitions_with_expressions_are_values() -> None:
+    def view(limit: float) -> FeatureView:
+        features = {"big": count(where=pl.col("amount") > limit).over("1h")}
+        return FeatureView("v", USER, PAYMENTS, features, columns={"each": pl.col("amount") / pl.col("items")})
+
+    assert view(5.0) == view(5.0)
+    assert view(5.0).version == view(5.0).version != view(6.0).version
+    assert view(5.0) != view(6.0)
+
+
+def test_an_added_column_may_not_hide_one_of_the_topic() -> None:
+    with pytest.raises(DefinitionError, match="'amount', which is there already"):
+        FeatureView("v", USER, PAYMENTS, {"n": count()}, columns={"amount": pl.col("items") + 1})
+
+
+def test_a_ratio_divides_numbers_over_one_window() -> None:
+    with pytest.raises(UnsupportedAggregateError, match="a ratio divides numbers"):
+        FeatureView("v", USER, PAYMENTS, {"r": ratio(last("status"), count())})
+    with pytest.raises(UnsupportedAggregateError, match="without windows of their own"):
+        FeatureView("v", USER, PAYMENTS, {"r": ratio(total("amount").over("1h"), count())})
+
+
+def test_a_derived_feature_names_what_it_reads() -> None:
+    view = FeatureView("spending", USER, PAYMENTS, {"mean": mean("amount").over("24h")})
+    derived = {"against_mean": pl.col("amount") / pl.col("spending__mean_24h")}
+    with pytest.raises(UnknownColumnError, match="'amount'"):
+        FeatureService("risk", [view], derived=derived)
+    service = FeatureService("risk", [view], request={"amount": float}, derived=derived)
+    assert list(service.asked) == ["user", "amount"]
+    assert service.outputs == {"spending__mean_24h": "float64", "against_mean": "float64"}
+    with pytest.raises(MissingEntityKeyError, match="amount"):
+        service.derive({"user": pa.array(["ann"]), "spending__mean_24h": pa.array([2.0])})
+    columns = {"amount": pa.array([5, 1]), "spending__mean_24h": pa.array([2.0, None])}
+    assert service.derive(columns)["against_mean"].to_pylist() == [2.5, None]

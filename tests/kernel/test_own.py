@@ -1,0 +1,92 @@
+"""An author's own aggregate: served like the others, and found out when its merge shows the order."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from featurestore import Entity, FeatureView, OwnAggregate, Topic, aggregate
+from featurestore.errors import UnsupportedAggregateError
+from featurestore.kernel import Column, Events, fold, roll_up
+from featurestore.testing import check_aggregate
+
+# The widest distance between two values: exact, and the same in any order.
+RANGE = OwnAggregate(
+    name="range",
+    accepts=("float64", "int64"),
+    state={"low": "<f8", "high": "<f8"},
+    zero={"low": np.inf, "high": -np.inf},
+    add=lambda values: {"low": values + 0.0, "high": values + 0.0},
+    merge=lambda a, b: {"low": np.minimum(a["low"], b["low"]), "high": np.maximum(a["high"], b["high"])},
+    finish=lambda state: state["high"] - state["low"],
+)
+# Adding floats one by one: the order shows in the last bits.
+NAIVE_SUM = OwnAggregate(
+    name="naive_sum",
+    accepts=("float64",),
+    state={"total": "<f8"},
+    zero={"total": 0.0},
+    add=lambda values: {"total": values},
+    merge=lambda a, b: {"total": a["total"] + b["total"]},
+    finish=lambda state: state["total"],
+)
+KEEPS_LEFT = OwnAggregate(
+    name="keeps_left",
+    accepts=("float64",),
+    state={"value": "<f8"},
+    zero={"value": 0.0},
+    add=lambda values: {"value": values},
+    merge=lambda a, b: {"value": np.where(a["value"] != 0, a["value"], b["value"])},
+    finish=lambda state: state["value"],
+)
+BAD_ZERO = OwnAggregate(
+    name="bad_zero",
+    accepts=("float64",),
+    state={"low": "<f8"},
+    zero={"low": 0.0},
+    add=lambda values: {"low": values},
+    merge=lambda a, b: {"low": np.minimum(a["low"], b["low"])},
+    finish=lambda state: state["low"],
+)
+NUMBERS = st.floats(allow_nan=False, allow_infinity=False, width=32)
+
+
+def test_an_aggregate_that_keeps_the_rules_passes() -> None:
+    check_aggregate(RANGE, NUMBERS)
+    check_aggregate(RANGE, st.integers(-1000, 1000), dtype="int64")
+
+
+@pytest.mark.parametrize(
+    ("own", "told"), [(NAIVE_SUM, "any order"), (KEEPS_LEFT, "which side"), (BAD_ZERO, "merging with zero")]
+)
+def test_an_aggregate_that_breaks_them_is_found(own: OwnAggregate, told: str) -> None:
+    with pytest.raises(AssertionError, match=told):
+        check_aggregate(own, st.floats(0.1, 1e9) if own is NAIVE_SUM else NUMBERS)
+
+
+def test_it_is_defined_and_served_like_the_others() -> None:
+    topic = Topic("payments", schema={"user": str, "at": "timestamp", "amount": float}, event_time="at")
+    view = FeatureView("spread", Entity("user", key="user"), topic, {"width": aggregate(RANGE, "amount").over("1h")})
+    rows = np.zeros(3, dtype=np.int64)
+    amounts = {"amount": Column(np.array([3.0, -1.0, 7.5]))}
+    events = Events(rows, np.array([5, 6, 7]), rows.astype(np.int32), np.arange(3), amounts)
+    [value] = roll_up(fold([None], events, view.plan), 8, view.plan)["width_1h"].to_pylist()
+    assert value == 8.5
+
+
+def test_its_version_is_part_of_the_view() -> None:
+    topic = Topic("payments", schema={"user": str, "at": "timestamp", "amount": float}, event_time="at")
+
+    def view(own: OwnAggregate) -> FeatureView:
+        return FeatureView("spread", Entity("user", key="user"), topic, {"width": aggregate(own, "amount").over("1h")})
+
+    newer = OwnAggregate(**{**vars(RANGE), "version": 2})
+    assert view(RANGE).version == view(RANGE).version != view(newer).version
+    assert view(RANGE).plan.layout != view(newer).plan.layout
+
+
+def test_a_column_that_it_does_not_accept_is_refused() -> None:
+    topic = Topic("payments", schema={"user": str, "at": "timestamp"}, event_time="at")
+    with pytest.raises(UnsupportedAggregateError, match="range of 'user' is not defined"):
+        FeatureView("spread", Entity("user", key="user"), topic, {"width": aggregate(RANGE, "user")})
