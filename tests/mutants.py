@@ -23,7 +23,15 @@ ROOT = Path(__file__).parents[1]
 COPIED = ("featurestore", "streams", "tests", "definitions", "pyproject.toml")
 KERNEL = ("tests/kernel",)
 TIME = ("tests/streams/test_watermark.py",)
+WINDOWS = ("tests/kernel/test_windows.py",)
+EXPRESSIONS = ("tests/kernel/test_expressions.py",)
+OWN = ("tests/kernel/test_own.py",)
 LIMIT_S = 600
+
+
+def shown_by(function: str) -> tuple[str, ...]:
+    """The column of the table that would show it."""
+    return (f"tests/kernel/test_table.py::test_rows_and_join_equal_the_plain_value[{function}]",)
 
 
 @dataclass(frozen=True)
@@ -40,10 +48,10 @@ class Mutant:
 K = "featurestore/kernel/"
 A = K + "aggregates/"
 MUTANTS = (
-    Mutant("window tail one tile late", K + "windows.py", "(moments_us - self.size_us) // self.slide_us", "(moments_us - self.size_us) // self.slide_us + 1"),
-    Mutant("tail edge exclusive", K + "windows.py", "self.first_tile(moments_us) * self.slide_us", "self.first_tile(moments_us) * self.slide_us + 1"),
-    Mutant("event on an edge in the wrong tile", K + "windows.py", "else event_us // tile_us", "else (event_us + 1) // tile_us"),
-    Mutant("oldest tile left out of a roll-up", K + "tiles.py", "tiles.take(tiles.tile >= first)", "tiles.take(tiles.tile > first)"),
+    Mutant("window tail one tile late", K + "windows.py", "(moments_us - self.shift_us - self.size_us) // self.slide_us", "(moments_us - self.shift_us - self.size_us) // self.slide_us + 1"),
+    Mutant("tail edge exclusive", K + "tilings.py", "return tile * self.tile_us", "return tile * self.tile_us + 1"),
+    Mutant("event on an edge in the wrong tile", K + "tilings.py", "return event_us // self.tile_us", "return (event_us + 1) // self.tile_us"),
+    Mutant("oldest tile left out of a roll-up", K + "tiles.py", "covered = tiles.tile >= over.first_tile(moment)[0]", "covered = tiles.tile > over.first_tile(moment)[0]"),
     Mutant("a tile dropped while it is still reached", K + "tiles.py", "tiles.tile >= oldest[tiles.row]", "tiles.tile > oldest[tiles.row]"),
     Mutant("a tile never dropped", K + "tiles.py", "return tiles.take(tiles.tile >= oldest[tiles.row])", "return tiles"),
     Mutant("neighbouring entities run together", K + "tiles.py", "(row[1:] != row[:-1]) | (tile[1:] != tile[:-1])", "tile[1:] != tile[:-1]"),
@@ -53,13 +61,13 @@ MUTANTS = (
     Mutant("head edge exclusive in the join", K + "values.py", 'searchsorted(self._times, moment_us, side="right")', 'searchsorted(self._times, moment_us, side="left")'),
     Mutant("null shown as a value", K + "values.py", "valid[present] = done.valid", "valid[present] = True"),
     Mutant("empty count null", K + "values.py", "return pa.array(values)\n", "return pa.array(values, mask=~valid)\n"),
-    Mutant("two windows of one level share an answer", K + "values.py", "key = (index, output.window.size_us or 0)", "key = (index, 0)"),
+    Mutant("two windows of one level share an answer", K + "values.py", "plan.levels[index], output.window, moment_us)", "plan.levels[index], plan.levels[index].windows[0], moment_us)"),
     Mutant("newest event time not stored", K + "rows.py", "plan.layout, rows.newest_us, rungs", "plan.layout, rows.newest_us * 0, rungs"),
     Mutant("string bytes read twice", K + "rows.py", "heap_at[row] = start + size", "heap_at[row] = start"),
     Mutant("stored sums too narrow", K + "rows.py", "np.maximum.at(need[:", "np.minimum.at(need[:"),
     Mutant("sign of a narrowed sum lost", K + "exact.py", "fits &= (top >= 1 << 31) == (sign[:, 0] != 0)", "fits &= True"),
     Mutant("lost carry", K + "exact.py", "out[:, place + 1] += out[:, place] >> 32", "out[:, place + 1] += 0"),
-    Mutant("a square's middle term misplaced", K + "exact.py", "place + 27, plus", "place + 26, plus"),
+    Mutant("a product's middle limb misplaced", K + "exact.py", "place + _LIMB_BITS * index", "place + (_LIMB_BITS - 1) * index"),
     Mutant("rounding forgets low digits", K + "exact.py", "sticky |= ((magnitude != 0) & below).any(axis=1)", "sticky |= False"),
     Mutant("population for sample variance", K + "exact.py", "[counts, counts - ddof]", "[counts, counts]"),
     Mutant("a mean one unit off", K + "exact.py", "out = _rounded(quotient, exponent - 32 * pad, inexact, negative)", "out = np.nextafter(_rounded(quotient, exponent - 32 * pad, inexact, negative), np.inf)"),
@@ -81,11 +89,51 @@ MUTANTS = (
     Mutant("pairs keep what left the window", A + "pairs.py", "if not held[key]:", "if held[key] < 0:"),
     Mutant("negative buckets fall", A + "pairs.py", "top - np.uint64(1) - (whole - top), whole + top)", "whole - top, whole + top)"),
     Mutant("pairs keep the largest hashes", A + "pairs.py", "else min(end, start + self.pairs_max)\n            out[index] = raw[start * size : stop * size]", "else min(end, start + self.pairs_max)\n            out[index] = raw[(end - (stop - start)) * size : end * size]"),
-    Mutant("quantile one rank low", A + "catalogue.py", 'side="right")])', 'side="left")])'),
-    Mutant("a gap of one event", A + "catalogue.py", "gaps > 0)", "gaps >= 0)"),
-    Mutant("deviation of one value", A + "catalogue.py", "counts > ddof)", "counts >= ddof)"),
-    Mutant("rate in microseconds", A + "catalogue.py", "counts * float(SECOND_US) / span.size_us", "counts / span.size_us"),
+    Mutant("quantile one rank low", A + "pairs.py", 'side="right")])', 'side="left")])'),
+    Mutant("a gap of one event", A + "extremes.py", "* float(SECOND_US)), gaps > 0)", "* float(SECOND_US)), gaps >= 0)"),
+    Mutant("deviation of one value", A + "moments.py", "counts > ddof)", "counts >= ddof)"),
+    Mutant("rate in microseconds", A + "counting.py", "* float(SECOND_US) / size_us", "/ size_us"),
     Mutant("events sorted by offset before partition", K + "events.py", "np.lexsort((self.offset, self.partition, ", "np.lexsort((self.partition, self.offset, "),
+    Mutant("a shifted window ends late", K + "windows.py", "(moments_us - self.shift_us) // self.slide_us if", "(moments_us - self.shift_us) // self.slide_us + 1 if", shown_by("count")),
+    Mutant("a shifted window forgets its end", K + "tiles.py", "covered &= tiles.tile < end[0]", "pass", shown_by("count")),
+    Mutant("a shifted window forgets its end in the join", K + "values.py", "return low, place.at_or_after(spine_row, over.tiling.start_us(end))", "return low, high", shown_by("count")),
+    Mutant("the period before is the one so far", K + "windows.py", "self.tiling.start_us(tile) - 1)", "self.tiling.start_us(tile))", shown_by("count")),
+    Mutant("a pause as long as the gap ends a session", K + "tiles.py", "first_us[1:] - last_us[:-1] > over.gap_us", "first_us[1:] - last_us[:-1] >= over.gap_us", shown_by("count")),
+    Mutant("a session goes on after a pause", K + "tiles.py", "(number == number[ends]) & (moment_us", "(moment_us", shown_by("count")),
+    Mutant("a session stays open for ever", K + "tiles.py", "& (moment_us - last_us[ends] <= over.gap_us)", "", shown_by("count")),
+    Mutant("a session stays open for ever in the join", K + "values.py", "is_open = (low < high) & (spine_us - events.event_us[newest] <= over.gap_us)", "is_open = low < high", shown_by("count")),
+    Mutant("a session is longer than its longest in the join", K + "values.py", "np.maximum(low, since[newest])", "since[newest]", shown_by("count")),
+    Mutant("one event too many among the newest", K + "tiles.py", "np.arange(len(tiles)) >= ends - events", "np.arange(len(tiles)) >= ends - events - 1", shown_by("count")),
+    Mutant("the newest of another entity", K + "values.py", "np.maximum(first, high - over.events)", "np.maximum(0, high - over.events)", shown_by("count")),
+    Mutant("single events lose their order", K + "tiles.py", 'np.lexsort((places["offset"], places["partition"], tile, row))', "np.lexsort((tile, row))", shown_by("last_n")),
+    Mutant("an hour on UTC", K + "tilings.py", "return start + (event_us - start) // HOUR_US * HOUR_US", "return event_us // HOUR_US * HOUR_US", WINDOWS),
+    Mutant("a day of summer time in winter", K + "tilings.py", "behind = clock.utcoffset(datetime(day.year, day.month, day.day))", "behind = clock.utcoffset(datetime(day.year, 1, 1))", WINDOWS),
+    Mutant("weeks begin on Sunday", K + "tilings.py", "day.weekday() != 0", "day.weekday() != 6", WINDOWS),
+    Mutant("a null condition is true", K + "prepare.py", "truths.fill_null(False)", "truths.fill_null(True)", EXPRESSIONS + shown_by("count")),
+    Mutant("where forgets the column's nulls", K + "prepare.py", "masks = [] if source.valid is None else [source.valid]", "masks: list = []", shown_by("sum")),
+    Mutant("two columns count where one is null", K + "prepare.py", "masks.append(partner)", "pass", shown_by("covariance")),
+    Mutant("rows may look at each other", K + "expressions.py", "not columns or not _every_part_row_by_row(written)", "not columns", EXPRESSIONS),
+    Mutant("a membership looks at other rows", K + "expressions.py", "if _mixes_rows(found, types):", "if False:", EXPRESSIONS),
+    Mutant("one bad row takes its batch with it", K + "expressions.py", "if len(frame) <= 1:", "if True:", EXPRESSIONS),
+    Mutant("division by zero is served", K + "expressions.py", "mask=~np.isfinite(held)", "mask=np.isnan(held)", EXPRESSIONS),
+    Mutant("the last n, oldest first", A + "lists.py", 'reverse=self.which == "last"', 'reverse=self.which == "first"', shown_by("last_n")),
+    Mutant("one value too many", A + "lists.py", "if len(kept) == self.length:", "if len(kept) > self.length:", shown_by("last_n")),
+    Mutant("repeats in a distinct list", A + "lists.py", "if self.distinct and value in seen:", "if False:", shown_by("last_n_distinct")),
+    Mutant("distinct zeros", A + "lists.py", "one_zero=self.distinct", "one_zero=False", shown_by("last_n_distinct")),
+    Mutant("a tally forgets counts", A + "tallies.py", "held[value] += times", "held[value] = times", shown_by("counts")),
+    Mutant("a tally keeps what left the window", A + "tallies.py", "if not held[value]:", "if held[value] < 0:", shown_by("counts")),
+    Mutant("top values by name alone", A + "tallies.py", "key=lambda one: (-one[1], one[0])", "key=lambda one: one[0]", shown_by("top_k")),
+    Mutant("kurtosis of a normal is 3", A + "moments.py", "(below * below) - 3)", "(below * below))", shown_by("kurtosis")),
+    Mutant("skewness without its sign", A + "moments.py", "return _signed(math.sqrt(_float(above * above / below**3)), above)", "return math.sqrt(_float(above * above / below**3))", shown_by("skewness")),
+    Mutant("covariance of a population", A + "moments.py", "/ (n * (n - 1))", "/ (n * n)", shown_by("covariance")),
+    Mutant("trend in microseconds", A + "moments.py", "* SECOND_US / below", "/ below", shown_by("trend")),
+    Mutant("a ratio by zero", A + "ratio.py", "& (down.values != 0)", "", shown_by("ratio")),
+    Mutant("decay twice as fast", K + "decay.py", "np.divmod(age_us, half_life_us)", "np.divmod(2 * age_us, half_life_us)", shown_by("decayed_sum")),
+    Mutant("decay from the start of a tile", K + "prepare.py", "each.decay.tiling.tile_of(event_us) + 1", "each.decay.tiling.tile_of(event_us)", shown_by("decayed_sum")),
+    Mutant("the newest tile whole in the join", K + "values.py", "np.where(asked == newest_tile[chosen], head[chosen], sums(spine_row[chosen], asked))", "sums(spine_row[chosen], asked)", shown_by("decayed_sum")),
+    Mutant("an own merge drops the odd one", A + "own.py", "kept = np.flatnonzero(inside % 2 == 0)", "kept = np.flatnonzero((inside % 2 == 0) & ((np.arange(total) < last) | (inside == 0)))", OWN),
+    Mutant("an own range misses its end", A + "own.py", "((low, 1), (high, -1))", "((low, 1),)", OWN),
+    Mutant("check_aggregate forgets zero", "featurestore/testing.py", "assert all(map(_same, one.tolist(), other.tolist()))", "assert all(map(_same, one.tolist(), one.tolist()))", OWN),
     Mutant("the first event of a batch is never late", "streams/watermark.py", "np.concatenate(([newest_before_us], newest_us[:-1]))", "np.concatenate(([0], newest_us[:-1]))", TIME),
     Mutant("a future event moves the watermark", "streams/watermark.py", "np.where(future, np.iinfo(np.int64).min, effective_us)", "effective_us", TIME),
     Mutant("events may come from the future", "streams/watermark.py", "np.minimum(event_us, arrival_us)", "event_us", TIME),

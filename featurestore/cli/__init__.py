@@ -62,6 +62,33 @@ def settings() -> None:
 
 
 @app.command()
+def plan() -> None:
+    """Show what `apply` would change, whom it affects, and how large each view's rows are. Changes nothing."""
+    from featurestore.feast.registry import FeastRegistry
+    from featurestore.kernel import row_bytes
+    from featurestore.settings import Settings
+    from featurestore.spec import load
+
+    chosen = Settings()
+    repository = load(chosen.definitions)
+    with FeastRegistry(chosen) as registry:
+        applied = {
+            one.name: one.tags.get("featurestore.version", "") for one in registry.listing() if one.kind == "view"
+        }
+    rows = []
+    for view in repository.views.values():
+        change = "" if applied.get(view.name) == view.version else "change" if view.name in applied else "new"
+        services = [each.name for each in repository.services.values() if view in [s.view for s in each.selections]]
+        cold, dense, has_more = row_bytes(view.plan)
+        more = " + values" if has_more else ""
+        rows.append([change, view.name, f"{cold:,}{more}", f"{dense:,}{more}", ", ".join(services) if change else ""])
+    rows += [["remove", name, "", "", ""] for name in sorted(set(applied) - set(repository.views))]
+    show_table("plan", ["", "view", "bytes a row, one event", "every tile full", "services affected"], rows)
+    changes = sum(bool(row[0]) for row in rows)
+    console.print(f"plan: {changes} of {len(rows)} views would change; a changed view is computed anew from its topic")
+
+
+@app.command()
 def apply() -> None:
     """Read the definitions, create their Kafka topics, write their equivalents to Feast's registry."""
     from featurestore.feast.registry import FeastRegistry

@@ -8,6 +8,7 @@ No client library, no clock, no I/O.
 from featurestore.kernel.aggregates.own import OwnAggregate
 from featurestore.kernel.events import ARROW_TYPES, Column, DataType, Events, ValueType, arrow_type
 from featurestore.kernel.plan import Feature, Plan, compile_plan, where_of
+from featurestore.kernel.rows import row_bytes
 from featurestore.kernel.values import fold, newest_event_us, roll_up, values_at
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "fold",
     "newest_event_us",
     "roll_up",
+    "row_bytes",
     "values_at",
     "where_of",
 ]

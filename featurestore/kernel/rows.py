@@ -20,6 +20,7 @@ from featurestore.errors import RowLayoutError
 from featurestore.kernel.aggregates.partial import State
 from featurestore.kernel.plan import Level, Plan
 from featurestore.kernel.tiles import Tiles, merged, tiles_none
+from featurestore.kernel.windows import tiles_max
 
 Ints = npt.NDArray[np.int64]
 
@@ -93,6 +94,19 @@ def decode(payloads: Sequence[bytes | None], plan: Plan) -> Rows:
             at = end
     levels = tuple(merged(part, level) for part, level in zip(parts, plan.levels, strict=True))
     return Rows(levels, newest_us)
+
+
+def row_bytes(plan: Plan) -> tuple[int, int, bool]:
+    """Bytes of a row with one event, of one with an event in every tile, and whether lists or strings come on top.
+
+    Sums are taken as ordinary ones; those of numbers that are very large and very small at once need more.
+    """
+    cold = dense = _header(plan).itemsize
+    for index, level in enumerate(plan.levels):
+        record = _record(level, _level_rungs(plan, index, (1,) * len(_exact_names(plan)))).itemsize
+        cold += record
+        dense += record * max(tiles_max(window) for window in level.windows)
+    return cold, dense, any(partial.has_heap for level in plan.levels for partial in level.partials)
 
 
 def _encode_level(

@@ -226,6 +226,17 @@ def newest(events: int) -> Newest:
     return Newest(_whole("newest events", events, 1, NEWEST_MAX))
 
 
+def tiles_max(over: Window) -> int:
+    """The most tiles that a row keeps for the window."""
+    if isinstance(over, Newest):
+        return over.events
+    if isinstance(over, Period):
+        return over.ago + 1
+    # A tile that the moment has just entered comes on top of those that the tail still holds.
+    edge = np.array([2**52], dtype=np.int64)
+    return int((over.tiling.tile_of(edge) - over.first_tile(edge))[0]) + 1
+
+
 def _some(size: str | int) -> int:
     size_us = duration_us(size)
     if not size_us:

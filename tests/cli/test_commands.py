@@ -70,6 +70,15 @@ def test_apply_send_and_get(made: Project, tmp_path: Path) -> None:
     assert "NOT_FOUND" in made.command("get", "by_group", "group=2").stdout
 
 
+def test_plan_tells_what_apply_would_change_and_changes_nothing(made: Project) -> None:
+    for _ in range(2):
+        told = made.command("plan").stdout
+        assert "2 of 2 views would change" in told
+        assert "walk" in told
+    made.command("apply")
+    assert "0 of 2 views would change" in made.command("plan").stdout
+
+
 def test_settings_are_shown_without_secrets_and_wrong_ones_are_named(tmp_path: Path) -> None:
     def run(**environment: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "featurestore.cli", "settings"]

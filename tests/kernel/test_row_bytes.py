@@ -1,0 +1,35 @@
+"""What `plan` says of a row's size is what rows have."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from featurestore.kernel import Column, Events, Feature, compile_plan, fold, row_bytes
+from featurestore.kernel.windows import newest, session
+
+FEATURES = {
+    "n": Feature("count").over("1h", newest(5)),
+    "total": Feature("sum", "x").over("1h", "24h"),
+    "spread": Feature("std", "x").over(session("10m", longest="2h")),
+    "all": Feature("max", "x"),
+}
+
+
+def test_a_row_of_one_event_and_a_full_one_have_the_size_that_was_told() -> None:
+    plan = compile_plan("v", FEATURES, {"x": "float64"}, frozenset())
+    cold, dense, has_more = row_bytes(plan)
+    assert not has_more
+    [one] = fold([None], steady(1), plan)
+    [full] = fold([None], steady(10_000), plan)
+    assert len(one or b"") == cold
+    # At a given moment the newest tile may have just begun or the oldest just have ended, so one tile may be missing.
+    assert dense * 0.95 <= len(full or b"") <= dense
+    [longer] = fold([None], steady(20_000), plan)
+    assert len(longer or b"") <= dense
+
+
+def steady(count: int) -> Events:
+    """An event every ten seconds."""
+    zeros = np.zeros(count, dtype=np.int64)
+    times = 2**50 + np.arange(count) * 10_000_000
+    return Events(zeros, times, zeros.astype(np.int32), np.arange(count), {"x": Column(np.full(count, 1.5))})
