@@ -284,12 +284,13 @@ def send(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="stream or kernel")],
+    name: Annotated[str, typer.Argument(help="stream, kernel, or growth")],
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
     days: Annotated[int, typer.Option(help="stream: how many days of flights", min=5)] = 120,
     rounds: Annotated[int, typer.Option(help="how often each side is measured", min=1)] = 3,
 ) -> None:
-    """Measure, side by side with a peer or a limit, in one run."""
+    """Measure, side by side with a peer or a limit, in one run; `growth` prints its curves as an SVG."""
+    from featurestore.bench.growth import as_svg, growth
     from featurestore.bench.kernel import bench_kernel
     from featurestore.bench.stream import bench_stream
     from featurestore.errors import UnknownObjectError
@@ -302,8 +303,11 @@ def bench(
         found = bench_stream(Settings().definitions, days=days, rounds=rounds, say=say)
     elif name == "kernel":
         found = bench_kernel(rounds, say)
+    elif name == "growth":
+        print(as_svg(growth(say)), end="")
+        return
     else:
-        raise UnknownObjectError("benchmark", name, ["stream", "kernel"])
+        raise UnknownObjectError("benchmark", name, ["stream", "kernel", "growth"])
     if as_json:
         print(found.as_json())
     else:

@@ -97,7 +97,7 @@ class Plan:
 
 def reach_us(over: Window) -> int | None:
     """The longest time that an event stays in the window; None: for ever."""
-    probe = np.array([2**52], dtype=np.int64)
+    probe = np.array([1_700_000_000_000_000], dtype=np.int64)
     if isinstance(over, Lifetime | Newest):
         return None
     # Tiles of a calendar differ in length, by less than twice: two such windows are longer than any one.

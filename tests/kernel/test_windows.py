@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from datetime import UTC, datetime
 
@@ -10,8 +11,9 @@ import pytest
 
 from featurestore.errors import DefinitionError, FeatureStoreError, InvalidDurationError
 from featurestore.event_time import moment_us
+from featurestore.kernel import Column, Events, Feature, compile_plan, fold, roll_up, values_at
 from featurestore.kernel.tilings import Calendar
-from featurestore.kernel.windows import Period, before, calendar, newest, session, tumbling
+from featurestore.kernel.windows import Period, Window, before, calendar, newest, session, tumbling
 from tests.kernel import naive
 
 # Half hours, quarter hours, clocks changed at midnight, over midnight, by half an hour, and not at all.
@@ -99,3 +101,53 @@ def test_what_is_no_window_is_refused_when_it_is_written(make) -> None:
         make()
     assert isinstance(told.value, FeatureStoreError)
     assert len(str(told.value)) > 30
+
+
+def counted(over: Window, times: list[int], moment_us: int, cut: int = 0) -> list[int]:
+    """What a window counts at the moment: by rows folded in two batches, and by the join."""
+    plan = compile_plan("v", {"n": Feature("count").over(over)}, {}, frozenset())
+
+    def events(part: list[tuple[int, int]]) -> Events:
+        zeros = np.zeros(len(part), dtype=np.int64)
+        offsets, at = (np.array([one[side] for one in part], dtype=np.int64) for side in (0, 1))
+        return Events(zeros, at, zeros.astype(np.int32), offsets, {})
+
+    numbered = list(enumerate(times))
+    rows: list[bytes | None] = [None]
+    for part in (numbered[:cut], numbered[cut:]):
+        if part:
+            rows = list(fold(rows, events(part), plan))
+    asked = np.zeros(1, dtype=np.int64), np.array([moment_us])
+    both = roll_up(rows, moment_us, plan), values_at(events(numbered), *asked, plan)
+    return [values[f"n_{over.label}"][0].as_py() for values in both]
+
+
+def test_a_pause_as_long_as_the_gap_does_not_end_a_session_and_a_longer_one_does() -> None:
+    #   0        30       60          91
+    #   |--------|--------|-----------|
+    assert counted(session("30us", longest="300us"), [0, 30, 60], 90) == [3, 3]
+    assert counted(session("30us", longest="300us"), [0, 30, 60], 91) == [0, 0]
+    assert counted(session("30us", longest="300us"), [0, 30, 61], 61) == [1, 1]
+
+
+def test_a_late_event_joins_two_sessions() -> None:
+    assert counted(session("30us", longest="300us"), [0, 50], 50, cut=1) == [1, 1]
+    assert counted(session("30us", longest="300us"), [0, 50, 25], 50, cut=2) == [3, 3]
+
+
+def test_a_session_is_no_longer_than_its_longest() -> None:
+    # Tiles of 30: at 600 the oldest that counts is the one of 300.
+    assert counted(session("30us", longest="300us"), list(range(0, 601, 20)), 600) == [16, 16]
+
+
+def test_events_of_one_time_are_newest_by_partition_then_offset() -> None:
+    plan = compile_plan("v", {"x": Feature("values", "x").over(newest(2))}, {"x": "int64"}, frozenset())
+    places = [(1, 5), (0, 9), (2, 1), (0, 3), (2, 0)]
+    for order in itertools.permutations(places):
+        rows: list[bytes | None] = [None]
+        for partition, offset in order:
+            zeros = np.zeros(1, dtype=np.int64)
+            column = {"x": Column(np.array([10 * partition + offset]))}
+            one = Events(zeros, zeros + 7, np.array([partition], dtype=np.int32), zeros + offset, column)
+            rows = list(fold(rows, one, plan))
+        assert roll_up(rows, 8, plan)["x_newest_2"].to_pylist() == [[20, 21]]
