@@ -94,7 +94,7 @@ MUTANTS = (
     Mutant("deviation of one value", A + "moments.py", "counts > ddof)", "counts >= ddof)"),
     Mutant("rate in microseconds", A + "counting.py", "* float(SECOND_US) / size_us", "/ size_us"),
     Mutant("events sorted by offset before partition", K + "events.py", "np.lexsort((self.offset, self.partition, ", "np.lexsort((self.partition, self.offset, "),
-    Mutant("a shifted window ends late", K + "windows.py", "(moments_us - self.shift_us) // self.slide_us if", "(moments_us - self.shift_us) // self.slide_us + 1 if", shown_by("count")),
+    Mutant("a shifted window ends late", K + "windows.py", "(moments_us - self.shift_us) // self.slide_us if", "(moments_us - self.shift_us) // self.slide_us + 1 if", WINDOWS),
     Mutant("a shifted window forgets its end", K + "tiles.py", "covered &= tiles.tile < end[0]", "pass", shown_by("count")),
     Mutant("a shifted window forgets its end in the join", K + "values.py", "return low, place.at_or_after(spine_row, over.tiling.start_us(end))", "return low, high", shown_by("count")),
     Mutant("the period before is the one so far", K + "windows.py", "self.tiling.start_us(tile) - 1)", "self.tiling.start_us(tile))", shown_by("count")),

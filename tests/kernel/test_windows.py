@@ -130,6 +130,11 @@ def test_a_pause_as_long_as_the_gap_does_not_end_a_session_and_a_longer_one_does
     assert counted(session("30us", longest="300us"), [0, 30, 61], 61) == [1, 1]
 
 
+def test_a_shifted_window_meets_the_one_after_it() -> None:
+    # Slides of 10: at 1,000 the last 50 begin with 950, and the 600 before them with 350.
+    assert counted(before("50us", "600us"), [349, 350, 949, 950], 1_000) == [2, 2]
+
+
 def test_a_late_event_joins_two_sessions() -> None:
     assert counted(session("30us", longest="300us"), [0, 50], 50, cut=1) == [1, 1]
     assert counted(session("30us", longest="300us"), [0, 50, 25], 50, cut=2) == [3, 3]
