@@ -139,7 +139,7 @@ def compare(
                 assert found is None or inside, where
             elif feature.function in ("decayed_sum", "decayed_mean") and found is not None and wanted is not None:
                 magnitude = math.fsum(abs(e.values[feature.column] or 0) for e in inside)
-                assert abs(found - wanted) <= max(magnitude * 1e-12, 5e-324) or not magnitude < 1e300, where
+                assert abs(found - wanted) <= max(magnitude * 1e-12, 1e-290) or not magnitude < 1e300, where
             else:
                 assert alike(found, wanted, str(feature.function)), where
 

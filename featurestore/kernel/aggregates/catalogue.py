@@ -67,7 +67,7 @@ _ROOT = "root of an exactly rounded number"
 _DISTINCT = f"exact to {pairs.DISTINCT_EXACT_MAX:,}, then 3.1 % standard error"
 _ENTROPY = f"exact counts; null above {pairs.DISTINCT_EXACT_MAX:,} different values"
 _TALLY = f"exact; null above {tallies.VALUES_MAX:,} different values"
-_FADED = "exact within a tile; 1 part in 10**14 of the sum of magnitudes"
+_FADED = "exact within a tile; within 1e-12 of the sum of magnitudes"
 _LENGTH = Argument("n", 1, lists.VALUES_MAX)
 _HALF_LIFE = Argument("half_life", 1_000, 100 * 366 * 86_400 * 1_000_000)
 
