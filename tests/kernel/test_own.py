@@ -60,7 +60,7 @@ def test_an_aggregate_that_keeps_the_rules_passes() -> None:
 @pytest.mark.parametrize(
     ("own", "values", "told"),
     [
-        (NAIVE_SUM, st.floats(0.1, 1e9), "any order"),
+        (NAIVE_SUM, st.sampled_from([0.1, 0.7, 3.3, 1e9]), "any order"),
         (KEEPS_LEFT, st.floats(1, 100), "which side"),
         (BAD_ZERO, NUMBERS, "merging with zero"),
     ],
