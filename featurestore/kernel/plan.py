@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
@@ -19,6 +19,7 @@ from featurestore.kernel.decay import HALF_LIVES
 from featurestore.kernel.events import DataType
 from featurestore.kernel.expressions import Expression, expression, said
 from featurestore.kernel.prepare import ONES, TIME, Decay, Preparation, Prepared
+from featurestore.kernel.program import Program, program_of
 from featurestore.kernel.tilings import Even, Single, Tiling
 from featurestore.kernel.windows import Lifetime, Newest, Session, Sliding, Window, window
 
@@ -73,17 +74,29 @@ class Plan:
     """How one view is computed; `layout` names the shape of its stored rows.
 
     prepare  makes the columns that the partials read
+    program  the levels as tables for the compiled loops, where all records have a fixed width
     """
 
     outputs: tuple[Output, ...]
     levels: tuple[Level, ...]
     prepare: Preparation
     layout: int
+    program: Program | None
+
+    @property
+    def exact_names(self) -> list[str]:
+        """The sums whose stored width depends on their values."""
+        return exact_names(self.levels)
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The topic's columns that are needed."""
         return self.prepare.columns
+
+    @property
+    def is_rolled_up_packed(self) -> bool:
+        """Whether every value comes from whole tiles between two numbers: a session looks at pauses, decay at ages."""
+        return not any(isinstance(output.window, Session) or output.aggregate.faded for output in self.outputs)
 
     @property
     def reach_us(self) -> int | None:
@@ -93,6 +106,10 @@ class Plan:
 
     def level_of(self, output: Output) -> int:
         return next(index for index, level in enumerate(self.levels) if level.tiling == output.window.tiling)
+
+
+def exact_names(levels: Sequence[Level]) -> list[str]:
+    return sorted({partial.name for level in levels for partial in level.partials if partial.has_rung})
 
 
 def reach_us(over: Window) -> int | None:
@@ -128,7 +145,8 @@ def compile_plan(
         [(level.tiling.text, [(partial.name, partial.fields(1)) for partial in level.partials]) for level in levels]
     )
     layout = int.from_bytes(blake2b(shape.encode(), digest_size=4).digest(), "little")
-    return Plan(tuple(outputs), levels, columns.preparation(needed), layout)
+    program = program_of(levels, exact_names(levels))
+    return Plan(tuple(outputs), levels, columns.preparation(needed), layout, program)
 
 
 def _windows(owner: str, name: str, feature: Feature) -> list[tuple[str, Window]]:

@@ -103,7 +103,7 @@ def row_bytes(plan: Plan) -> tuple[int, int, bool]:
     """
     cold = dense = _header(plan).itemsize
     for index, level in enumerate(plan.levels):
-        record = _record(level, _level_rungs(plan, index, (1,) * len(_exact_names(plan)))).itemsize
+        record = _record(level, _level_rungs(plan, index, (1,) * len(plan.exact_names))).itemsize
         cold += record
         dense += record * max(tiles_max(window) for window in level.windows)
     return cold, dense, any(partial.has_heap for level in plan.levels for partial in level.partials)
@@ -172,28 +172,27 @@ def _record(level: Level, rungs: tuple[int, ...]) -> np.dtype[np.void]:
 
 
 def _header(plan: Plan) -> np.dtype[np.void]:
+    rungs = max(1, len(plan.exact_names))
     return np.dtype(
         [
             ("layout", "<u4"),
             ("newest_us", "<i8"),
             ("counts", "<u4", (len(plan.levels),)),
-            ("rungs", "u1", (max(1, len(_exact_names(plan))),)),
+            ("rungs", "u1", (rungs,)),
+            # Fixed-width records are read as words of 32 bits, so they begin at one.
+            ("padding", "u1", (-rungs % 4,)),
         ]
     )
 
 
-def _exact_names(plan: Plan) -> list[str]:
-    return sorted({partial.name for level in plan.levels for partial in level.partials if partial.has_rung})
-
-
 def _level_rungs(plan: Plan, index: int, combination: tuple[int, ...]) -> tuple[int, ...]:
-    rung_of = dict(zip(_exact_names(plan), combination, strict=False))
+    rung_of = dict(zip(plan.exact_names, combination, strict=False))
     return tuple(rung_of[partial.name] if partial.has_rung else 0 for partial in plan.levels[index].partials)
 
 
 def _rungs_needed(rows: Rows, plan: Plan) -> npt.NDArray[np.uint8]:
     """For each row and exact sum: the smallest rung that holds all its tiles."""
-    names = _exact_names(plan)
+    names = plan.exact_names
     need = np.ones((len(rows.newest_us), max(1, len(names))), dtype=np.uint8)
     for level, tiles in zip(plan.levels, rows.levels, strict=True):
         for partial in level.partials:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,22 @@ Ints = npt.NDArray[np.int64]
 
 def fold(payloads: Sequence[bytes | None], events: Events, plan: Plan) -> list[bytes]:
     """The rows with the events counted in; `events.row` points into `payloads`, which are left as they were."""
+    if plan.program is None:
+        return fold_with_numpy(payloads, events, plan)
+    from featurestore.kernel.packed_rows import fold_packed
+
+    folded, undone = fold_packed(payloads, plan.prepare(events), plan, plan.program)
+    if len(undone):
+        chosen = np.flatnonzero(np.isin(events.row, undone))
+        some = replace(events.take(chosen), row=np.searchsorted(undone, events.row[chosen]))
+        held = [payloads[row] for row in undone.tolist()]
+        for row, payload in zip(undone.tolist(), fold_with_numpy(held, some, plan), strict=True):
+            folded[row] = payload
+    return folded
+
+
+def fold_with_numpy(payloads: Sequence[bytes | None], events: Events, plan: Plan) -> list[bytes]:
+    """The same, for plans and rows of every kind."""
     rows = decode(payloads, plan)
     ordered = plan.prepare(events.sorted())
     newest_us = rows.newest_us.copy()
@@ -37,6 +54,18 @@ def fold(payloads: Sequence[bytes | None], events: Events, plan: Plan) -> list[b
 
 def roll_up(payloads: Sequence[bytes | None], moment_us: int, plan: Plan) -> dict[str, pa.Array]:
     """Every output's value at the moment, one a payload; an absent row is an entity without events."""
+    moments_us = np.full(len(payloads), moment_us, dtype=np.int64)
+    if plan.program is not None and plan.is_rolled_up_packed:
+        from featurestore.kernel.packed_rows import roll_up_packed
+
+        found = roll_up_packed(payloads, moment_us, plan, plan.program)
+        if found is not None:
+            return {each.name: _finished(each, *found[each.window], moments_us) for each in plan.outputs}
+    return roll_up_with_numpy(payloads, moment_us, plan)
+
+
+def roll_up_with_numpy(payloads: Sequence[bytes | None], moment_us: int, plan: Plan) -> dict[str, pa.Array]:
+    """The same, for plans and rows of every kind."""
     rows, moments_us = decode(payloads, plan), np.full(len(payloads), moment_us, dtype=np.int64)
     out = {}
     spans: dict[Window, tuple[Ints, Mapping[str, State]]] = {}

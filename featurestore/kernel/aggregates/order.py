@@ -13,7 +13,7 @@ from featurestore.kernel.aggregates.compiled import Ask, Builder, Compiled, Fini
 from featurestore.kernel.aggregates.partial import Field, Ints, State, concat, rungless, take
 from featurestore.kernel.events import DataType, Events
 
-_STORED = {"float64": "<f8", "int64": "<i8", "timestamp": "<i8", "bool": "?", "string": "<u4"}
+_STORED = {"float64": "<f8", "int64": "<i8", "timestamp": "<i8", "bool": "<u4", "string": "<u4"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ class OrderPartial:
         return state
 
     def load(self, stored: State, rung: int) -> State:
-        return stored
+        return {**stored, "value": stored["value"].astype(np.bool_)} if self.dtype == "bool" else stored
 
     def held(self, state: State) -> npt.NDArray[np.bool_]:
         """Where there is a value at all."""

@@ -1,0 +1,156 @@
+"""Fold and roll-up of rows whose records all have a fixed width: payloads in and out of the compiled loops.
+
+Rows go through in chunks that fit the processor's cache. What the loops cannot do (a sum that has to move to another
+rung, a row that is not as its header says) is left to the NumPy way, row by row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from featurestore.kernel import exact
+from featurestore.kernel.aggregates.counting import CountPartial
+from featurestore.kernel.aggregates.extremes import ExtremePartial
+from featurestore.kernel.aggregates.order import OrderPartial
+from featurestore.kernel.aggregates.partial import Partial, State
+from featurestore.kernel.aggregates.sums import ProductPartial, SumPartial
+from featurestore.kernel.events import Events
+from featurestore.kernel.loops import fold as folding
+from featurestore.kernel.loops import roll_up as rolling
+from featurestore.kernel.loops.words import lift
+from featurestore.kernel.plan import Plan
+from featurestore.kernel.program import DIGITS_MAX, POWER, RUNG_PLACE, Program
+from featurestore.kernel.windows import Window
+
+Ints = npt.NDArray[np.int64]
+Words = npt.NDArray[np.uint32]
+
+# About a quarter of a megabyte of ordinary rows: they stay in the cache from reading to writing.
+_CHUNK_ROWS = 256
+_FAR_END = np.iinfo(np.int64).max
+
+
+def fold_packed(
+    payloads: Sequence[bytes | None], events: Events, plan: Plan, program: Program
+) -> tuple[list[bytes], Ints]:
+    """The folded rows, and which of them have to be folded the other way (what is given for them means nothing)."""
+    event_us, partition, offset = (np.ascontiguousarray(each) for each in (events.event_us, events.partition, events.offset))
+    row = np.ascontiguousarray(events.row)
+    order, begin = folding.by_row(row, event_us, partition, offset, len(payloads))
+    values, valid = program.numbers(events)
+    tiles = np.empty((len(plan.levels), len(events)), dtype=np.int64)
+    for index, level in enumerate(plan.levels):
+        tiles[index] = level.tiling.tile_of(event_us)
+    shape = len(events), len(program.sums)
+    digits, need = np.empty((*shape, DIGITS_MAX), dtype=np.uint32), np.empty(shape, dtype=np.uint8)
+    first, sign = np.empty(shape, dtype=np.int32), np.empty(shape, dtype=np.int8)
+    lift(values, valid, program.is_float, program.sums, digits, first, sign, need)
+    tables = program.operations, program.level_at, program.sums, program.header_words
+    out: list[bytes] = []
+    undone: list[Ints] = []
+    for start, words, row_at in _chunks(payloads):
+        rows = len(row_at) - 1
+        here, newest = begin[start : start + rows + 1], np.empty(rows, dtype=np.int64)
+        folding.newest_events(words, row_at, order, here, event_us, newest)
+        oldest = np.empty((len(plan.levels), rows), dtype=np.int64)
+        for index, level in enumerate(plan.levels):
+            oldest[index] = np.minimum.reduce([over.first_tile(newest) for over in level.windows])
+        done = np.empty(rows, dtype=np.bool_)
+        room = folding.room_for(words, words.view(np.uint8), row_at, here, plan.layout, *tables, done)
+        folded, folded_at = np.empty(room, dtype=np.uint32), np.empty(rows + 1, dtype=np.int64)
+        folding.fold_rows(
+            words, row_at, order, here, tiles, oldest, newest, partition, offset, event_us,
+            values, valid, digits, first, sign, need,
+            plan.layout, *tables, folded, folded.view(np.uint8), folded_at, done,
+        )  # fmt: skip
+        raw, ends = folded[: folded_at[-1]].tobytes(), (4 * folded_at).tolist()
+        out.extend([raw[a:b] for a, b in zip(ends, ends[1:], strict=False)])
+        undone.append(start + np.flatnonzero(~done))
+    return out, np.concatenate(undone) if undone else np.zeros(0, dtype=np.int64)
+
+
+def roll_up_packed(
+    payloads: Sequence[bytes | None], moment_us: int, plan: Plan, program: Program
+) -> dict[Window, tuple[Ints, dict[str, State]]] | None:
+    """For each window the rows that have a tile in it, and their merged partials; None when a row is damaged."""
+    moment = np.array([moment_us], dtype=np.int64)
+    spans = [(index, over) for index, level in enumerate(plan.levels) for over in level.windows]
+    first = np.array([over.first_tile(moment)[0] for _, over in spans], dtype=np.int64)
+    ends = [over.end_tile(moment) for _, over in spans]
+    end = np.array([_FAR_END if each is None else each[0] for each in ends], dtype=np.int64)
+    span_level = np.array([index for index, _ in spans], dtype=np.int64)
+    tables = program.operations, program.level_at, program.sums, program.header_words
+    widest = np.where(program.sums[:, RUNG_PLACE] >= 0, 1, 0)
+    chunks = list(_chunks(payloads))
+    for _, words, row_at in chunks:
+        if not rolling.all_whole(words, words.view(np.uint8), row_at, plan.layout, *tables):
+            return None
+        rolling.widest_rungs(words.view(np.uint8), row_at, len(plan.levels), program.sums, widest)
+    sizes = [
+        [_numbers(partial, program, widest) for partial in plan.levels[index].partials]
+        for index, _ in spans
+    ]
+    span_at = np.concatenate(([0], np.cumsum([sum(each) for each in sizes]))).astype(np.int64)
+    out = np.empty((len(payloads), span_at[-1]), dtype=np.int64)
+    covered = np.empty((len(spans), len(payloads)), dtype=np.bool_)
+    for start, words, row_at in chunks:
+        some = slice(start, start + len(row_at) - 1)
+        rolling.roll_rows(
+            words, words.view(np.uint8), row_at, *tables, widest, span_level, first, end, span_at, out[some], covered[:, some]
+        )
+    found = {}
+    for number, (index, over) in enumerate(spans):
+        present = np.flatnonzero(covered[number])
+        at = int(span_at[number])
+        states = {}
+        for partial, size in zip(plan.levels[index].partials, sizes[number], strict=True):
+            states[partial.name] = _state(partial, out[present, at : at + size])
+            at += size
+        found[over] = present, states
+    return found
+
+
+def _chunks(payloads: Sequence[bytes | None]) -> Iterator[tuple[int, Words, Ints]]:
+    """Index of the first row, the rows as words, and where each row begins; of a row whose length is no multiple of
+    a word nothing, with a length that no header agrees with."""
+    for start in range(0, len(payloads), _CHUNK_ROWS):
+        some = [payload or b"" for payload in payloads[start : start + _CHUNK_ROWS]]
+        sizes = np.array([len(payload) for payload in some], dtype=np.int64)
+        if (sizes % 4).any():
+            some = [payload if len(payload) % 4 == 0 else b"\xff" * 4 for payload in some]
+            sizes = np.array([len(payload) for payload in some], dtype=np.int64)
+        row_at = np.zeros(len(some) + 1, dtype=np.int64)
+        np.cumsum(sizes // 4, out=row_at[1:])
+        yield start, np.frombuffer(b"".join(some), dtype=np.uint32), row_at
+
+
+def _numbers(partial: Partial, program: Program, widest: Ints) -> int:
+    """How many numbers a merged partial has."""
+    if isinstance(partial, OrderPartial):
+        return 4
+    if isinstance(partial, SumPartial | ProductPartial):
+        slot = program.slots[partial.name]
+        return exact.width(int(widest[slot]), int(program.sums[slot, POWER]))
+    return 1
+
+
+def _state(partial: Partial, numbers: Ints) -> State:
+    match partial:
+        case CountPartial():
+            return {"count": numbers[:, 0]}
+        case ExtremePartial():
+            return {"value": _typed(numbers[:, 0], partial.dtype)}
+        case OrderPartial():
+            edges = {"event_us": numbers[:, 0], "offset": numbers[:, 1], "partition": numbers[:, 2].astype(np.int32)}
+            return {**edges, "value": _typed(numbers[:, 3], partial.dtype)}
+        case _:
+            return {"digits": numbers}
+
+
+def _typed(numbers: Ints, dtype: str) -> npt.NDArray[np.float64] | Ints | npt.NDArray[np.bool_]:
+    if dtype == "float64":
+        return np.ascontiguousarray(numbers).view(np.float64)
+    return numbers.astype(np.bool_) if dtype == "bool" else numbers
