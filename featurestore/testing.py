@@ -31,7 +31,7 @@ def check_aggregate(own: OwnAggregate, values: SearchStrategy[Any], *, dtype: Da
     values  what the column may hold, of the column type `dtype`
 
     Raises AssertionError with the smallest events for which a property fails:
-    merging with zero changes nothing; merging is the same from both sides; rows folded in any batches, and in any
+    merging with zero changes nothing; merging is the same from both sides, and however it is grouped; rows folded in any batches, and in any
     order, give the same bits as the join over the events themselves.
     """
     from hypothesis import given, settings
@@ -92,10 +92,17 @@ def _check_merge(own: OwnAggregate, values: list[Any], dtype: DataType) -> None:
     added = {name: np.asarray(each, own.state[name]) for name, each in own.add(column).items()}
     assert set(added) == set(own.state) == set(own.zero), f"{own.name}: add, state and zero name different fields"
     zero = {name: np.full(len(values), own.zero[name], kind) for name, kind in own.state.items()}
-    turned = {name: each[::-1] for name, each in added.items()}
+    turned, moved = (
+        {name: each[cut] for name, each in added.items()} for cut in (np.s_[::-1], np.r_[1 : len(values), 0])
+    )
     for what, left, right in (
         ("merging with zero changes a partial", own.merge(added, zero), added),
         ("merging shows which side came first", own.merge(added, turned), own.merge(turned, added)),
+        (
+            "merging does not give the same bits in any order",
+            own.merge(own.merge(added, moved), turned),
+            own.merge(added, own.merge(moved, turned)),
+        ),
     ):
         for name, kind in own.state.items():
             one, other = (np.asarray(side[name], kind) for side in (left, right))

@@ -7,6 +7,7 @@ rung, a row that is not as its header says) is left to the NumPy way, row by row
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,24 +38,28 @@ def fold_packed(
     payloads: Sequence[bytes | None], events: Events, plan: Plan, program: Program
 ) -> tuple[list[bytes], Ints]:
     """The folded rows, and which of them have to be folded the other way (what is given for them means nothing)."""
-    event_us, partition, offset = (np.ascontiguousarray(each) for each in (events.event_us, events.partition, events.offset))
-    row = np.ascontiguousarray(events.row)
-    order, begin = folding.by_row(row, event_us, partition, offset, len(payloads))
+    order, begin = folding.by_row(
+        *(np.ascontiguousarray(each) for each in (events.row, events.event_us, events.partition, events.offset)),
+        len(payloads),
+    )
+    # Gathered once, so that the loops read what lies side by side.
+    events = events.take(order)
+    event_us, partition, offset = events.event_us, events.partition, events.offset
     values, valid = program.numbers(events)
     tiles = np.empty((len(plan.levels), len(events)), dtype=np.int64)
     for index, level in enumerate(plan.levels):
         tiles[index] = level.tiling.tile_of(event_us)
     shape = len(events), len(program.sums)
     digits, need = np.empty((*shape, DIGITS_MAX), dtype=np.uint32), np.empty(shape, dtype=np.uint8)
-    first, sign = np.empty(shape, dtype=np.int32), np.empty(shape, dtype=np.int8)
-    lift(values, valid, program.is_float, program.sums, digits, first, sign, need)
-    tables = program.operations, program.level_at, program.sums, program.header_words
+    first, (size, sign) = np.empty(shape, dtype=np.int32), np.empty((2, *shape), dtype=np.int8)
+    lift(values, valid, program.is_float, program.sums, digits, size, first, sign, need)
+    tables = _tables(program)
     out: list[bytes] = []
     undone: list[Ints] = []
     for start, words, row_at in _chunks(payloads):
         rows = len(row_at) - 1
         here, newest = begin[start : start + rows + 1], np.empty(rows, dtype=np.int64)
-        folding.newest_events(words, row_at, order, here, event_us, newest)
+        folding.newest_events(words, row_at, here, event_us, newest)
         oldest = np.empty((len(plan.levels), rows), dtype=np.int64)
         for index, level in enumerate(plan.levels):
             oldest[index] = np.minimum.reduce([over.first_tile(newest) for over in level.windows])
@@ -62,8 +67,8 @@ def fold_packed(
         room = folding.room_for(words, words.view(np.uint8), row_at, here, plan.layout, *tables, done)
         folded, folded_at = np.empty(room, dtype=np.uint32), np.empty(rows + 1, dtype=np.int64)
         folding.fold_rows(
-            words, row_at, order, here, tiles, oldest, newest, partition, offset, event_us,
-            values, valid, digits, first, sign, need,
+            words, row_at, here, tiles, oldest, newest, partition, offset, event_us,
+            values, valid, digits, size, first, sign, need,
             plan.layout, *tables, folded, folded.view(np.uint8), folded_at, done,
         )  # fmt: skip
         raw, ends = folded[: folded_at[-1]].tobytes(), (4 * folded_at).tolist()
@@ -82,13 +87,12 @@ def roll_up_packed(
     ends = [over.end_tile(moment) for _, over in spans]
     end = np.array([_FAR_END if each is None else each[0] for each in ends], dtype=np.int64)
     span_level = np.array([index for index, _ in spans], dtype=np.int64)
-    tables = program.operations, program.level_at, program.sums, program.header_words
+    tables = _tables(program)
     widest = np.where(program.sums[:, RUNG_PLACE] >= 0, 1, 0)
     chunks = list(_chunks(payloads))
     for _, words, row_at in chunks:
-        if not rolling.all_whole(words, words.view(np.uint8), row_at, plan.layout, *tables):
+        if not rolling.look(words, words.view(np.uint8), row_at, plan.layout, *tables, widest):
             return None
-        rolling.widest_rungs(words.view(np.uint8), row_at, len(plan.levels), program.sums, widest)
     sizes = [
         [_numbers(partial, program, widest) for partial in plan.levels[index].partials]
         for index, _ in spans
@@ -111,6 +115,14 @@ def roll_up_packed(
             at += size
         found[over] = present, states
     return found
+
+
+def _tables(program: Program) -> tuple[Any, ...]:
+    """What every loop is told, with room for the widths of the row at hand."""
+    known = np.zeros(len(program.sums) + 1, dtype=np.int64)
+    widths, sizes = np.zeros(len(program.operations), dtype=np.int64), np.zeros(len(program.level_at), dtype=np.int64)
+    tables = program.operations, program.level_at, program.sums, program.header_words
+    return *tables, known, widths, sizes, np.zeros(len(program.sums), dtype=np.int64)
 
 
 def _chunks(payloads: Sequence[bytes | None]) -> Iterator[tuple[int, Words, Ints]]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from featurestore.kernel import exact
 from featurestore.kernel.loops.jit import loop
-from featurestore.kernel.loops.words import END_DIGIT, FIRST_DIGIT, MASK, add, fits_narrower, get, ordered, put
+from featurestore.kernel.loops.words import END_DIGIT, FIRST_DIGIT, MASK, fits_narrower, get, ordered, put
 from featurestore.kernel.program import (
     COLUMN,
     COUNT,
@@ -28,6 +29,8 @@ _INFINITY = np.int64(0x7FF0_0000_0000_0000)
 _MINUS_INFINITY = np.int64(np.array(-np.inf).view(np.int64))
 _TILE_WORDS = 2
 _COUNTS_AT = 3
+# Digits of a fourth power on the widest rung.
+_WIDTH_MAX = exact.width(len(exact.RUNGS) - 1, exact.POWER_MAX)
 
 
 @loop
@@ -81,88 +84,98 @@ def _sort(order, start, end, event_us, partition, offset):  # type: ignore[no-un
 
 
 @loop
-def newest_events(words, row_at, order, begin, event_us, newest):  # type: ignore[no-untyped-def]
+def newest_events(words, row_at, begin, event_us, newest):  # type: ignore[no-untyped-def]
     """The newest event time of each row with its new events."""
     for row in range(len(newest)):
         newest[row] = get(words, row_at[row] + 1) if row_at[row + 1] > row_at[row] else _NO_EVENT
         if begin[row + 1] > begin[row]:
-            newest[row] = max(newest[row], event_us[order[begin[row + 1] - 1]])
+            newest[row] = max(newest[row], event_us[begin[row + 1] - 1])
 
 
 @loop
-def record_words(operations, level_at, sums, level, rungs, rungs_at):  # type: ignore[no-untyped-def]
-    """Words of one record of a level in a row of these rungs."""
-    size = _TILE_WORDS
-    for index in range(level_at[level], level_at[level + 1]):
-        size += _width(operations, sums, index, rungs, rungs_at)
-    return size
+def learn_widths(operations, level_at, sums, rungs, rungs_at, known, widths, sizes, bases):  # type: ignore[no-untyped-def]
+    """Words of each operation and of each level's records in a row of these rungs, and the first digit of each sum.
 
-
-@loop
-def _width(operations, sums, index, rungs, rungs_at):  # type: ignore[no-untyped-def]
-    if operations[index, KIND] != SUM:
-        return np.int64(operations[index, WORDS])
-    return _sum_width(sums, operations[index, SLOT], rungs, rungs_at)
-
-
-@loop
-def _sum_width(sums, slot, rungs, rungs_at):  # type: ignore[no-untyped-def]
-    rung = np.int64(rungs[rungs_at + sums[slot, RUNG_PLACE]]) if sums[slot, RUNG_PLACE] >= 0 else np.int64(0)
-    return (END_DIGIT[rung] - FIRST_DIGIT[rung]) * sums[slot, POWER]
-
-
-@loop
-def is_whole(words, rungs, row_at, row, layout, operations, level_at, sums, header_words):  # type: ignore[no-untyped-def]
-    """Whether a stored row is of this layout and as long as its header says."""
-    start, size = row_at[row], row_at[row + 1] - row_at[row]
-    levels = len(level_at) - 1
-    if size < header_words or np.int64(words[start]) != layout:
-        return False
-    rungs_at = 4 * (start + _COUNTS_AT + levels)
+    known  (sums) the rungs that the last call was for, 0 before the first: most rows have the same
+    """
+    same = known[len(sums)] == 1
     for slot in range(len(sums)):
-        if sums[slot, RUNG_PLACE] >= 0:
-            rung = rungs[rungs_at + sums[slot, RUNG_PLACE]]
-            if rung < 1 or rung >= len(FIRST_DIGIT):
-                return False
-    need = np.int64(header_words)
-    for level in range(levels):
-        count = np.int64(words[start + _COUNTS_AT + level])
-        need += count * record_words(operations, level_at, sums, level, rungs, rungs_at)
-    return need == size
+        place = sums[slot, RUNG_PLACE]
+        rung = np.int64(rungs[rungs_at + place]) if place >= 0 else np.int64(0)
+        if known[slot] != rung:
+            known[slot] = rung
+            same = False
+    if same:
+        return
+    known[len(sums)] = 1
+    for level in range(len(level_at) - 1):
+        sizes[level] = _TILE_WORDS
+        for index in range(level_at[level], level_at[level + 1]):
+            widths[index] = operations[index, WORDS]
+            if operations[index, KIND] == SUM:
+                slot = operations[index, SLOT]
+                bases[slot] = FIRST_DIGIT[known[slot]] * sums[slot, POWER]
+                widths[index] = END_DIGIT[known[slot]] * sums[slot, POWER] - bases[slot]
+            sizes[level] += widths[index]
 
 
 @loop
-def room_for(words, rungs, row_at, begin, layout, operations, level_at, sums, header_words, whole):  # type: ignore[no-untyped-def]
+def is_whole(words, rungs, row_at, row, layout, level_at, sums, sizes, header_words):  # type: ignore[no-untyped-def]
+    """Whether a stored row is as long as its header says."""
+    need = np.int64(header_words)
+    for level in range(len(level_at) - 1):
+        need += sizes[level] * np.int64(words[row_at[row] + _COUNTS_AT + level])
+    return need == row_at[row + 1] - row_at[row]
+
+
+@loop
+def has_header(words, rungs, row_at, row, layout, level_at, sums, header_words):  # type: ignore[no-untyped-def]
+    """Whether a stored row begins with a header of this layout, with rungs that exist."""
+    start = row_at[row]
+    if row_at[row + 1] - start < header_words or np.int64(words[start]) != layout:
+        return False
+    rungs_at = 4 * (start + _COUNTS_AT + len(level_at) - 1)
+    for slot in range(len(sums)):
+        place = sums[slot, RUNG_PLACE]
+        if place >= 0 and not 1 <= rungs[rungs_at + place] < len(FIRST_DIGIT):
+            return False
+    return True
+
+
+@loop
+def room_for(  # type: ignore[no-untyped-def]
+    words, rungs, row_at, begin, layout, operations, level_at, sums, header_words, known, widths, sizes, bases, whole
+):  # fmt: skip
     """Words that the folded rows can have at most; `whole` (rows) out: whether each can be folded here at all."""
     room = np.int64(0)
-    narrow = np.ones(len(rungs) if len(sums) == 0 else 4 * header_words + len(sums) + 4, np.uint8)
+    new = np.ones(len(sums) + 4, np.uint8)
     for row in range(len(row_at) - 1):
         whole[row] = True
         room += header_words + row_at[row + 1] - row_at[row]
-        there = row_at[row + 1] > row_at[row]
-        if there and not is_whole(words, rungs, row_at, row, layout, operations, level_at, sums, header_words):
-            whole[row] = False
-            continue
+        if row_at[row + 1] > row_at[row]:
+            if not has_header(words, rungs, row_at, row, layout, level_at, sums, header_words):
+                whole[row] = False
+                continue
+            rungs_at = 4 * (row_at[row] + _COUNTS_AT + len(level_at) - 1)
+            learn_widths(operations, level_at, sums, rungs, rungs_at, known, widths, sizes, bases)
+            whole[row] = is_whole(words, rungs, row_at, row, layout, level_at, sums, sizes, header_words)
+        else:
+            learn_widths(operations, level_at, sums, new, 0, known, widths, sizes, bases)
         for level in range(len(level_at) - 1):
-            if there:
-                rungs_at = 4 * (row_at[row] + _COUNTS_AT + len(level_at) - 1)
-                size = record_words(operations, level_at, sums, level, rungs, rungs_at)
-            else:
-                size = record_words(operations, level_at, sums, level, narrow, 0)
-            room += size * (begin[row + 1] - begin[row])
+            room += sizes[level] * (begin[row + 1] - begin[row])
     return room
 
 
 @loop
 def fold_rows(  # type: ignore[no-untyped-def]
-    words, row_at, order, begin, tiles, oldest, newest, partition, offset, event_us,
-    values, valid, digits, first, sign, need,
-    layout, operations, level_at, sums, header_words, out, out_bytes, out_at, done,
+    words, row_at, begin, tiles, oldest, newest, partition, offset, event_us,
+    values, valid, digits, size_of, first, sign, need,
+    layout, operations, level_at, sums, header_words, known, widths, sizes, bases, out, out_bytes, out_at, done,
 ):  # fmt: skip
     """Every row with its events counted in.
 
     words, row_at       stored rows as words, and where each begins; (rows + 1)
-    order, begin        of the events, as `by_row` gives them
+    begin               (rows + 1) where the events of each row begin; they are in order
     tiles               (levels, n) tile of each event
     oldest, newest      (levels, rows) oldest tile that is kept, and (rows) newest event time
     digits ... need     of the sums, as `lift` gives them
@@ -173,6 +186,7 @@ def fold_rows(  # type: ignore[no-untyped-def]
     """
     levels = len(level_at) - 1
     at = np.int64(0)
+    scratch = np.empty(_WIDTH_MAX, np.int64)
     for row in range(len(row_at) - 1):
         out_at[row] = at
         if not done[row]:
@@ -192,37 +206,34 @@ def fold_rows(  # type: ignore[no-untyped-def]
         for event in range(begin[row], begin[row + 1]):
             for slot in range(len(sums)):
                 place = sums[slot, RUNG_PLACE]
-                if place >= 0 and need[order[event], slot] > out_bytes[rungs_at + place]:
+                if place >= 0 and need[event, slot] > out_bytes[rungs_at + place]:
                     done[row] = False
         if not done[row]:
             continue
+        learn_widths(operations, level_at, sums, out_bytes, rungs_at, known, widths, sizes, bases)
         source, to = start + header_words, at + header_words
         for level in range(levels):
-            size = record_words(operations, level_at, sums, level, out_bytes, rungs_at)
+            size = sizes[level]
             stored = np.int64(words[start + _COUNTS_AT + level]) if there else np.int64(0)
             source_end = source + stored * size
             kept = 0
             event, event_end = begin[row], begin[row + 1]
-            while event < event_end and tiles[level, order[event]] < oldest[level, row]:
+            while event < event_end and tiles[level, event] < oldest[level, row]:
                 event += 1
             while source < source_end and get(words, source) < oldest[level, row]:
                 source += size
             while source < source_end or event < event_end:
-                coming = tiles[level, order[event]] if event < event_end else _FAR_END
-                while source < source_end and get(words, source) < coming:
-                    for place in range(size):
-                        out[to + place] = words[source + place]
-                    source += size
-                    to += size
-                    kept += 1
-                if event == event_end:
-                    # A tile at the far end of time would be no smaller than what says that no event is left.
-                    while source < source_end:
-                        for place in range(size):
-                            out[to + place] = words[source + place]
+                copied = source
+                if event < event_end:
+                    coming = tiles[level, event]
+                    while source < source_end and get(words, source) < coming:
                         source += size
-                        to += size
-                        kept += 1
+                else:
+                    source = source_end
+                out[to : to + source - copied] = words[copied:source]
+                to += source - copied
+                kept += (source - copied) // size
+                if event == event_end:
                     break
                 fresh = source == source_end or get(words, source) != coming
                 if not fresh:
@@ -231,19 +242,38 @@ def fold_rows(  # type: ignore[no-untyped-def]
                     source += size
                 else:
                     put(out, to, coming)
-                    _empty(out, to + _TILE_WORDS, operations, level_at[level], level_at[level + 1], sums, out_bytes, rungs_at)
+                    _empty(out, to + _TILE_WORDS, operations, level_at[level], level_at[level + 1], widths)
                 began = event
-                while event < event_end and tiles[level, order[event]] == coming:
+                while event < event_end and tiles[level, event] == coming:
                     event += 1
-                _count_in(
-                    out, to + _TILE_WORDS, operations, level_at[level], level_at[level + 1], sums, out_bytes, rungs_at,
-                    order, began, event, partition, offset, event_us, values, valid, digits, first, sign, fresh,
-                )  # fmt: skip
+                word = to + _TILE_WORDS
+                for index in range(level_at[level], level_at[level + 1]):
+                    kind, column, width = operations[index, KIND], operations[index, COLUMN], widths[index]
+                    if kind == COUNT:
+                        count = np.int64(out[word])
+                        if column < 0:
+                            count += event - began
+                        else:
+                            for each in range(began, event):
+                                count += valid[column, each]
+                        out[word] = np.uint32(count & MASK)
+                    elif kind == SUM:
+                        slot = operations[index, SLOT]
+                        _add(out, word, width, bases[slot], began, event, slot, digits, size_of, first, sign, scratch)
+                    elif kind == LEAST or kind == MOST:
+                        floats = operations[index, IS_FLOAT] != 0
+                        _reach(out, word, kind == LEAST, floats, column, began, event, values, valid)
+                    else:
+                        _edge(
+                            out, word, kind, column, width, began, event,
+                            partition, offset, event_us, values, valid, fresh,
+                        )  # fmt: skip
+                    word += width
                 to += size
                 kept += 1
             out[at + _COUNTS_AT + level] = np.uint32(kept)
             source = source_end
-        if _could_be_narrower(out, at, to, operations, level_at, sums, header_words, out_bytes, rungs_at):
+        if _could_be_narrower(out, at, operations, level_at, sums, header_words, known, widths, sizes):
             done[row] = False
             continue
         at = to
@@ -251,89 +281,75 @@ def fold_rows(  # type: ignore[no-untyped-def]
 
 
 @loop
-def _empty(out, at, operations, begin, end, sums, rungs, rungs_at):  # type: ignore[no-untyped-def]
+def _empty(out, at, operations, begin, end, widths):  # type: ignore[no-untyped-def]
     """The record of a tile without events."""
     for index in range(begin, end):
-        width = _width(operations, sums, index, rungs, rungs_at)
-        for place in range(width):
+        for place in range(widths[index]):
             out[at + place] = np.uint32(0)
         kind, floats = operations[index, KIND], operations[index, IS_FLOAT]
         if kind == LEAST:
             put(out, at, _INFINITY if floats else _FAR_END)
         elif kind == MOST:
             put(out, at, _MINUS_INFINITY if floats else _NO_EVENT)
-        at += width
+        at += widths[index]
 
 
 @loop
-def _count_in(  # type: ignore[no-untyped-def]
-    out, at, operations, begin, end, sums, rungs, rungs_at,
-    order, event, event_end, partition, offset, event_us, values, valid, digits, first, sign, fresh,
-):  # fmt: skip
-    """Add the events of one tile to its record."""
-    for index in range(begin, end):
-        kind, column = operations[index, KIND], operations[index, COLUMN]
-        width = _width(operations, sums, index, rungs, rungs_at)
-        if kind == COUNT:
-            count = np.int64(out[at])
-            if column < 0:
-                count += event_end - event
-            else:
-                for each in range(event, event_end):
-                    count += valid[column, order[each]]
-            out[at] = np.uint32(count & MASK)
-        elif kind == SUM:
-            slot = operations[index, SLOT]
-            place = sums[slot, RUNG_PLACE]
-            base = FIRST_DIGIT[rungs[rungs_at + place]] * sums[slot, POWER] if place >= 0 else np.int64(0)
-            for each in range(event, event_end):
-                number = order[each]
-                if sign[number, slot]:
-                    add(out, at, width, base, digits[number, slot], first[number, slot], sign[number, slot])
-        elif kind in (LEAST, MOST):
-            held = get(out, at)
-            for each in range(event, event_end):
-                if not valid[column, order[each]]:
-                    continue
-                new = values[column, order[each]]
-                if operations[index, IS_FLOAT]:
-                    if new == _NO_EVENT:
-                        # The bits of -0.0: which of the two zeros came first may not show.
-                        new = np.int64(0)
-                    less, more = ordered(new) < ordered(held), ordered(new) > ordered(held)
-                else:
-                    less, more = new < held, new > held
-                if less if kind == LEAST else more:
-                    held = new
-            put(out, at, held)
-        else:
-            _edge(
-                out, at, kind, column, width, order, event, event_end, partition, offset, event_us, values, valid, fresh
-            )  # fmt: skip
-        at += width
+def _add(out, at, width, base, event, event_end, slot, digits, size_of, first, sign, scratch):  # type: ignore[no-untyped-def]
+    """Add the events' digits to a sum in two's complement; carries wait until the last one."""
+    for place in range(width):
+        scratch[place] = np.int64(out[at + place])
+    for each in range(event, event_end):
+        signed = np.int64(sign[each, slot])
+        if signed == 0:
+            continue
+        # Digits that lie outside are zero: the row's rung was found to hold them.
+        shift = first[each, slot] - base
+        for k in range(max(-shift, 0), min(np.int64(size_of[each, slot]), width - shift)):
+            scratch[k + shift] += signed * np.int64(digits[each, slot, k])
+    carry = np.int64(0)
+    for place in range(width):
+        total = scratch[place] + carry
+        out[at + place] = np.uint32(total & MASK)
+        carry = total >> 32
+
+
+@loop
+def _reach(out, at, least, floats, column, event, event_end, values, valid):  # type: ignore[no-untyped-def]
+    """The smallest or largest value so far."""
+    held = get(out, at)
+    if floats:
+        held = ordered(held)
+    for each in range(event, event_end):
+        if valid[column, each]:
+            new = values[column, each]
+            if floats:
+                # The bits of -0.0 are those of the smallest int64: which zero came first may not show.
+                new = np.int64(0) if new == _NO_EVENT else ordered(new)
+            held = min(held, new) if least else max(held, new)
+    put(out, at, ordered(held) if floats else held)
 
 
 @loop
 def _edge(  # type: ignore[no-untyped-def]
-    out, at, kind, column, width, order, event, event_end, partition, offset, event_us, values, valid, fresh
+    out, at, kind, column, width, event, event_end, partition, offset, event_us, values, valid, fresh
 ):  # fmt: skip
     """First or last by (event time, partition, offset); a null stands beyond the far end of time."""
     nothing = _FAR_END if kind == FIRST else _NO_EVENT
     held_us, held_offset, held_partition = get(out, at), get(out, at + 2), np.int64(np.int32(out[at + 4]))
     chosen = np.int64(-1)
     for each in range(event, event_end):
-        number = order[each]
-        us = event_us[number] if valid[column, number] else nothing
+        us = event_us[each] if valid[column, each] else nothing
         if fresh:
             better = True
         elif us != held_us:
             better = us < held_us if kind == FIRST else us > held_us
-        elif partition[number] != held_partition:
-            better = partition[number] < held_partition if kind == FIRST else partition[number] > held_partition
+        elif partition[each] != held_partition:
+            better = partition[each] < held_partition if kind == FIRST else partition[each] > held_partition
         else:
-            better = offset[number] < held_offset if kind == FIRST else offset[number] > held_offset
+            better = offset[each] < held_offset if kind == FIRST else offset[each] > held_offset
         if better:
-            held_us, held_partition, held_offset, chosen, fresh = us, np.int64(partition[number]), offset[number], number, False
+            held_us, held_partition, held_offset, chosen, fresh = us, np.int64(partition[each]), offset[each], each, False
     if chosen >= 0:
         put(out, at, held_us)
         put(out, at + 2, held_offset)
@@ -345,25 +361,21 @@ def _edge(  # type: ignore[no-untyped-def]
 
 
 @loop
-def _could_be_narrower(out, at, to, operations, level_at, sums, header_words, rungs, rungs_at):  # type: ignore[no-untyped-def]
+def _could_be_narrower(out, at, operations, level_at, sums, header_words, known, widths, sizes):  # type: ignore[no-untyped-def]
     """Whether some sum stands on a wider rung than any tile of the row needs."""
-    levels = len(level_at) - 1
     for slot in range(len(sums)):
-        place = sums[slot, RUNG_PLACE]
-        if place < 0 or rungs[rungs_at + place] <= 1:
+        if sums[slot, RUNG_PLACE] < 0 or known[slot] <= 1:
             continue
-        rung = np.int64(rungs[rungs_at + place])
         needed = False
         record = at + header_words
-        for level in range(levels):
-            size = record_words(operations, level_at, sums, level, rungs, rungs_at)
+        for level in range(len(level_at) - 1):
             for _ in range(np.int64(out[at + _COUNTS_AT + level])):
                 word = record + _TILE_WORDS
                 for index in range(level_at[level], level_at[level + 1]):
                     if operations[index, KIND] == SUM and operations[index, SLOT] == slot and not needed:
-                        needed = not fits_narrower(out, word, rung, sums[slot, POWER])
-                    word += _width(operations, sums, index, rungs, rungs_at)
-                record += size
+                        needed = not fits_narrower(out, word, known[slot], sums[slot, POWER])
+                    word += widths[index]
+                record += sizes[level]
         if not needed:
             return True
     return False

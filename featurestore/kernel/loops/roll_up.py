@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from featurestore.kernel.loops.fold import _COUNTS_AT, _TILE_WORDS, _width, is_whole, record_words
+from featurestore.kernel.loops.fold import _COUNTS_AT, _TILE_WORDS, has_header, is_whole, learn_widths
 from featurestore.kernel.loops.jit import loop
 from featurestore.kernel.loops.words import END_DIGIT, FIRST_DIGIT, get, ordered
 from featurestore.kernel.program import (
@@ -15,37 +15,33 @@ from featurestore.kernel.program import (
     LEAST,
     MOST,
     POWER,
-    RUNG_PLACE,
     SLOT,
     SUM,
 )
 
 
 @loop
-def all_whole(words, rungs, row_at, layout, operations, level_at, sums, header_words):  # type: ignore[no-untyped-def]
-    """Whether every row is of this layout and as long as its header says."""
+def look(  # type: ignore[no-untyped-def]
+    words, rungs, row_at, layout, operations, level_at, sums, header_words, known, widths, sizes, bases, widest
+):  # fmt: skip
+    """Whether every row is what its header says; `widest` (sums) is raised to the widest rung of each sum."""
     for row in range(len(row_at) - 1):
-        if row_at[row + 1] > row_at[row] and not is_whole(
-            words, rungs, row_at, row, layout, operations, level_at, sums, header_words
-        ):
+        if row_at[row + 1] == row_at[row]:
+            continue
+        if not has_header(words, rungs, row_at, row, layout, level_at, sums, header_words):
             return False
+        rungs_at = 4 * (row_at[row] + _COUNTS_AT + len(level_at) - 1)
+        learn_widths(operations, level_at, sums, rungs, rungs_at, known, widths, sizes, bases)
+        if not is_whole(words, rungs, row_at, row, layout, level_at, sums, sizes, header_words):
+            return False
+        for slot in range(len(sums)):
+            widest[slot] = max(widest[slot], known[slot])
     return True
 
 
 @loop
-def widest_rungs(rungs, row_at, levels, sums, widest):  # type: ignore[no-untyped-def]
-    """The widest rung of each sum among the rows; `widest` (sums) is raised to it."""
-    for row in range(len(row_at) - 1):
-        if row_at[row + 1] > row_at[row]:
-            rungs_at = 4 * (row_at[row] + _COUNTS_AT + levels)
-            for slot in range(len(sums)):
-                if sums[slot, RUNG_PLACE] >= 0:
-                    widest[slot] = max(widest[slot], np.int64(rungs[rungs_at + sums[slot, RUNG_PLACE]]))
-
-
-@loop
 def roll_rows(  # type: ignore[no-untyped-def]
-    words, rungs, row_at, operations, level_at, sums, header_words, widest,
+    words, rungs, row_at, operations, level_at, sums, header_words, known, widths, sizes, bases, widest,
     span_level, span_first, span_end, span_at, out, covered,
 ):  # fmt: skip
     """For each span (a level, and the tiles from first to before end) every partial of its level, merged.
@@ -61,13 +57,13 @@ def roll_rows(  # type: ignore[no-untyped-def]
                 covered[span, row] = False
             continue
         rungs_at = 4 * (row_at[row] + _COUNTS_AT + levels)
+        learn_widths(operations, level_at, sums, rungs, rungs_at, known, widths, sizes, bases)
         for span in range(len(span_level)):
             level = span_level[span]
             at = row_at[row] + header_words
             for before in range(level):
-                count = np.int64(words[row_at[row] + _COUNTS_AT + before])
-                at += count * record_words(operations, level_at, sums, before, rungs, rungs_at)
-            size = record_words(operations, level_at, sums, level, rungs, rungs_at)
+                at += sizes[before] * np.int64(words[row_at[row] + _COUNTS_AT + before])
+            size = sizes[level]
             end = at + size * np.int64(words[row_at[row] + _COUNTS_AT + level])
             while at < end and get(words, at) < span_first[span]:
                 at += size
@@ -79,7 +75,7 @@ def roll_rows(  # type: ignore[no-untyped-def]
             to = span_at[span]
             word = at + _TILE_WORDS
             for index in range(level_at[level], level_at[level + 1]):
-                width = _width(operations, sums, index, rungs, rungs_at)
+                width = widths[index]
                 kind = operations[index, KIND]
                 if kind == COUNT:
                     total = np.int64(0)
@@ -88,7 +84,11 @@ def roll_rows(  # type: ignore[no-untyped-def]
                     out[row, to] = total
                     to += 1
                 elif kind == SUM:
-                    to += _sum(out, row, to, words, word, end, size, width, rungs, rungs_at, sums, operations[index, SLOT], widest)
+                    slot = operations[index, SLOT]
+                    first = FIRST_DIGIT[widest[slot]] * sums[slot, POWER]
+                    full = END_DIGIT[widest[slot]] * sums[slot, POWER] - first
+                    _sum(out, row, to, words, word, end, size, width, bases[slot] - first, full)
+                    to += full
                 elif kind == LEAST or kind == MOST:
                     out[row, to] = _extreme(words, word, end, size, kind == LEAST, operations[index, IS_FLOAT] != 0)
                     to += 1
@@ -99,17 +99,11 @@ def roll_rows(  # type: ignore[no-untyped-def]
 
 
 @loop
-def _sum(out, row, to, words, word, end, size, width, rungs, rungs_at, sums, slot, widest):  # type: ignore[no-untyped-def]
+def _sum(out, row, to, words, word, end, size, width, skip, full):  # type: ignore[no-untyped-def]
     """Digits are added without carries: of fewer than 2**31 tiles they cannot overflow."""
-    full, skip = width, np.int64(0)
-    place = sums[slot, RUNG_PLACE]
-    if place >= 0:
-        rung = np.int64(rungs[rungs_at + place])
-        skip = (FIRST_DIGIT[rung] - FIRST_DIGIT[widest[slot]]) * sums[slot, POWER]
-        full = (END_DIGIT[widest[slot]] - FIRST_DIGIT[widest[slot]]) * sums[slot, POWER]
-        if full != width:
-            for digit in range(full):
-                out[row, to + digit] = 0
+    if full != width:
+        for digit in range(full):
+            out[row, to + digit] = 0
     if width == 4:
         d0, d1, d2, d3 = np.int64(0), np.int64(0), np.int64(0), np.int64(0)
         for each in range(word, end, size):
@@ -119,7 +113,7 @@ def _sum(out, row, to, words, word, end, size, width, rungs, rungs_at, sums, slo
             d3 += np.int64(np.int32(words[each + 3]))
         out[row, to + skip], out[row, to + skip + 1] = d0, d1
         out[row, to + skip + 2], out[row, to + skip + 3] = d2, d3
-        return full
+        return
     for digit in range(width):
         total = np.int64(0)
         if digit == width - 1:
@@ -129,7 +123,6 @@ def _sum(out, row, to, words, word, end, size, width, rungs, rungs_at, sums, slo
             for each in range(word + digit, end, size):
                 total += np.int64(words[each])
         out[row, to + skip + digit] = total
-    return full
 
 
 @loop

@@ -6,7 +6,7 @@ import numpy as np
 
 from featurestore.kernel import exact
 from featurestore.kernel.loops.jit import loop
-from featurestore.kernel.program import DIGITS_MAX, FACTORS, POWER
+from featurestore.kernel.program import FACTORS, POWER
 
 MASK = np.int64(0xFFFF_FFFF)
 _LIMB_BITS = 27
@@ -39,12 +39,13 @@ def ordered(bits):  # type: ignore[no-untyped-def]
 
 
 @loop
-def lift(values, valid, is_float, sums, digits, first, sign, rung):  # type: ignore[no-untyped-def]
+def lift(values, valid, is_float, sums, digits, size, first, sign, rung):  # type: ignore[no-untyped-def]
     """What each event adds to each sum.
 
     values, valid  (columns, n) as `Program.numbers` gives them
     sums           the program's table
-    digits         (n, sums, DIGITS_MAX) out: sizes, from digit `first` on
+    digits         (n, sums, DIGITS_MAX) out: how much, without a sign, from digit `first` on
+    size           (n, sums) out: how many digits that is
     first          (n, sums) out: the place of the first digit, counted from 2**0
     sign           (n, sums) out: 1, -1, or 0 where nothing is added
     rung           (n, sums) out: the smallest rung that has room for it and 2**31 of its kind
@@ -67,13 +68,13 @@ def lift(values, valid, is_float, sums, digits, first, sign, rung):  # type: ign
                     fraction, exponent = number & _FRACTION, (number >> 52) & 0x7FF
                     whole = fraction | (np.int64(1) << 52) if exponent else fraction
                     exponent = max(exponent, 1) - 1075
-                    size = 2
+                    wide = 2
                     l0, l1, l2 = whole & _LIMB_MASK, whole >> _LIMB_BITS, np.int64(0)
                     high_bit += exponent + 53
                 else:
                     # Of the smallest int64 the size is itself, read without a sign.
                     whole = -number if number < 0 else number
-                    exponent, size = np.int64(0), 3
+                    exponent, wide = np.int64(0), 3
                     l0, l1 = whole & _LIMB_MASK, (whole >> _LIMB_BITS) & _LIMB_MASK
                     l2 = (whole >> (2 * _LIMB_BITS)) & 0x3FF
                     high_bit += 64
@@ -86,11 +87,11 @@ def lift(values, valid, is_float, sums, digits, first, sign, rung):  # type: ign
                 zeros += _trailing_zeros(whole)
                 if count == 0:
                     limbs[0], limbs[1], limbs[2] = l0, l1, l2
-                    count = size
+                    count = wide
                 else:
-                    for k in range(count + size):
+                    for k in range(count + wide):
                         grown[k] = 0
-                    for j in range(size):
+                    for j in range(wide):
                         by = l0 if j == 0 else (l1 if j == 1 else l2)
                         carry = np.int64(0)
                         for k in range(count):
@@ -98,7 +99,7 @@ def lift(values, valid, is_float, sums, digits, first, sign, rung):  # type: ign
                             grown[k + j] = held & _LIMB_MASK
                             carry = held >> _LIMB_BITS
                         grown[count + j] += carry
-                    count += size
+                    count += wide
                     for k in range(count):
                         limbs[k] = grown[k]
             if signed == 0:
@@ -108,8 +109,6 @@ def lift(values, valid, is_float, sums, digits, first, sign, rung):  # type: ign
                 rung[index, place] = _rung_for(low_bit + zeros, high_bit, power)
             shift = low_bit & 31
             first[index, place] = low_bit >> 5
-            for k in range(DIGITS_MAX):
-                digits[index, place, k] = 0
             held, bits, at = np.int64(0), shift, 0
             # Limbs of 27 bits are poured into digits of 32.
             for k in range(count):
@@ -124,6 +123,7 @@ def lift(values, valid, is_float, sums, digits, first, sign, rung):  # type: ign
                 digits[index, place, at] = np.uint32(held & MASK)
                 held >>= 32
                 at += 1
+            size[index, place] = at
 
 
 @loop
@@ -147,32 +147,6 @@ def _rung_for(lowest, highest, power):  # type: ignore[no-untyped-def]
         ):
             return rung
     return _NO_RUNG
-
-
-@loop
-def add(words, at, width, base, digits, first, sign):  # type: ignore[no-untyped-def]
-    """Add sign * digits, of which the first stands at digit `first`, to the sum of `width` words that begins at `base`."""
-    carry = np.int64(0)
-    k = max(base - first, 0)
-    place = first + k - base
-    if sign > 0:
-        while place < width and (k < DIGITS_MAX or carry != 0):
-            total = np.int64(words[at + place]) + carry
-            if k < DIGITS_MAX:
-                total += np.int64(digits[k])
-            words[at + place] = np.uint32(total & MASK)
-            carry = total >> 32
-            k += 1
-            place += 1
-    else:
-        while place < width and (k < DIGITS_MAX or carry != 0):
-            total = np.int64(words[at + place]) + carry
-            if k < DIGITS_MAX:
-                total -= np.int64(digits[k])
-            words[at + place] = np.uint32(total & MASK)
-            carry = total >> 32
-            k += 1
-            place += 1
 
 
 @loop
