@@ -56,7 +56,8 @@ def check_aggregate(own: OwnAggregate, values: SearchStrategy[Any], *, dtype: Da
             {"x": Column(column, held)},
         )
 
-    @settings(deadline=None)
+    # One failure is enough; several at once would come as a group of exceptions.
+    @settings(deadline=None, report_multiple_bugs=False)
     @given(
         drawn=st.lists(event, max_size=12),
         cuts=st.lists(st.integers(0, 12), max_size=3),
