@@ -31,8 +31,8 @@ def check_aggregate(own: OwnAggregate, values: SearchStrategy[Any], *, dtype: Da
     values  what the column may hold, of the column type `dtype`
 
     Raises AssertionError with the smallest events for which a property fails:
-    merging with zero changes nothing; merging is the same from both sides, and however it is grouped; rows folded in any batches, and in any
-    order, give the same bits as the join over the events themselves.
+    merging with zero changes nothing; merging is the same from both sides and in any grouping; rows folded in any
+    batches, and in any order, give the same bits as the join over the events themselves.
     """
     from hypothesis import given, settings
     from hypothesis import strategies as st

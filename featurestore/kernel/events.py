@@ -78,4 +78,8 @@ class Events:
 
     def sorted(self) -> Events:
         """By entity, then event time, partition and offset: the order that decides first and last."""
+        from featurestore.kernel.loops.ranges import in_order
+
+        if in_order(*(np.ascontiguousarray(each) for each in (self.row, self.event_us, self.partition, self.offset))):
+            return self
         return self.take(np.lexsort((self.offset, self.partition, self.event_us, self.row)))

@@ -190,6 +190,15 @@ def narrowed(digits: Digits, rung: int, power: int) -> Digits:
 
 def to_floats(digits: Digits, power: int) -> Floats:
     """Each sum rounded once, half to even; beyond the largest float it is infinite."""
+    from featurestore.kernel.loops import finish
+
+    out = np.empty(len(digits))
+    finish.to_floats(np.ascontiguousarray(digits), 32 * RUNGS[rung_of(digits, power)][0] * power, out)
+    return out
+
+
+def to_floats_with_numpy(digits: Digits, power: int) -> Floats:
+    """The same, array by array: what the compiled loop is held to."""
     magnitude, negative = _magnitude(digits)
     exponent = 32 * RUNGS[rung_of(digits, power)][0] * power
     return _rounded(magnitude, exponent, np.zeros(len(digits), dtype=np.bool_), negative)
@@ -218,6 +227,19 @@ def wholes(digits: Digits, power: int) -> list[Fraction]:
 
 def means(digits: Digits, counts: Ints) -> Floats:
     """Each sum divided by its count (over 0), correctly rounded."""
+    from featurestore.kernel.loops import finish
+
+    out = np.empty(len(digits))
+    exponent = 32 * RUNGS[rung_of(digits, 1)][0]
+    finish.means(np.ascontiguousarray(digits), exponent, np.ascontiguousarray(counts), out)
+    tiny = np.flatnonzero(np.isnan(out))
+    if len(tiny):
+        out[tiny] = means_with_numpy(digits[tiny], counts[tiny])
+    return out
+
+
+def means_with_numpy(digits: Digits, counts: Ints) -> Floats:
+    """The same, array by array."""
     exponent = 32 * RUNGS[rung_of(digits, 1)][0]
     return _quotients(digits, exponent, [counts])
 

@@ -7,6 +7,7 @@ rung, a row that is not as its header says) is left to the NumPy way, row by row
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -72,7 +73,7 @@ def fold_packed(
             plan.layout, *tables, folded, folded.view(np.uint8), folded_at, done,
         )  # fmt: skip
         raw, ends = folded[: folded_at[-1]].tobytes(), (4 * folded_at).tolist()
-        out.extend([raw[a:b] for a, b in zip(ends, ends[1:], strict=False)])
+        out.extend([raw[a:b] for a, b in pairwise(ends)])
         undone.append(start + np.flatnonzero(~done))
     return out, np.concatenate(undone) if undone else np.zeros(0, dtype=np.int64)
 
@@ -93,17 +94,24 @@ def roll_up_packed(
     for _, words, row_at in chunks:
         if not rolling.look(words, words.view(np.uint8), row_at, plan.layout, *tables, widest):
             return None
-    sizes = [
-        [_numbers(partial, program, widest) for partial in plan.levels[index].partials]
-        for index, _ in spans
-    ]
+    sizes = [[_numbers(partial, program, widest) for partial in plan.levels[index].partials] for index, _ in spans]
     span_at = np.concatenate(([0], np.cumsum([sum(each) for each in sizes]))).astype(np.int64)
     out = np.empty((len(payloads), span_at[-1]), dtype=np.int64)
     covered = np.empty((len(spans), len(payloads)), dtype=np.bool_)
     for start, words, row_at in chunks:
         some = slice(start, start + len(row_at) - 1)
         rolling.roll_rows(
-            words, words.view(np.uint8), row_at, *tables, widest, span_level, first, end, span_at, out[some], covered[:, some]
+            words,
+            words.view(np.uint8),
+            row_at,
+            *tables,
+            widest,
+            span_level,
+            first,
+            end,
+            span_at,
+            out[some],
+            covered[:, some],
         )
     found = {}
     for number, (index, over) in enumerate(spans):
@@ -111,7 +119,8 @@ def roll_up_packed(
         at = int(span_at[number])
         states = {}
         for partial, size in zip(plan.levels[index].partials, sizes[number], strict=True):
-            states[partial.name] = _state(partial, out[present, at : at + size])
+            numbers = out[:, at : at + size]
+            states[partial.name] = _state(partial, numbers if len(present) == len(out) else numbers[present])
             at += size
         found[over] = present, states
     return found
@@ -156,8 +165,8 @@ def _state(partial: Partial, numbers: Ints) -> State:
         case ExtremePartial():
             return {"value": _typed(numbers[:, 0], partial.dtype)}
         case OrderPartial():
-            edges = {"event_us": numbers[:, 0], "offset": numbers[:, 1], "partition": numbers[:, 2].astype(np.int32)}
-            return {**edges, "value": _typed(numbers[:, 3], partial.dtype)}
+            places: State = {"offset": numbers[:, 1], "partition": numbers[:, 2].astype(np.int32)}
+            return {"event_us": numbers[:, 0], **places, "value": _typed(numbers[:, 3], partial.dtype)}
         case _:
             return {"digits": numbers}
 

@@ -107,7 +107,10 @@ def program_of(levels: Sequence[Level], rung_names: Sequence[str]) -> Program | 
 
 
 def _operation(
-    partial: Partial, column: Callable[[str, DataType | None], int], sums: dict[str, list[int]], rung_names: Sequence[str]
+    partial: Partial,
+    column: Callable[[str, DataType | None], int],
+    sums: dict[str, list[int]],
+    rung_names: Sequence[str],
 ) -> list[int] | None:
     match partial:
         case CountPartial():

@@ -92,6 +92,8 @@ def decode(payloads: Sequence[bytes | None], plan: Plan) -> Rows:
                 states[partial.name] = partial.load(stored, rung)
             parts[index].append(Tiles(rows[members][owner], records["tile"].astype(np.int64), states))
             at = end
+        if any(len(payload) != stop for payload, stop in zip(group, heap_at.tolist(), strict=True)):
+            raise RowLayoutError(plan.layout, None)
     levels = tuple(merged(part, level) for part, level in zip(parts, plan.levels, strict=True))
     return Rows(levels, newest_us)
 

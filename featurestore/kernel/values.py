@@ -96,37 +96,48 @@ def values_at(
     spine_row  (m) and spine_us (m): index of the entity as in `events.row`, and the moment, in any order
     returns    output name -> (m) values in spine order
     """
+    # Not at the top: the loops need Numba, whose import takes a third of a second.
+    from featurestore.kernel.ranges import Over, ranged
+
     ordered = plan.prepare(events.sorted())
     place = _Places(ordered)
-    lifted: dict[str, State] = {}
+    up_to = place.after(spine_row, spine_us)
+    overs: dict[str, Over] = {}
     out = {}
     spans: dict[Window, tuple[Ints, Ints, Ints]] = {}
     states: dict[tuple[Window, str], State] = {}
     for output in plan.outputs:
         over = output.window
         if over not in spans:
-            low, high = _ranges(ordered, place, over, spine_row, spine_us)
+            low, high = _ranges(ordered, place, over, spine_row, spine_us, up_to)
             some = np.flatnonzero(low < high)
-            spans[over] = (some, low[some], high[some])
+            spans[over] = (some, low, high) if len(some) == len(low) else (some, low[some], high[some])
         some, low, high = spans[over]
         for partial in output.aggregate.partials:
-            if partial.name not in lifted:
-                lifted[partial.name] = partial.lift(ordered)
-            if (over, partial.name) not in states:
-                state = lifted[partial.name]
-                if partial.name in output.aggregate.faded:
-                    state = _faded_in_events(output, partial, state, ordered, place, spine_row[some], spine_us[some])
-                else:
-                    state = partial.over(state, low, high) if len(some) else take(state, some)
-                states[over, partial.name] = state
+            if (over, partial.name) in states:
+                continue
+            if partial.name in output.aggregate.faded:
+                lifted = partial.lift(ordered)
+                state = _faded_in_events(output, partial, lifted, ordered, place, spine_row[some], spine_us[some])
+            elif not len(some):
+                state = take(partial.lift(ordered), some)
+            else:
+                if partial.name not in overs:
+                    overs[partial.name] = ranged(partial, ordered)
+                state = overs[partial.name](low, high)
+            states[over, partial.name] = state
         mine = {partial.name: states[over, partial.name] for partial in output.aggregate.partials}
         out[output.name] = _finished(output, some, mine, spine_us)
     return out
 
 
-def _ranges(events: Events, place: _Places, over: Window, spine_row: Ints, spine_us: Ints) -> tuple[Ints, Ints]:
-    """The events of each (entity, moment) that the window covers: from low, before high, in event order."""
-    high = place.after(spine_row, spine_us)
+def _ranges(
+    events: Events, place: _Places, over: Window, spine_row: Ints, spine_us: Ints, high: Ints
+) -> tuple[Ints, Ints]:
+    """The events of each (entity, moment) that the window covers: from low, before high, in event order.
+
+    high  where the moments themselves are
+    """
     if isinstance(over, Newest):
         first = np.searchsorted(events.row, spine_row)
         return np.maximum(first, high - over.events), high
@@ -202,17 +213,21 @@ class _Places:
     """Where a moment of an entity falls among events sorted by entity and time."""
 
     def __init__(self, events: Events) -> None:
-        # Times become ranks, so that (entity, time) fits one sortable integer without overflow.
-        self._times = np.unique(events.event_us)
-        self._step = len(self._times) + 1
-        self._keys = events.row * self._step + np.searchsorted(self._times, events.event_us)
+        self._row, self._event_us = (np.ascontiguousarray(each) for each in (events.row, events.event_us))
 
     def at_or_after(self, row: Ints, moment_us: Ints) -> Ints:
-        return np.searchsorted(self._keys, row * self._step + np.searchsorted(self._times, moment_us))
+        return self._places(row, moment_us, False)
 
     def after(self, row: Ints, moment_us: Ints) -> Ints:
-        rank = np.searchsorted(self._times, moment_us, side="right")
-        return np.searchsorted(self._keys, row * self._step + rank)
+        return self._places(row, moment_us, True)
+
+    def _places(self, row: Ints, moment_us: Ints, after: bool) -> Ints:
+        from featurestore.kernel.loops.ranges import places
+
+        out = np.empty(len(row), dtype=np.int64)
+        asked = (np.ascontiguousarray(each, dtype=np.int64) for each in (row, moment_us))
+        places(self._row, self._event_us, *asked, after, out)
+        return out
 
 
 def _finished(output: Output, present: Ints, states: Mapping[str, State], moments_us: Ints) -> pa.Array:
@@ -225,12 +240,16 @@ def _finished(output: Output, present: Ints, states: Mapping[str, State], moment
             if held:
                 found[place] = value.decode() if dtype == "string" else value
         return pa.array(found, arrow_type(dtype))
-    valid = np.zeros(count, dtype=np.bool_)
-    valid[present] = done.valid
-    values = np.zeros(count, dtype=np.bool_ if dtype == "bool" else np.float64 if dtype == "float64" else np.int64)
-    values[present] = np.where(done.valid, done.values, values.dtype.type(0))
-    if output.aggregate.zero_when_empty:
-        return pa.array(values)
-    if dtype == "timestamp":
-        return pa.array(values.view("datetime64[us]"), mask=~valid).cast(arrow_type(dtype))
-    return pa.array(values, type=arrow_type(dtype), mask=~valid)
+    kind = np.bool_ if dtype == "bool" else np.float64 if dtype == "float64" else np.int64
+    if len(present) == count:
+        valid, values = done.valid, np.ascontiguousarray(done.values, dtype=kind)
+    else:
+        valid, values = np.zeros(count, dtype=np.bool_), np.zeros(count, dtype=kind)
+        valid[present], values[present] = done.valid, done.values
+    if output.aggregate.zero_when_empty or valid.all():
+        nulls = None
+    else:
+        nulls = pa.py_buffer(np.packbits(valid, bitorder="little"))
+        values = np.where(valid, values, kind(0))
+    stored = np.packbits(values.astype(np.bool_), bitorder="little") if dtype == "bool" else values
+    return pa.Array.from_buffers(arrow_type(dtype), count, [nulls, pa.py_buffer(stored)])

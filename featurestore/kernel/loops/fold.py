@@ -56,7 +56,10 @@ def by_row(row, event_us, partition, offset, rows):  # type: ignore[no-untyped-d
                 other = order[back - 1]
                 if event_us[other] < event_us[here] or (
                     event_us[other] == event_us[here]
-                    and (partition[other] < partition[here] or (partition[other] == partition[here] and offset[other] <= offset[here]))
+                    and (
+                        partition[other] < partition[here]
+                        or (partition[other] == partition[here] and offset[other] <= offset[here])
+                    )
                 ):
                     break
                 order[back] = other
@@ -260,7 +263,7 @@ def fold_rows(  # type: ignore[no-untyped-def]
                     elif kind == SUM:
                         slot = operations[index, SLOT]
                         _add(out, word, width, bases[slot], began, event, slot, digits, size_of, first, sign, scratch)
-                    elif kind == LEAST or kind == MOST:
+                    elif kind in (LEAST, MOST):
                         floats = operations[index, IS_FLOAT] != 0
                         _reach(out, word, kind == LEAST, floats, column, began, event, values, valid)
                     else:
@@ -349,7 +352,8 @@ def _edge(  # type: ignore[no-untyped-def]
         else:
             better = offset[each] < held_offset if kind == FIRST else offset[each] > held_offset
         if better:
-            held_us, held_partition, held_offset, chosen, fresh = us, np.int64(partition[each]), offset[each], each, False
+            held_us, held_partition, held_offset = us, np.int64(partition[each]), offset[each]
+            chosen, fresh = np.int64(each), False
     if chosen >= 0:
         put(out, at, held_us)
         put(out, at + 2, held_offset)

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numba
 
-loop = numba.njit(cache=True, nogil=True, error_model="numpy", boundscheck=False)
+
+def loop(function: Callable[..., Any]) -> Any:
+    """The function as machine code; it takes NumPy arrays, numbers and truths, by position."""
+    return numba.njit(cache=True, nogil=True, error_model="numpy", boundscheck=False)(function)

@@ -89,7 +89,7 @@ def roll_rows(  # type: ignore[no-untyped-def]
                     full = END_DIGIT[widest[slot]] * sums[slot, POWER] - first
                     _sum(out, row, to, words, word, end, size, width, bases[slot] - first, full)
                     to += full
-                elif kind == LEAST or kind == MOST:
+                elif kind in (LEAST, MOST):
                     out[row, to] = _extreme(words, word, end, size, kind == LEAST, operations[index, IS_FLOAT] != 0)
                     to += 1
                 else:

@@ -141,10 +141,7 @@ def _trailing_zeros(whole):  # type: ignore[no-untyped-def]
 @loop
 def _rung_for(lowest, highest, power):  # type: ignore[no-untyped-def]
     for rung in range(1, len(FIRST_DIGIT)):
-        if (
-            32 * FIRST_DIGIT[rung] * power <= lowest
-            and highest + _HEADROOM_BITS <= 32 * END_DIGIT[rung] * power - 1
-        ):
+        if 32 * FIRST_DIGIT[rung] * power <= lowest and highest + _HEADROOM_BITS <= 32 * END_DIGIT[rung] * power - 1:
             return rung
     return _NO_RUNG
 
