@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from featurestore.event_time import SECOND_US, Mark
-from featurestore.kernel import Column, DataType, Events
-from featurestore.kernel.expressions import to_arrow
+from featurestore.event_time import DAY_US, SECOND_US, Mark
+from featurestore.kernel import Column, Events
+from featurestore.kernel.expressions import from_arrow
+from featurestore.kernel.keys import group_keys
 from featurestore.offline import EventLog, log_schema
 from featurestore.spec import Topic
 from streams.codecs.json import Decoded, JsonCodec
@@ -111,7 +112,7 @@ class Engine:
             return
         batch = batch.after(before.offset)
         decoded = self._codec.decode(batch.values)
-        event = decoded.columns[self.topic.event_time].values
+        event = _times(decoded, self.topic)
         judged = judge(event, batch.timestamps_us[decoded.index], before.newest_us)
         self._post(batch, decoded, judged)
         newest_us = int(judged.newest_us[-1]) if len(judged.newest_us) else before.newest_us
@@ -119,12 +120,13 @@ class Engine:
         offsets = batch.offsets[decoded.index]
         for sink in self._sinks:
             taken = np.flatnonzero(~judged.future & (judged.late_by_us <= sink.view.lateness_us))
-            keys = [_arrow(decoded.columns[key], self.topic.schema[key], taken) for key in sink.view.entity.keys]
-            named = np.flatnonzero(_all_valid(keys))
-            taken, keys = taken[named], [key.take(pa.array(named)) for key in keys]
-            sink.apply(
-                batch.partition, keys, offsets[taken], new, _chooser(sink, batch, decoded, judged, offsets, taken)
-            )
+            # An event without an entity is kept in the log and counts for no one.
+            for key in sink.view.entity.keys:
+                if decoded.arrays[key].null_count:
+                    taken = taken[np.asarray(decoded.arrays[key].is_valid())[taken]]
+            names, row = group_keys([_some(decoded.arrays[key], taken) for key in sink.view.entity.keys])
+            chooser = _chooser(sink, self.topic, batch, decoded, judged, offsets, taken)
+            sink.apply(batch.partition, names, row, offsets[taken], new, chooser)
         self._marks[batch.partition] = new
         self._gather(batch, decoded, judged, offsets)
         self.counts.clamped += int((judged.effective_us < event).sum())
@@ -166,7 +168,7 @@ class Engine:
 
     def _post(self, batch: Batch, decoded: Decoded, judged: Judged) -> None:
         letters = [self._letter(batch, bad.index, bad.reason, bad.detail) for bad in decoded.rejected]
-        event = decoded.columns[self.topic.event_time].values
+        event = _times(decoded, self.topic)
         late = ~judged.future & (judged.late_by_us > self._lateness_max_us)
         for place in np.flatnonzero(judged.future).tolist():
             ahead_s = int(event[place] - judged.effective_us[place]) // SECOND_US
@@ -188,43 +190,47 @@ class Engine:
     def _gather(self, batch: Batch, decoded: Decoded, judged: Judged, offsets: Ints) -> None:
         kept = np.flatnonzero(~judged.future)
         effective = judged.effective_us[kept]
-        days = effective.astype("datetime64[us]").astype("datetime64[D]").astype(str)
+        days, day = np.unique(effective // DAY_US, return_inverse=True)
+        dates = pa.array(days.astype("datetime64[D]").astype(str).tolist(), pa.string())
         head = {
             "partition": np.full(len(kept), batch.partition, dtype=np.int32),
             "offset": offsets[kept],
-            "event_us": decoded.columns[self.topic.event_time].values[kept],
+            "event_us": _times(decoded, self.topic)[kept],
             "effective_us": effective,
             "arrival_us": batch.timestamps_us[decoded.index][kept],
             "late_by_us": judged.late_by_us[kept],
-            "date": pa.array(days.tolist(), pa.string()),
+            "date": dates.take(pa.array(day.reshape(-1))),
         }
-        body = {name: _arrow(decoded.columns[name], dtype, kept) for name, dtype in self.topic.schema.items()}
+        body = {name: _some(array, kept) for name, array in decoded.arrays.items()}
         self._unlogged.append(pa.table({**head, **body}, schema=log_schema(self.topic)))
         if self._unlogged_since_us is None:
             self._unlogged_since_us = self._clock_us()
 
 
 def _chooser(
-    sink: OnlineSink, batch: Batch, decoded: Decoded, judged: Judged, offsets: Ints, taken: Ints
+    sink: OnlineSink, topic: Topic, batch: Batch, decoded: Decoded, judged: Judged, offsets: Ints, taken: Ints
 ) -> Callable[[Ints, Ints], Events]:
-    columns: Mapping[str, Column] = {name: decoded.columns[name] for name in sink.view.plan.columns}
+    columns: Mapping[str, Column] = {
+        name: from_arrow(_some(decoded.arrays[name], taken), topic.schema[name]) for name in sink.view.plan.columns
+    }
+    effective_us, offsets = judged.effective_us[taken], offsets[taken]
 
     def events(chosen: Ints, row: Ints) -> Events:
-        index = taken[chosen]
-        partition = np.full(len(index), batch.partition, dtype=np.int32)
-        picked = {name: column.take(index) for name, column in columns.items()}
-        return Events(row, judged.effective_us[index], partition, offsets[index], picked)
+        partition = np.full(len(chosen), batch.partition, dtype=np.int32)
+        if len(chosen) == len(taken):
+            return Events(row, effective_us, partition, offsets, columns)
+        picked = {name: column.take(chosen) for name, column in columns.items()}
+        return Events(row, effective_us[chosen], partition, offsets[chosen], picked)
 
     return events
 
 
-def _arrow(column: Column, dtype: DataType, index: Ints) -> pa.Array:
-    return to_arrow(column.take(index), dtype)
+def _times(decoded: Decoded, topic: Topic) -> Ints:
+    """Event times as the producers gave them."""
+    times: Ints = decoded.arrays[topic.event_time].cast(pa.int64()).to_numpy(zero_copy_only=False)
+    return times
 
 
-def _all_valid(columns: Sequence[pa.Array]) -> npt.NDArray[np.bool_]:
-    """Where every key is there: an event without an entity is kept in the log and counts for no one."""
-    held: npt.NDArray[np.bool_] = np.ones(len(columns[0]), dtype=np.bool_)
-    for column in columns:
-        held &= np.asarray(column.is_valid())
-    return held
+def _some(array: pa.Array, index: Ints) -> pa.Array:
+    """The values at rising indices; the array itself where that is all of them."""
+    return array if len(index) == len(array) else array.take(pa.array(index))

@@ -11,13 +11,13 @@ from typing import assert_never
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from featurestore.errors import CommitRetriesError, LostTailError
 from featurestore.event_time import DAY_US, Mark
 from featurestore.kernel import Events, fold
-from featurestore.kernel.keys import encode_keys, hash64
+from featurestore.kernel.keys import bucket_of
 from featurestore.online import (
+    TOKEN_BYTES,
     Applied,
     BucketCommit,
     Conflict,
@@ -61,20 +61,24 @@ class OnlineSink:
         self._ends.pop(partition, None)
 
     def apply(
-        self, partition: int, keys: Sequence[pa.Array], offsets: npt.NDArray[np.int64], new: Mark, events: EventsOf
+        self,
+        partition: int,
+        names: Sequence[bytes],
+        row: npt.NDArray[np.int64],
+        offsets: npt.NDArray[np.int64],
+        new: Mark,
+        events: EventsOf,
     ) -> None:
         """Fold a batch in and move every touched bucket to `new`.
 
-        keys     key columns of the n events that this view takes
+        names    keys of the entities that the n events of this view are about
+        row      (n) which of the names each event is about
         offsets  (n) their offsets, all below new.offset
         events   gives the kernel's events for chosen ones of the n, with the dense row of each
         Raises LostTailError, CommitRetriesError.
         """
-        encoded = encode_keys(list(keys))
-        distinct: dict[bytes, int] = {}
-        row = np.array([distinct.setdefault(key, len(distinct)) for key in encoded], dtype=np.int64)
-        names = list(distinct)
-        bucket_of_row = np.array([hash64(key) % self._store.buckets for key in names], dtype=np.int64)
+        buckets = self._store.buckets
+        bucket_of_row = np.array([bucket_of(name, buckets) for name in names], dtype=np.int64)
         ends = self._ends[partition]
         waiting = np.arange(len(offsets))
         for _ in range(_TRIES_MAX):
@@ -105,35 +109,40 @@ class OnlineSink:
     def _commit(
         self,
         partition: int,
-        names: list[bytes],
+        names: Sequence[bytes],
         row: npt.NDArray[np.int64],
         chosen: npt.NDArray[np.int64],
         new: Mark,
         events: EventsOf,
     ) -> dict[int, Outcome]:
-        touched, dense = np.unique(row, return_inverse=True)
-        reads = self._store.read(self._view.id, [names[index] for index in touched.tolist()])
-        place_of = {names[index]: place for place, index in enumerate(touched.tolist())}
-        held: list[bytes | None] = [None] * len(touched)
-        for read in reads:
-            for key, stored in zip(read.keys, read.rows, strict=True):
-                held[place_of[key]] = None if stored is None else stored.payload
-        folded = fold(held, events(chosen, dense.reshape(-1)), self._view.plan)
+        touched = np.zeros(len(names), dtype=np.bool_)
+        touched[row] = True
+        reads = self._store.read(self._view.id, [names[index] for index in np.flatnonzero(touched).tolist()])
+        # Rows are folded in the order in which the buckets gave them.
+        asked = [key for read in reads for key in read.keys]
+        stored = [held for read in reads for held in read.rows]
+        place_of = dict(zip(asked, range(len(asked)), strict=True))
+        dense = np.array([place_of.get(name, -1) for name in names], dtype=np.int64)
+        payloads = [None if held is None else held[TOKEN_BYTES:] for held in stored]
+        folded = fold(payloads, events(chosen, dense[row]), self._view.plan)
         ends = self._ends[partition]
-        commits = [
-            BucketCommit(
-                read.bucket,
-                self._place(partition),
-                ends[read.bucket],
-                new,
-                read.token,
-                tuple(read.keys),
-                tuple(folded[place_of[key]] for key in read.keys),
-                tuple(None if stored is None else stored.token for stored in read.rows),
-                self._expire_ms,
+        commits, first = [], 0
+        for read in reads:
+            end = first + len(read.keys)
+            commits.append(
+                BucketCommit(
+                    read.bucket,
+                    self._place(partition),
+                    ends[read.bucket],
+                    new,
+                    read.token,
+                    tuple(read.keys),
+                    tuple(folded[first:end]),
+                    tuple([None if held is None else held[:TOKEN_BYTES] for held in read.rows]),
+                    self._expire_ms,
+                )
             )
-            for read in reads
-        ]
+            first = end
         outcomes = self._store.commit(self._view.id, commits)
         return {commit.bucket: outcome for commit, outcome in zip(commits, outcomes, strict=True)}
 

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from featurestore.errors import MissingEntityKeyError, WrongTypeError
 from featurestore.kernel import ARROW_TYPES, DataType, Events, values_at
 from featurestore.kernel.expressions import from_arrow
-from featurestore.kernel.keys import encode_keys, hash64
+from featurestore.kernel.keys import bucket_of, encode_keys
 from featurestore.offline.event_log import EventLog
 from featurestore.spec import FeatureService, Topic, ViewSelection
 
@@ -69,12 +69,12 @@ def _joined(spine: pa.Table, moments: Ints, selection: ViewSelection, log: Event
     spine_row[~named] = len(rows)
     events = _events(selection, log, rows, int(moments.max(initial=0)))
     buckets = max(1, -(-len(events) // _BUCKET_EVENTS))
-    bucket_of = np.array([hash64(key) % buckets for key in rows] + [0], dtype=np.int64)
+    bucket_of_row = np.array([bucket_of(key, buckets) for key in rows] + [0], dtype=np.int64)
     values: dict[str, list[pa.Array]] = {name: [] for name in view.outputs}
     places = []
     for bucket in range(buckets):
-        asked = np.flatnonzero(bucket_of[spine_row] == bucket)
-        part = events if buckets == 1 else events.take(np.flatnonzero(bucket_of[events.row] == bucket))
+        asked = np.flatnonzero(bucket_of_row[spine_row] == bucket)
+        part = events if buckets == 1 else events.take(np.flatnonzero(bucket_of_row[events.row] == bucket))
         places.append(asked)
         for name, array in values_at(part, spine_row[asked], moments[asked], view.plan).items():
             values[name].append(array)

@@ -5,6 +5,7 @@ for the next fold. Promise: a batch's rows and its watermark are written togethe
 """
 
 from featurestore.online.store import (
+    TOKEN_BYTES,
     Applied,
     BucketCommit,
     BucketRead,
@@ -13,11 +14,11 @@ from featurestore.online.store import (
     LostTail,
     OnlineStore,
     Outcome,
-    Row,
     Straddle,
 )
 
 __all__ = [
+    "TOKEN_BYTES",
     "Applied",
     "BucketCommit",
     "BucketRead",
@@ -26,6 +27,5 @@ __all__ = [
     "LostTail",
     "OnlineStore",
     "Outcome",
-    "Row",
     "Straddle",
 ]

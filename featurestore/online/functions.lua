@@ -9,16 +9,6 @@ local function end_offset(mark)
   return tonumber(string.match(mark, '^%d+'))
 end
 
--- keys: state, rows...     returns the state and the rows, as of one moment
-local function read(keys, args)
-  local rows = {}
-  for first = 2, #keys, 1000 do
-    local part = redis.call('MGET', unpack(keys, first, math.min(first + 999, #keys)))
-    for _, row in ipairs(part) do rows[#rows + 1] = row end
-  end
-  return {redis.call('HGETALL', keys[1]), rows}
-end
-
 -- keys: state, rows...
 -- args: topic-partition, expected end offset ('' for none), new mark, bucket token as read, new token,
 --       expiry in ms ('' for none), then the row tokens as read ('' for absent), then the new rows
@@ -57,5 +47,4 @@ local function commit(keys, args)
   return {'applied'}
 end
 
-redis.register_function{function_name = 'featurestore_v1_read', callback = read, flags = {'no-writes'}}
 redis.register_function('featurestore_v1_commit', commit)

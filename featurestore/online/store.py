@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
+import hiredis
 import redis
 
 from featurestore.errors import OnlineStoreError
 from featurestore.event_time import Mark
-from featurestore.kernel.keys import hash64
+from featurestore.kernel.keys import bucket_of
 
 _LIBRARY = "featurestore_v1"
-_TOKEN_BYTES = 16
+TOKEN_BYTES = 16
 # A longer MGET holds the server up for other readers; shorter ones cost more round trips in the pipeline.
 _MGET_KEYS = 250
 # A server that takes longer is as good as gone: the caller gets an error rather than a hang.
@@ -26,22 +27,17 @@ _ANSWER_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """A stored row: the token of the commit that wrote it, and its payload."""
-
-    token: bytes
-    payload: bytes
-
-
-@dataclass(frozen=True, slots=True)
 class BucketRead:
-    """One bucket as of one moment: token, watermark of each topic-partition, and the rows asked for."""
+    """One bucket as of one moment: token, watermark of each topic-partition, and the rows asked for.
+
+    rows  as they are stored, `TOKEN_BYTES` of the commit that wrote each, then its payload; None where there is none
+    """
 
     bucket: int
     token: bytes
     marks: dict[str, Mark]
     keys: list[bytes]
-    rows: list[Row | None]
+    rows: list[bytes | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +104,7 @@ class OnlineStore:
         *,
         namespace: str,
         buckets: int = 64,
-        new_token: Callable[[], bytes] = lambda: os.urandom(_TOKEN_BYTES),
+        new_token: Callable[[], bytes] = lambda: os.urandom(TOKEN_BYTES),
     ) -> None:
         self._client, self._namespace, self.buckets, self._new_token = client, namespace, buckets, new_token
 
@@ -155,15 +151,22 @@ class OnlineStore:
         """The rows of the keys, bucket by bucket, each bucket as of one moment."""
         of_bucket: dict[int, list[bytes]] = defaultdict(list)
         for key in keys:
-            of_bucket[hash64(key) % self.buckets].append(key)
-        calls = []
+            of_bucket[bucket_of(key, self.buckets)].append(key)
+        calls: list[tuple[Any, ...]] = []
         for bucket, members in of_bucket.items():
-            names = [self._state_key(view_id, bucket), *(self._row_key(view_id, bucket, key) for key in members)]
-            calls.append(("FCALL_RO", f"{_LIBRARY}_read", len(names), *names))
+            # A transaction is as atomic as a function, and copies rows at the server's own speed.
+            prefix = self._row_prefix(view_id, bucket)
+            calls.append(("MULTI",))
+            calls.append(("HGETALL", self._state_key(view_id, bucket)))
+            for first in range(0, len(members), _MGET_KEYS):
+                calls.append(("MGET", *[prefix + key for key in members[first : first + _MGET_KEYS]]))
+            calls.append(("EXEC",))
+        found = iter([reply for call, reply in zip(calls, self._call(calls), strict=True) if call[0] == "EXEC"])
         out = []
-        for (bucket, members), (state, rows) in zip(of_bucket.items(), self._call(calls), strict=True):
-            fields = dict(zip(state[0::2], state[1::2], strict=True))
-            held = [None if row is None else Row(row[:_TOKEN_BYTES], row[_TOKEN_BYTES:]) for row in rows]
+        for bucket, members in of_bucket.items():
+            state, *parts = next(found)
+            fields = state if isinstance(state, dict) else dict(zip(state[0::2], state[1::2], strict=True))
+            held = [row for part in parts for row in part]
             out.append(BucketRead(bucket, fields.get(b"ver", b""), _marks(fields), members, held))
         return out
 
@@ -172,10 +175,8 @@ class OnlineStore:
         calls = []
         for commit in commits:
             token = self._new_token()
-            names = [
-                self._state_key(view_id, commit.bucket),
-                *(self._row_key(view_id, commit.bucket, key) for key in commit.keys),
-            ]
+            prefix = self._row_prefix(view_id, commit.bucket)
+            names = [self._state_key(view_id, commit.bucket), *[prefix + key for key in commit.keys]]
             expected = "" if commit.expected is None else commit.expected
             expiry = "" if commit.expire_ms is None else commit.expire_ms
             rows = [token + payload for payload in commit.payloads]
@@ -189,7 +190,7 @@ class OnlineStore:
         pipeline = self._client.pipeline(transaction=False)
         sizes = []
         for view_id, keys in asked:
-            names = [self._row_key(view_id, hash64(key) % self.buckets, key) for key in keys]
+            names = [self._row_prefix(view_id, bucket_of(key, self.buckets)) + key for key in keys]
             chunks = range(0, len(names), _MGET_KEYS)
             sizes.append(len(chunks))
             for first in chunks:
@@ -197,8 +198,7 @@ class OnlineStore:
         with _told():
             replies = iter(pipeline.execute())
         return [
-            [None if row is None else row[_TOKEN_BYTES:] for _ in range(size) for row in next(replies)]
-            for size in sizes
+            [None if row is None else row[TOKEN_BYTES:] for _ in range(size) for row in next(replies)] for size in sizes
         ]
 
     def newest_us(self, view_id: str, topic: str, keys: Sequence[bytes]) -> list[int | None]:
@@ -206,7 +206,7 @@ class OnlineStore:
 
         The newest effective event time of the partition that is furthest behind; None when nothing was read yet.
         """
-        buckets = [hash64(key) % self.buckets for key in keys]
+        buckets = [bucket_of(key, self.buckets) for key in keys]
         pipeline = self._client.pipeline(transaction=False)
         distinct = list(dict.fromkeys(buckets))
         for bucket in distinct:
@@ -230,23 +230,35 @@ class OnlineStore:
             for index, reply in zip(missing, self._execute([calls[index] for index in missing]), strict=True):
                 replies[index] = reply
         for reply in replies:
-            if isinstance(reply, redis.ResponseError):
-                raise OnlineStoreError(f"the online store refused a call: {reply}") from reply
+            # A transaction's replies come as one list, with its errors in it.
+            for one in reply if isinstance(reply, list) else (reply,):
+                if isinstance(one, Exception):
+                    raise OnlineStoreError(f"the online store refused a call: {one}") from one
         return replies
 
     def _execute(self, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
-        pipeline = self._client.pipeline(transaction=False)
-        for call in calls:
-            pipeline.execute_command(*call)  # type: ignore[no-untyped-call]  # redis-py has no types here
+        """All calls in one go; a refused one gives its error. A lost connection is tried again as redis-py does."""
+        # A pipeline of redis-py looks at every argument in Python, which costs more than the whole round trip.
+        packed = [hiredis.pack_command(call) for call in calls]
+        pool = self._client.connection_pool
+
+        def run() -> list[Any]:
+            connection.send_packed_command(packed, check_health=False)  # type: ignore[no-untyped-call]
+            return [_reply(connection) for _ in calls]
+
         with _told():
-            return list(pipeline.execute(raise_on_error=False))
+            connection = pool.get_connection()
+            try:
+                return list(connection.retry.call_with_retry(run, lambda error: connection.disconnect()))  # type: ignore[no-untyped-call]
+            finally:
+                pool.release(connection)
 
     def _state_key(self, view_id: str, bucket: int) -> bytes:
         return f"{self._namespace}:{{b{bucket}}}:{view_id}:state".encode()
 
-    def _row_key(self, view_id: str, bucket: int, key: bytes) -> bytes:
+    def _row_prefix(self, view_id: str, bucket: int) -> bytes:
         # The bucket's tag comes before the entity's bytes, so braces in a key cannot move it to another slot.
-        return f"{self._namespace}:{{b{bucket}}}:{view_id}:row:".encode() + key
+        return f"{self._namespace}:{{b{bucket}}}:{view_id}:row:".encode()
 
 
 @contextmanager
@@ -256,6 +268,13 @@ def _told() -> Iterator[None]:
         yield
     except redis.RedisError as error:
         raise OnlineStoreError(f"the online store does not answer: {error}; check redis_url and the server") from error
+
+
+def _reply(connection: Any) -> Any:
+    try:
+        return connection.read_response()
+    except redis.ResponseError as error:
+        return error
 
 
 def _is_missing(reply: object) -> bool:

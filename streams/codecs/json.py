@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from featurestore.event_time import moment_us
-from featurestore.kernel import Column, DataType
+from featurestore.kernel import ARROW_TYPES, DataType
 from featurestore.spec import Topic
 
 _INT64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
@@ -42,10 +44,10 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """The good records of a batch as columns, their places in the batch, and the rejected ones."""
+    """The good records of a batch as Arrow arrays, their places in the batch, and the rejected ones."""
 
     index: npt.NDArray[np.int64]
-    columns: Mapping[str, Column]
+    arrays: Mapping[str, pa.Array]
     rejected: tuple[Rejected, ...]
 
 
@@ -67,14 +69,18 @@ class JsonCodec:
     def decode(self, payloads: Sequence[bytes | None]) -> Decoded:
         """Columns of the records that keep the contract; each of the others with its reason."""
         events, index, rejected = self._events(payloads)
-        columns = {
-            name: _column([getattr(e, name) for e in events], dtype) for name, dtype in self._topic.schema.items()
+        # Column by column: a tuple an event would be as many objects for the garbage collector to go through.
+        arrays = {
+            name: _array(list(map(attrgetter(name), events)), dtype) for name, dtype in self._topic.schema.items()
         }
-        return self._since_1970(Decoded(np.array(index, dtype=np.int64), columns, tuple(rejected)))
+        return self._since_1970(Decoded(np.array(index, dtype=np.int64), arrays, tuple(rejected)))
 
     def _since_1970(self, decoded: Decoded) -> Decoded:
         """Numbers below zero are refused while they are decoded; text can still say an earlier moment."""
-        early = {name: decoded.columns[name].values < 0 for name in self._times}
+        early = {
+            name: decoded.arrays[name].cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False) < 0
+            for name in self._times
+        }
         bad = np.logical_or.reduce(list(early.values()))
         if not bad.any():
             return decoded
@@ -83,8 +89,8 @@ class JsonCodec:
             name = next(each for each in self._times if early[each][place])
             rejected.append(Rejected(int(decoded.index[place]), "wrong_type", f"a moment before 1970 - at `$.{name}`"))
         kept = np.flatnonzero(~bad)
-        columns = {name: column.take(kept) for name, column in decoded.columns.items()}
-        return Decoded(decoded.index[kept], columns, tuple(sorted(rejected, key=lambda one: one.index)))
+        arrays = {name: array.take(pa.array(kept)) for name, array in decoded.arrays.items()}
+        return Decoded(decoded.index[kept], arrays, tuple(sorted(rejected, key=lambda one: one.index)))
 
     def check(self, event: Mapping[str, Any]) -> bytes:
         """The bytes of one event; raises `msgspec.ValidationError` as the engine would refuse it."""
@@ -132,17 +138,9 @@ class JsonCodec:
         return events, index, rejected
 
 
-def _column(values: list[Any], dtype: DataType) -> Column:
-    valid = None
-    if None in values:
-        valid = np.array([value is not None for value in values], dtype=np.bool_)
-    if dtype == "string":
-        texts = np.empty(len(values), dtype=object)
-        texts[:] = [None if value is None else value.encode() for value in values]
-        return Column(texts, valid)
+def _array(values: list[Any], dtype: DataType) -> pa.Array:
     if dtype == "timestamp":
-        values = [moment_us(value) if isinstance(value, datetime) else value for value in values]
-    if valid is not None:
-        values = [0 if value is None else value for value in values]
-    kind = {"float64": np.float64, "bool": np.bool_}.get(dtype, np.int64)
-    return Column(np.array(values, dtype=kind), valid)
+        if not set(map(type, values)) <= {int, type(None)}:
+            values = [moment_us(value) if isinstance(value, datetime) else value for value in values]
+        return pa.array(values, pa.int64()).cast(ARROW_TYPES[dtype])
+    return pa.array(values, ARROW_TYPES[dtype])

@@ -9,8 +9,18 @@ import redis
 
 from featurestore.errors import OnlineStoreError
 from featurestore.event_time import Mark
-from featurestore.kernel.keys import hash64
-from featurestore.online import Applied, BucketCommit, Conflict, Duplicate, LostTail, OnlineStore, Outcome, Straddle
+from featurestore.kernel.keys import bucket_of
+from featurestore.online import (
+    TOKEN_BYTES,
+    Applied,
+    BucketCommit,
+    Conflict,
+    Duplicate,
+    LostTail,
+    OnlineStore,
+    Outcome,
+    Straddle,
+)
 
 VIEW, PLACE = "view@1", "topic/0"
 KEY = b"k"
@@ -29,7 +39,7 @@ def commit(
     [read] = store.read(VIEW, [KEY])
     token = read.token if read_first else b""
     [row] = read.rows
-    tokens = (row.token if row is not None and read_first else None,)
+    tokens = (row[:TOKEN_BYTES] if row is not None and read_first else None,)
     one = BucketCommit(read.bucket, place, expected, Mark(end, end), token, (KEY,), (payload,), tokens, None)
     [outcome] = store.commit(VIEW, [one])
     return outcome
@@ -43,7 +53,7 @@ def served(store: OnlineStore) -> bytes | None:
 def test_rows_and_watermark_move_together(store: OnlineStore) -> None:
     assert commit(store, None, 5, b"five") == Applied()
     assert served(store) == b"five"
-    assert store.marks(VIEW, "topic")[0][hash64(KEY) % 4] == Mark(5, 5)
+    assert store.marks(VIEW, "topic")[0][bucket_of(KEY, 4)] == Mark(5, 5)
     assert commit(store, 5, 9, b"nine") == Applied()
     assert served(store) == b"nine"
 
@@ -78,7 +88,7 @@ def test_rows_that_another_worker_changed_are_a_conflict(store: OnlineStore) -> 
     [row] = read.rows
     assert row is not None
     assert commit(store, None, 3, b"other", place="topic/1") == Applied()
-    stale = BucketCommit(read.bucket, PLACE, 5, Mark(9, 9), read.token, (KEY,), (b"stale",), (row.token,), None)
+    stale = BucketCommit(read.bucket, PLACE, 5, Mark(9, 9), read.token, (KEY,), (b"stale",), (row[:TOKEN_BYTES],), None)
     assert store.commit(VIEW, [stale]) == [Conflict()]
     assert served(store) == b"other"
     assert commit(store, 5, 9, b"fresh") == Applied()
@@ -89,22 +99,22 @@ def test_another_writer_in_the_bucket_is_no_conflict_when_the_row_stood_still(st
     [read] = store.read(VIEW, [KEY])
     [row] = read.rows
     assert row is not None
-    neighbour = next(key for key in (b"%d" % n for n in range(99)) if hash64(key) % 4 == read.bucket)
+    neighbour = next(key for key in (b"%d" % n for n in range(99)) if bucket_of(key, 4) == read.bucket)
     other = BucketCommit(read.bucket, "topic/1", None, Mark(1, 1), read.token, (neighbour,), (b"n",), (None,), None)
     assert store.commit(VIEW, [other]) == [Applied()]
-    mine = BucketCommit(read.bucket, PLACE, 5, Mark(9, 9), read.token, (KEY,), (b"nine",), (row.token,), None)
+    mine = BucketCommit(read.bucket, PLACE, 5, Mark(9, 9), read.token, (KEY,), (b"nine",), (row[:TOKEN_BYTES],), None)
     assert store.commit(VIEW, [mine]) == [Applied()]
     assert served(store) == b"nine"
 
 
 def test_a_call_is_all_or_nothing_over_many_rows(store: OnlineStore) -> None:
-    keys = tuple(key for key in (b"%d" % n for n in range(12_000)) if hash64(key) % 4 == 1)
+    keys = tuple(key for key in (b"%d" % n for n in range(12_000)) if bucket_of(key, 4) == 1)
     assert len(keys) > 2_000
     rows = tuple(b"row " + key for key in keys)
     whole = BucketCommit(1, PLACE, None, Mark(5, 5), b"", keys, rows, (None,) * len(keys), None)
     assert store.commit(VIEW, [whole]) == [Applied()]
     # One changed row at the very end refuses them all.
-    tokens = [row.token for read in store.read(VIEW, keys) for row in read.rows if row is not None]
+    tokens = [row[:TOKEN_BYTES] for read in store.read(VIEW, keys) for row in read.rows if row is not None]
     changed = BucketCommit(1, "topic/1", None, Mark(1, 1), b"", keys[-1:], (b"x",), (tokens[-1],), None)
     assert store.commit(VIEW, [changed]) == [Applied()]
     stale = BucketCommit(1, PLACE, 5, Mark(9, 9), b"", keys, (b"y",) * len(keys), tuple(tokens), None)

@@ -52,7 +52,7 @@ def test_a_bad_record_is_refused_with_its_reason_and_the_others_are_taken(payloa
     decoded = JsonCodec(TOPIC).decode([good, payload, good])
     assert [(one.index, one.reason) for one in decoded.rejected] == [(1, reason)]
     assert decoded.index.tolist() == [0, 2]
-    assert decoded.columns["n"].values.tolist() == [2, 2]
+    assert decoded.arrays["n"].to_pylist() == [2, 2]
 
 
 def test_times_are_microseconds_or_iso_text_with_a_zone_and_unknown_fields_are_left_alone() -> None:
@@ -62,10 +62,8 @@ def test_times_are_microseconds_or_iso_text_with_a_zone_and_unknown_fields_are_l
         {"who": "a", "at": 5, "n": 2},
     ]
     decoded = JsonCodec(TOPIC).decode([json.dumps(line).encode() for line in lines])
-    assert decoded.columns["at"].values.tolist() == [1_767_225_600_000_001, 1_767_225_600_000_001, 5]
-    valid = decoded.columns["x"].valid
-    assert valid is not None
-    assert valid.tolist() == [True, True, False]
+    assert decoded.arrays["at"].cast("int64").to_pylist() == [1_767_225_600_000_001, 1_767_225_600_000_001, 5]
+    assert decoded.arrays["x"].is_valid().to_pylist() == [True, True, False]
 
 
 JSON = st.recursive(

@@ -14,7 +14,7 @@ from featurestore import sum as total
 from featurestore.errors import LostTailError
 from featurestore.event_time import Mark
 from featurestore.kernel import Column, Events, roll_up
-from featurestore.kernel.keys import encode_keys
+from featurestore.kernel.keys import encode_keys, group_keys
 from featurestore.online import OnlineStore
 from streams.online_sink import OnlineSink
 
@@ -38,7 +38,8 @@ def apply(sink: OnlineSink, first: int, end: int, partition: int = 0, user: str 
         place = np.full(len(chosen), partition, dtype=np.int32)
         return Events(row, offsets[chosen], place, offsets[chosen], {"amount": worth})
 
-    sink.apply(partition, [pa.array([user] * len(offsets))], offsets, Mark(end, end), events)
+    names, row = group_keys([pa.array([user] * len(offsets))])
+    sink.apply(partition, names, row, offsets, Mark(end, end), events)
 
 
 def value(store: OnlineStore, user: str = "u") -> tuple[int, float]:
