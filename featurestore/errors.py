@@ -168,9 +168,11 @@ class DeadLetterError(FeatureStoreError):
 class LostTailError(FeatureStoreError):
     """The online store lost its newest commits: the engine must read again from where the store stands."""
 
-    def __init__(self, view: str, partition: str, offset: int) -> None:
-        self.view, self.partition, self.offset = view, partition, offset
-        super().__init__(f"online rows of {view!r} stand at offset {offset} of {partition}; reading again from there")
+    def __init__(self, view: str, topic: str, partition: int, offset: int) -> None:
+        self.view, self.topic, self.partition, self.offset = view, topic, partition, offset
+        super().__init__(
+            f"online rows of {view!r} stand at offset {offset} of {topic}/{partition}; reading again from there"
+        )
 
 
 class CommitRetriesError(FeatureStoreError):

@@ -1,20 +1,21 @@
 """The engine of one topic: decode, judge time, commit to the online store, append to the log, post dead letters.
 
-A batch goes to the online store at once (freshness). For the log, batches gather until there are enough rows
-or the oldest is a second old, since a Delta commit costs the same for one row as for fifty thousand. The two
-sinks move on their own; a restart begins at the lower of them and what the other holds already is dropped.
+A batch goes to the online store at once (freshness), while the next one is decoded. For the log, batches gather. The
+two sinks move on their own; a restart begins at the lower of them and what the other holds already is dropped.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.errors import LostTailError
 from featurestore.event_time import DAY_US, SECOND_US, Mark
 from featurestore.kernel import Column, Events
 from featurestore.kernel.expressions import from_arrow
@@ -23,16 +24,11 @@ from featurestore.offline import EventLog, log_schema
 from featurestore.spec import Topic
 from streams.codecs.json import Decoded, JsonCodec
 from streams.dead_letters import DeadLetter, DeadLetterBox
+from streams.log_writer import LogWriter
 from streams.online_sink import OnlineSink
 from streams.transport import Batch
 from streams.watermark import Judged, judge
 
-# What the log waits for: enough rows for a Parquet file worth its commit, or a second. Behind a long backlog commits
-# take long, since they touch many days: then it waits longer, so that they stay a tenth of the time.
-LOG_ROWS_MAX = 100_000
-LOG_AGE_MIN_US = SECOND_US
-LOG_AGE_MAX_US = 10 * SECOND_US
-_LOG_SHARE = 10
 HEARTBEAT_US = SECOND_US
 
 # Event times are not negative, so before the first event nothing is late.
@@ -67,13 +63,11 @@ class Engine:
         clock_us: Callable[[], int],
     ) -> None:
         self.topic, self.counts = topic, Counts()
-        self._topic_id, self._sinks, self._log, self._letters, self._clock_us = topic_id, sinks, log, letters, clock_us
+        self._topic_id, self._sinks, self._letters, self._clock_us = topic_id, sinks, letters, clock_us
+        self._log = LogWriter(log, clock_us)
         self._codec = JsonCodec(topic)
         self._lateness_max_us = lateness_us
         self._marks: dict[int, Mark] = {}
-        self._unlogged: list[pa.Table] = []
-        self._unlogged_since_us: int | None = None
-        self._log_age_us = LOG_AGE_MIN_US
         self._beat_us = clock_us()
 
     def open(self, partition: int) -> int:
@@ -89,21 +83,28 @@ class Engine:
 
     def reopen(self, partition: int) -> None:
         """Learn where the sinks stand now, after one of them was found to stand earlier than it was left."""
-        self.open(partition)
+        if partition in self._marks:
+            self.open(partition)
 
-    def stands(self, partition: int) -> int:
-        """The next offset that this engine takes."""
-        return self._marks[partition].offset
+    def stands(self, partition: int) -> int | None:
+        """The next offset that this engine takes; None of a partition that is not its own."""
+        mark = self._marks.get(partition)
+        return None if mark is None else mark.offset
 
-    def close(self, partition: int) -> None:
+    def close(self, partition: int) -> int | None:
+        """Give a partition up; the offset before which every sink holds everything, None where that is unknown."""
         self.flush()
+        end = self.settled().get(partition)
         self._marks.pop(partition, None)
         for sink in self._sinks:
             sink.close(partition)
+        return end
 
     def apply(self, batch: Batch) -> None:
         """Apply one batch; raises LostTailError when the online store must be read again from earlier.
 
+        Commits go on when this returns, so what is lost may be a batch of before, of any partition; then this batch is
+        not applied either.
         A batch that begins after where the engine stands was read before a seek back: it comes again, so it is
         left alone. One that begins earlier is cut: lateness is judged from where the engine stands.
         """
@@ -133,12 +134,11 @@ class Engine:
         self.tick()
 
     def tick(self) -> None:
-        """Let time pass: heartbeats, and the log when it has waited long enough. Call about once a second."""
+        """Let time pass: heartbeats, and the log when it has waited long enough. Raises LostTailError like `apply`."""
         now_us = self._clock_us()
-        if self._unlogged_since_us is not None:
-            rows = sum(len(table) for table in self._unlogged)
-            if rows >= LOG_ROWS_MAX or now_us - self._unlogged_since_us >= self._log_age_us:
-                self.flush()
+        self._log.look()
+        if self._log.is_due:
+            self._write_log()
         if now_us - self._beat_us >= HEARTBEAT_US:
             self._beat_us = now_us
             for partition, mark in self._marks.items():
@@ -147,15 +147,18 @@ class Engine:
                         sink.heartbeat(partition, mark)
 
     def flush(self) -> None:
-        """Bring the log to where the online store is. Letters first: after the log no one reads their events again."""
+        """Bring the log to where the engine stands, and wait for all commits that are at work."""
+        for sink in self._sinks:
+            # A lost tail is seen again: at the next commit, or when the partition is opened and asked where it stands.
+            with suppress(LostTailError):
+                sink.finish()
+        self._write_log()
+        self._log.finish()
+
+    def _write_log(self) -> None:
+        # Letters first: after the log no one reads their events again.
         self._letters.flush()
-        if self._unlogged_since_us is not None:
-            marks = {partition: mark for partition, mark in self._marks.items() if mark.offset}
-            schema, began_us = log_schema(self.topic), self._clock_us()
-            self._log.append(pa.concat_tables(self._unlogged) if self._unlogged else schema.empty_table(), marks)
-            took_us = self._clock_us() - began_us
-            self._log_age_us = min(max(LOG_AGE_MIN_US, _LOG_SHARE * took_us), LOG_AGE_MAX_US)
-        self._unlogged, self._unlogged_since_us = [], None
+        self._log.write({partition: mark for partition, mark in self._marks.items() if mark.offset})
 
     def settled(self) -> dict[int, int]:
         """Partition -> offset before which every sink holds everything."""
@@ -202,9 +205,7 @@ class Engine:
             "date": dates.take(pa.array(day.reshape(-1))),
         }
         body = {name: _some(array, kept) for name, array in decoded.arrays.items()}
-        self._unlogged.append(pa.table({**head, **body}, schema=log_schema(self.topic)))
-        if self._unlogged_since_us is None:
-            self._unlogged_since_us = self._clock_us()
+        self._log.put(pa.table({**head, **body}, schema=log_schema(self.topic)))
 
 
 def _chooser(

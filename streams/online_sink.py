@@ -7,6 +7,8 @@ applied, a duplicate to drop, a straddle to cut and try again, changed rows to r
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import assert_never
 
 import numpy as np
@@ -35,12 +37,30 @@ _TRIES_MAX = 20
 EventsOf = Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64]], Events]
 
 
+@dataclass(slots=True)
+class _Work:
+    """A batch on its way into the store: as `OnlineSink.apply` was given it, and which of its events still wait."""
+
+    partition: int
+    names: Sequence[bytes]
+    row: npt.NDArray[np.int64]
+    bucket_of_row: npt.NDArray[np.int64]
+    offsets: npt.NDArray[np.int64]
+    new: Mark
+    events: EventsOf
+    waiting: npt.NDArray[np.int64]
+    commit: Future[dict[int, Outcome]] | None = None
+    tries: int = 0
+
+
 class OnlineSink:
     """Commits one view's share of each batch; knows how far each bucket has come in each partition."""
 
     def __init__(self, store: OnlineStore, view: FeatureView) -> None:
         self._store, self._view = store, view
         self._ends: dict[int, list[int | None]] = {}
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"commit-{view.name}")
+        self._work: _Work | None = None
         reach_us = view.plan.reach_us
         # Rows whose windows have all emptied may go; a day more, since a replay may still want to see them.
         self._expire_ms = None if reach_us is None else (reach_us + view.lateness_us + DAY_US) // 1_000
@@ -75,25 +95,33 @@ class OnlineSink:
         row      (n) which of the names each event is about
         offsets  (n) their offsets, all below new.offset
         events   gives the kernel's events for chosen ones of the n, with the dense row of each
-        Raises LostTailError, CommitRetriesError.
+        The commit goes on while the caller prepares the next batch; `finish` waits for it.
+        Raises LostTailError, CommitRetriesError, of this batch or of the one before.
         """
+        self.finish()
         buckets = self._store.buckets
         bucket_of_row = np.array([bucket_of(name, buckets) for name in names], dtype=np.int64)
-        ends = self._ends[partition]
-        waiting = np.arange(len(offsets))
-        for _ in range(_TRIES_MAX):
-            if len(waiting):
-                floor = np.array([end or 0 for end in ends], dtype=np.int64)
-                waiting = waiting[offsets[waiting] >= floor[bucket_of_row[row[waiting]]]]
-            if not len(waiting):
-                return
-            outcomes = self._commit(partition, names, row[waiting], waiting, new, events)
-            again = {bucket for bucket, outcome in outcomes.items() if self._learn(partition, bucket, outcome, new)}
-            waiting = waiting[np.isin(bucket_of_row[row[waiting]], list(again))]
-        raise CommitRetriesError(self._view.name, _TRIES_MAX)
+        self._begin(_Work(partition, names, row, bucket_of_row, offsets, new, events, np.arange(len(offsets))))
+
+    def finish(self) -> None:
+        """Wait until the last batch is in the store; what was refused is cut, read and folded again."""
+        while self._work is not None:
+            work, self._work = self._work, None
+            assert work.commit is not None
+            again = [
+                bucket
+                for bucket, outcome in work.commit.result().items()
+                if self._learn(work.partition, bucket, outcome, work.new)
+            ]
+            work.tries += 1
+            if again and work.tries == _TRIES_MAX:
+                raise CommitRetriesError(self._view.name, _TRIES_MAX)
+            work.waiting = work.waiting[np.isin(work.bucket_of_row[work.row[work.waiting]], again)]
+            self._begin(work)
 
     def heartbeat(self, partition: int, new: Mark) -> None:
         """Move the buckets that no event touched, so that a restart has little to read again."""
+        self.finish()
         ends = self._ends[partition]
         lagging = [bucket for bucket, end in enumerate(ends) if end is None or end < new.offset]
         commits = [
@@ -106,35 +134,34 @@ class OnlineSink:
         """Every bucket holds all events before this offset."""
         return min(end or 0 for end in self._ends[partition])
 
-    def _commit(
-        self,
-        partition: int,
-        names: Sequence[bytes],
-        row: npt.NDArray[np.int64],
-        chosen: npt.NDArray[np.int64],
-        new: Mark,
-        events: EventsOf,
-    ) -> dict[int, Outcome]:
-        touched = np.zeros(len(names), dtype=np.bool_)
+    def _begin(self, work: _Work) -> None:
+        """Read and fold the rows of the events that wait, and send them off."""
+        ends = self._ends[work.partition]
+        if len(work.waiting):
+            floor = np.array([end or 0 for end in ends], dtype=np.int64)
+            bucket = work.bucket_of_row[work.row[work.waiting]]
+            work.waiting = work.waiting[work.offsets[work.waiting] >= floor[bucket]]
+        if not len(work.waiting):
+            return
+        row = work.row[work.waiting]
+        touched = np.zeros(len(work.names), dtype=np.bool_)
         touched[row] = True
-        reads = self._store.read(self._view.id, [names[index] for index in np.flatnonzero(touched).tolist()])
+        reads = self._store.read(self._view.id, [work.names[index] for index in np.flatnonzero(touched).tolist()])
         # Rows are folded in the order in which the buckets gave them.
         asked = [key for read in reads for key in read.keys]
-        stored = [held for read in reads for held in read.rows]
         place_of = dict(zip(asked, range(len(asked)), strict=True))
-        dense = np.array([place_of.get(name, -1) for name in names], dtype=np.int64)
-        payloads = [None if held is None else held[TOKEN_BYTES:] for held in stored]
-        folded = fold(payloads, events(chosen, dense[row]), self._view.plan)
-        ends = self._ends[partition]
+        dense = np.array([place_of.get(name, -1) for name in work.names], dtype=np.int64)
+        payloads = [None if held is None else held[TOKEN_BYTES:] for read in reads for held in read.rows]
+        folded = fold(payloads, work.events(work.waiting, dense[row]), self._view.plan)
         commits, first = [], 0
         for read in reads:
             end = first + len(read.keys)
             commits.append(
                 BucketCommit(
                     read.bucket,
-                    self._place(partition),
+                    self._place(work.partition),
                     ends[read.bucket],
-                    new,
+                    work.new,
                     read.token,
                     tuple(read.keys),
                     tuple(folded[first:end]),
@@ -143,6 +170,10 @@ class OnlineSink:
                 )
             )
             first = end
+        work.commit = self._thread.submit(self._send, commits)
+        self._work = work
+
+    def _send(self, commits: list[BucketCommit]) -> dict[int, Outcome]:
         outcomes = self._store.commit(self._view.id, commits)
         return {commit.bucket: outcome for commit, outcome in zip(commits, outcomes, strict=True)}
 
@@ -162,7 +193,8 @@ class OnlineSink:
             case Conflict():
                 return True
             case LostTail(stored):
-                raise LostTailError(self._view.name, self._place(partition), 0 if stored is None else stored.offset)
+                offset = 0 if stored is None else stored.offset
+                raise LostTailError(self._view.name, self._view.source.name, partition, offset)
             case _:
                 assert_never(outcome)
 

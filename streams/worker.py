@@ -7,6 +7,7 @@ thread, in order, off the event loop, so that signals and heartbeats are never h
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import threading
 import time
@@ -41,33 +42,43 @@ class EnginePort:
         log.info("reading %s", ", ".join(f"{t}/{p} from {o}" for (t, p), o in sorted(starts.items())) or "nothing")
         return starts
 
-    def close(self, places: list[Place]) -> None:
-        for topic, partition in places:
-            self._thread.submit(self.engines[topic].close, partition).result()
+    def close(self, places: list[Place]) -> Mapping[Place, int]:
+        ends = {place: self._thread.submit(self.engines[place[0]].close, place[1]).result() for place in places}
+        return {place: end for place, end in ends.items() if end is not None}
 
-    async def apply(self, batch: Batch) -> LostTailError | None:
-        """Apply on the engine thread; a lost tail is an answer, not a failure."""
+    async def apply(self, batch: Batch) -> dict[Place, int]:
+        """Apply on the engine thread; where to read again from, when the online store lost its tail."""
         return await self._run(lambda: self._apply(batch))
 
-    async def tick(self) -> dict[Place, int]:
-        """Heartbeats and the log; returns what every sink holds."""
+    async def tick(self) -> tuple[dict[Place, int], dict[Place, int]]:
+        """Heartbeats and the log; returns what every sink holds, and where to read again from."""
         return await self._run(self._tick)
 
-    def _apply(self, batch: Batch) -> LostTailError | None:
+    def _apply(self, batch: Batch) -> dict[Place, int]:
         engine = self.engines[batch.topic]
         try:
             engine.apply(batch)
         except LostTailError as error:
-            engine.reopen(batch.partition)
-            return error
-        return None
+            # What was lost may be of another partition; this batch was not applied either.
+            return self._reopened(engine, error, {error.partition, batch.partition})
+        return {}
 
-    def _tick(self) -> dict[Place, int]:
-        settled = {}
+    def _tick(self) -> tuple[dict[Place, int], dict[Place, int]]:
+        settled: dict[Place, int] = {}
+        back: dict[Place, int] = {}
         for topic, engine in self.engines.items():
-            engine.tick()
+            try:
+                engine.tick()
+            except LostTailError as error:
+                back.update(self._reopened(engine, error, {error.partition}))
             settled.update({(topic, partition): end for partition, end in engine.settled().items()})
-        return settled
+        return settled, back
+
+    def _reopened(self, engine: Engine, error: LostTailError, partitions: set[int]) -> dict[Place, int]:
+        log.warning("%s", error)
+        engine.reopen(error.partition)
+        stands = {(engine.topic.name, partition): engine.stands(partition) for partition in partitions}
+        return {place: offset for place, offset in stands.items() if offset is not None}
 
     async def _run(self, work: Callable[[], _Answer]) -> _Answer:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
@@ -102,7 +113,10 @@ def stream_app(group: str, bootstrap: str, port: EnginePort, data_folder: str) -
     @app.timer(interval=_TICK_S)  # type: ignore[untyped-decorator]  # Faust publishes no type for it
     async def tick() -> None:
         consumer = cast(Consumer, app.consumer)
-        consumer.settle(await port.tick())
+        settled, back = await port.tick()
+        consumer.settle(settled)
+        for place, offset in back.items():
+            consumer.seek_back(place, offset)
 
     return app
 
@@ -111,10 +125,8 @@ def _body(app: StreamApp, port: EnginePort) -> Callable[[StreamT[Batch]], Any]:
     async def body(stream: StreamT[Batch]) -> None:
         async for batch in stream:
             consumer = cast(Consumer, app.consumer)
-            lost = await port.apply(batch)
-            if lost is not None:
-                log.warning("%s", lost)
-                consumer.seek_back((batch.topic, batch.partition), port.engines[batch.topic].stands(batch.partition))
+            for place, offset in (await port.apply(batch)).items():
+                consumer.seek_back(place, offset)
             consumer.finished(batch)
 
     return body
@@ -123,6 +135,10 @@ def _body(app: StreamApp, port: EnginePort) -> Callable[[StreamT[Batch]], Any]:
 def run_worker(app: StreamApp, topics: Sequence[str]) -> int:
     """Run until SIGTERM or a failure; returns the exit code."""
     started = time.monotonic()
+    # Events become objects by the ten thousand: a collector that goes through everything each time costs a third.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 50)
     worker = faust.Worker(app, loglevel="INFO", blocking_timeout=30.0)
     log.info("worker for %s", ", ".join(topics))
     try:

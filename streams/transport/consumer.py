@@ -35,7 +35,8 @@ class Port(Protocol):
 
     def open(self, places: list[Place]) -> Mapping[Place, int]: ...
 
-    def close(self, places: list[Place]) -> None: ...
+    def close(self, places: list[Place]) -> Mapping[Place, int]:
+        """Give partitions up; where all sinks stand in them."""
 
 
 class Consumer(base.Consumer):
@@ -77,7 +78,7 @@ class Consumer(base.Consumer):
     def revoked(self, places: list[Place]) -> None:
         if not self.should_stop:
             self._bridge(self._on_revoked({TP(*place) for place in places}))
-        self._port.close(places)
+        self.settle(self._port.close(places))
 
     def lost(self, places: list[Place]) -> None:
         self.revoked(places)

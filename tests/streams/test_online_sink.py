@@ -40,6 +40,7 @@ def apply(sink: OnlineSink, first: int, end: int, partition: int = 0, user: str 
 
     names, row = group_keys([pa.array([user] * len(offsets))])
     sink.apply(partition, names, row, offsets, Mark(end, end), events)
+    sink.finish()
 
 
 def value(store: OnlineStore, user: str = "u") -> tuple[int, float]:

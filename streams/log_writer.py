@@ -1,0 +1,83 @@
+"""Rows on their way into the event log: gathered on the engine's thread, written on another one.
+
+A Delta commit costs the same for one row as for fifty thousand, so rows wait until there are enough of them or the
+oldest is a second old. One commit is at work at a time; when the next one is due before it is done, the engine waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pyarrow as pa
+
+from featurestore.event_time import SECOND_US, Mark
+from featurestore.offline import EventLog, log_schema
+
+# Enough rows for a Parquet file worth its commit, or a second. Behind a long backlog commits take long, since they
+# touch many days: then rows wait longer, so that commits stay a tenth of the time.
+ROWS_MAX = 100_000
+_AGE_MIN_US = SECOND_US
+_AGE_MAX_US = 10 * SECOND_US
+_SHARE = 10
+
+
+class LogWriter:
+    """Gathers and writes the rows of one topic; used from one thread. What a commit raises comes with a later call."""
+
+    def __init__(self, log: EventLog, clock_us: Callable[[], int]) -> None:
+        self._log, self._clock_us = log, clock_us
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="event-log")
+        self._commit: Future[int] | None = None
+        self._tables: list[pa.Table] = []
+        self._rows = 0
+        self._since_us: int | None = None
+        self._age_us = _AGE_MIN_US
+
+    def put(self, table: pa.Table) -> None:
+        """More rows; none is fine, they move the marks."""
+        self._tables.append(table)
+        self._rows += len(table)
+        if self._since_us is None:
+            self._since_us = self._clock_us()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether what waits should be written now."""
+        if self._since_us is None:
+            return False
+        if self._commit is not None and not self._commit.done() and self._rows < 2 * ROWS_MAX:
+            return False
+        return self._rows >= ROWS_MAX or self._clock_us() - self._since_us >= self._age_us
+
+    def write(self, marks: Mapping[int, Mark]) -> None:
+        """Begin to write all that waits, which brings the log to `marks`."""
+        self.finish()
+        if self._since_us is None:
+            return
+        tables, self._tables, self._rows, self._since_us = self._tables, [], 0, None
+        self._commit = self._thread.submit(self._write, tables, dict(marks))
+
+    def look(self) -> None:
+        """Learn of a commit that is done, or of its failure."""
+        if self._commit is not None and self._commit.done():
+            self.finish()
+
+    def finish(self) -> None:
+        """Wait for the commit that is at work."""
+        if self._commit is not None:
+            commit, self._commit = self._commit, None
+            self._age_us = min(max(_AGE_MIN_US, _SHARE * commit.result()), _AGE_MAX_US)
+
+    def marks(self) -> dict[int, Mark]:
+        """How far each partition has come in the log."""
+        return self._log.marks()
+
+    def forget(self) -> None:
+        """Look at the log again on the next `marks`."""
+        self._log.forget()
+
+    def _write(self, tables: list[pa.Table], marks: Mapping[int, Mark]) -> int:
+        began_us = self._clock_us()
+        self._log.append(pa.concat_tables(tables) if tables else log_schema(self._log.topic).empty_table(), marks)
+        return self._clock_us() - began_us
