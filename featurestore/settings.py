@@ -39,7 +39,7 @@ class Settings(BaseSettings):
     worker_id: str = Field(
         "", pattern=r"^[A-Za-z0-9._-]{0,80}$", description="lasting name of a worker: restarted, it reads on at once"
     )
-    batch_records_max: int = Field(5_000, ge=1, le=100_000, description="records that a worker takes at once")
+    batch_records_max: int = Field(50_000, ge=1, le=100_000, description="records that a worker takes at once")
 
     @classmethod
     def settings_customise_sources(

@@ -286,7 +286,7 @@ def send(
 def bench(
     name: Annotated[str, typer.Argument(help="stream, kernel, or growth")],
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
-    days: Annotated[int, typer.Option(help="stream: how many days of flights", min=5)] = 120,
+    events: Annotated[int, typer.Option(help="stream: how many payments", min=200_000)] = 1_000_000,
     rounds: Annotated[int, typer.Option(help="how often each side is measured", min=1)] = 3,
 ) -> None:
     """Measure, side by side with a peer or a limit, in one run; `growth` prints its curves as an SVG."""
@@ -294,13 +294,12 @@ def bench(
     from featurestore.bench.kernel import bench_kernel
     from featurestore.bench.stream import bench_stream
     from featurestore.errors import UnknownObjectError
-    from featurestore.settings import Settings
 
     def say(line: str) -> None:
         errors.print(f"  {line}", highlight=False)
 
     if name == "stream":
-        found = bench_stream(Settings().definitions, days=days, rounds=rounds, say=say)
+        found = bench_stream(events=events, rounds=rounds, say=say)
     elif name == "kernel":
         found = bench_kernel(rounds, say)
     elif name == "growth":

@@ -39,11 +39,11 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "featurestore.cli", *arguments]
 
 
-def start_worker(settings: Settings, folder: Path) -> ChildServer:
+def start_worker(settings: Settings, folder: Path, name: str = "local-1") -> ChildServer:
     """A stream worker; it is ready when it has said what it reads."""
-    log = folder / "worker.log"
+    log = folder / ("worker.log" if name == "local-1" else f"worker-{name}.log")
     log.unlink(missing_ok=True)
-    environment = {**environment_of(settings), "FEATURESTORE_WORKER_ID": "local-1", "PYTHONUNBUFFERED": "1"}
+    environment = {**environment_of(settings), "FEATURESTORE_WORKER_ID": name, "PYTHONUNBUFFERED": "1"}
     return ChildServer("worker", command("worker"), log, lambda: b"reading " in log.read_bytes(), 60.0, environment)
 
 

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any, Protocol
 
 import numpy as np
@@ -33,6 +34,8 @@ _FETCH = {
 _MEMBERSHIP = {"session.timeout.ms": 10_000, "heartbeat.interval.ms": 1_000}
 _COMMIT_EVERY_S = 1.0
 _POLL_S = 0.02
+# More at once would keep more message objects alive than the processor's cache can hold.
+_CONSUME_MAX = 10_000
 # Beyond this a backlog waits in the broker: polling stops, and after a while its fetches pause.
 _WAITING_BYTES_MAX = 32 << 20
 _WAITING_BATCHES_MAX = 4
@@ -43,7 +46,7 @@ _STALLED_S = 5.0
 class ReaderOptions:
     """Bounds of a batch, and what librdkafka is told beyond them."""
 
-    batch_records_max: int = 5_000
+    batch_records_max: int = 50_000
     config: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -209,12 +212,11 @@ class Reader:
 
     def _poll(self) -> None:
         self._rebalanced = False
-        messages = self._consumer.consume(self._options.batch_records_max, _POLL_S)
+        messages = self._consumer.consume(_CONSUME_MAX, _POLL_S)
         if self._failure is not None:
             raise self._failure
-        for message in messages:
-            # Errors ride in the same list as records: look at all of them before anything is dropped.
-            error = message.error()
+        # Errors ride in the same list as records: look at all of them before anything is dropped.
+        for error in [message.error() for message in messages]:
             if error is not None:
                 raise KafkaException(error)
         if self._rebalanced:
@@ -222,22 +224,21 @@ class Reader:
             for place, offset in list(self._next.items()):
                 self._seek(place, offset)
             return
-        groups: dict[Place, list[Message]] = {}
-        for message in messages:
-            groups.setdefault((message.topic() or "", message.partition() or 0), []).append(message)
-        for place, group in groups.items():
-            self._enqueue(place, group)
-        if groups:
+        # librdkafka hands over long runs of one partition.
+        for place, run in groupby(messages, lambda message: (message.topic() or "", message.partition() or 0)):
+            self._enqueue(place, list(run))
+        if messages:
             self._owner.ready()
 
     def _enqueue(self, place: Place, messages: list[Message]) -> None:
         first = self._next.get(place)
         if first is None:
             return
-        fresh = [message for message in messages if (message.offset() or 0) >= first]
+        offsets = np.array([message.offset() for message in messages], dtype=np.int64)
+        skipped = int(np.searchsorted(offsets, first))
+        fresh, offsets = messages[skipped:], offsets[skipped:]
         if not fresh:
             return
-        offsets = np.array([message.offset() for message in fresh], dtype=np.int64)
         # Kafka's clock counts milliseconds: an arrival is known to its end, so that an event of the very same
         # millisecond does not seem to come from the future.
         stamps = np.array([message.timestamp()[1] for message in fresh], dtype=np.int64) * 1_000 + 999

@@ -1,4 +1,4 @@
-"""Plain Faust doing one view: batches of a thousand, hourly sums an aircraft, one Redis pipeline a batch.
+"""Plain Faust doing the fraud job: batches of a thousand, hourly sums a card, one Redis pipeline a batch.
 
 No exactness is asked of it: hours instead of sliding windows, plain float sums, and a crash counts twice.
 Run as `python -m featurestore.bench.peers.vanilla_faust BOOTSTRAP REDIS_URL TOPIC GROUP EVENTS`.
@@ -34,29 +34,25 @@ def main(bootstrap: str, redis_url: str, topic_name: str, group: str, events: in
     seen: dict[str, Any] = {"events": 0, "first": None}
 
     @app.agent(topic)
-    async def aircraft(stream: Any) -> None:
+    async def spending(stream: Any) -> None:
         async for batch in stream.take(_TAKE, within=_WITHIN_S):
             if seen["first"] is None:
                 seen["first"] = time.perf_counter()
                 seen["before"] = len(batch)
-            parts: dict[str, list[float]] = defaultdict(lambda: [0, 0.0, 0.0])
-            last = {}
+            parts: dict[str, list[float]] = defaultdict(lambda: [0, 0.0])
+            largest: dict[str, float] = {}
             for event in batch:
-                tailnum, delay = event.get("tailnum"), event.get("arr_delay")
-                if tailnum is None or delay is None:
-                    continue
-                part = parts[f"{group}:{tailnum}:{event['arrived_at'] // 3_600_000_000}"]
+                card, amount = event["card"], event["amount"]
+                part = parts[f"{group}:{card}:{event['at'] // 3_600_000_000}"]
                 part[0] += 1
-                part[1] += delay
-                part[2] += delay * delay
-                last[f"{group}:{tailnum}"] = delay
+                part[1] += amount
+                largest[card] = max(largest.get(card, amount), amount)
             pipeline = store.pipeline(transaction=False)
-            for key, (count, total, squares) in parts.items():
+            for key, (count, total) in parts.items():
                 pipeline.hincrby(key, "n", int(count))
                 pipeline.hincrbyfloat(key, "sum", total)
-                pipeline.hincrbyfloat(key, "squares", squares)
-            for key, delay in last.items():
-                pipeline.hset(key, "last", delay)
+            for card, amount in largest.items():
+                pipeline.zadd(f"{group}:largest", {card: amount}, gt=True)
             await pipeline.execute()
             seen["events"] += len(batch)
             if seen["events"] >= events:
