@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from featurestore.kernel import warm_up
 from featurestore.offline import EventLog
 from featurestore.online import OnlineStore
 from featurestore.settings import Settings
@@ -25,6 +26,7 @@ def online_store(settings: Settings) -> OnlineStore:
 
 def build_worker(settings: Settings, repository: Repository) -> StreamApp:
     """One worker for all topics that a view reads."""
+    warm_up()
     store = online_store(settings)
     store.ensure_ready()
     topics = sorted({view.source.name for view in repository.views.values()})

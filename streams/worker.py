@@ -125,8 +125,9 @@ def _body(app: StreamApp, port: EnginePort) -> Callable[[StreamT[Batch]], Any]:
     async def body(stream: StreamT[Batch]) -> None:
         async for batch in stream:
             consumer = cast(Consumer, app.consumer)
-            for place, offset in (await port.apply(batch)).items():
-                consumer.seek_back(place, offset)
+            if consumer.begun(batch):
+                for place, offset in (await port.apply(batch)).items():
+                    consumer.seek_back(place, offset)
             consumer.finished(batch)
 
     return body

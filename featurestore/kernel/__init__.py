@@ -9,7 +9,7 @@ from featurestore.kernel.aggregates.own import OwnAggregate
 from featurestore.kernel.events import ARROW_TYPES, Column, DataType, Events, ValueType, arrow_type
 from featurestore.kernel.plan import Feature, Plan, compile_plan, where_of
 from featurestore.kernel.rows import row_bytes
-from featurestore.kernel.values import fold, newest_event_us, roll_up, values_at
+from featurestore.kernel.values import fold, newest_event_us, roll_up, values_at, warm_up
 
 __all__ = [
     "ARROW_TYPES",
@@ -27,5 +27,6 @@ __all__ = [
     "roll_up",
     "row_bytes",
     "values_at",
+    "warm_up",
     "where_of",
 ]

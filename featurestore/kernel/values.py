@@ -14,7 +14,7 @@ from featurestore.kernel import exact
 from featurestore.kernel.aggregates.compiled import Span
 from featurestore.kernel.aggregates.partial import Partial, State, take
 from featurestore.kernel.decay import TileSums, faded
-from featurestore.kernel.events import Events, arrow_type
+from featurestore.kernel.events import Column, Events, arrow_type
 from featurestore.kernel.plan import Output, Plan
 from featurestore.kernel.rows import Rows, decode, encode
 from featurestore.kernel.tiles import Tiles, merged, rolled_up, tiles_from, unexpired
@@ -50,6 +50,17 @@ def fold_with_numpy(payloads: Sequence[bytes | None], events: Events, plan: Plan
         for tiles, level in zip(rows.levels, plan.levels, strict=True)
     )
     return encode(Rows(levels, newest_us), plan)
+
+
+def warm_up() -> None:
+    """Load the compiled loops now rather than at the first event: seconds on a new machine, where they are compiled."""
+    from featurestore.kernel.plan import Feature, compile_plan
+
+    features = {"n": Feature("count"), "total": Feature("sum", "x").over("1h"), "most": Feature("max", "x").over("1h")}
+    plan = compile_plan("warm_up", features, {"x": "float64"}, frozenset())
+    one = np.zeros(1, dtype=np.int64)
+    events = Events(one, one, one.astype(np.int32), one, {"x": Column(np.ones(1))})
+    roll_up(fold([None], events, plan), 1, plan)
 
 
 def roll_up(payloads: Sequence[bytes | None], moment_us: int, plan: Plan) -> dict[str, pa.Array]:

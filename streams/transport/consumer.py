@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any, Protocol
 
@@ -47,15 +46,25 @@ class Consumer(base.Consumer):
         self._port: Port = self.app.port  # type: ignore[attr-defined]  # a StreamApp has one
         self._reader: Reader | None = None
         self._assigned: set[TP] = set()
-        self._unfinished: Counter[Place] = Counter()
+        # By identity: what was handed out before a rebalance may still lie in Faust's queues, and is another's by then.
+        self._handed: dict[int, Batch] = {}
+        self._at_work: dict[int, Batch] = {}
         self._wake = asyncio.Event()
         self._turn = 0
 
     # -- what agents say -------------------------------------------------------------------------------------------
 
+    def begun(self, batch: Batch) -> bool:
+        """Whether the batch is still this worker's to apply; then it is waited for before its partition leaves."""
+        is_ours = id(batch) in self._handed
+        if is_ours:
+            self._at_work[id(batch)] = batch
+        return is_ours
+
     def finished(self, batch: Batch) -> None:
         """The body is done with the batch: there is room for another one of its partition."""
-        self._unfinished[batch.topic, batch.partition] -= 1
+        self._handed.pop(id(batch), None)
+        self._at_work.pop(id(batch), None)
         self._wake.set()
 
     def settle(self, ends: Mapping[Place, int]) -> None:
@@ -108,12 +117,13 @@ class Consumer(base.Consumer):
         self.app.on_rebalance_start()
         self.app.consumer_generation_id += 1
         self._assigned = assigned
-        self._unfinished.clear()
+        self._handed.clear()
         await self.on_partitions_assigned(assigned, self.app.consumer_generation_id)
 
     async def _on_revoked(self, revoked: set[TP]) -> None:
         self.app.on_rebalance_start()
         await self.on_partitions_revoked(revoked)
+        self._handed.clear()
         self._assigned = self._assigned - revoked
 
     # -- what Faust asks -------------------------------------------------------------------------------------------
@@ -138,7 +148,7 @@ class Consumer(base.Consumer):
                 for index in range(len(places)):
                     place = places[(self._turn + index) % len(places)]
                     tp = TP(*place)
-                    if tp not in (active_partitions or ()) or self._unfinished[place] >= _CREDIT:
+                    if tp not in (active_partitions or ()) or self._credit_used(place) >= _CREDIT:
                         continue
                     batch = self._reader.take(place)
                     if batch is not None:
@@ -150,8 +160,11 @@ class Consumer(base.Consumer):
                 break
         return {}
 
+    def _credit_used(self, place: Place) -> int:
+        return sum((batch.topic, batch.partition) == place for batch in self._handed.values())
+
     def _to_message(self, tp: TP, batch: Batch) -> ConsumerMessage:
-        self._unfinished[batch.topic, batch.partition] += 1
+        self._handed[id(batch)] = batch
         return ConsumerMessage(
             batch.topic,
             batch.partition,
@@ -167,9 +180,12 @@ class Consumer(base.Consumer):
         )
 
     async def wait_empty(self) -> None:
-        """Until no batch is at work; raises TransportError when one is stuck."""
+        """Until no batch is at work; raises TransportError when one is stuck.
+
+        Batches that wait in Faust's queues are not waited for: Faust stops handing them on before it asks for this.
+        """
         deadline = time.monotonic() + _DRAIN_S
-        while any(count > 0 for count in self._unfinished.values()):
+        while self._at_work:
             if self.crashed or self.app.crashed:
                 return
             if time.monotonic() > deadline:
