@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import pyarrow as pa
+
 from featurestore.kernel import warm_up
 from featurestore.offline import EventLog
 from featurestore.online import OnlineStore
@@ -26,7 +28,10 @@ def online_store(settings: Settings) -> OnlineStore:
 
 def build_worker(settings: Settings, repository: Repository) -> StreamApp:
     """One worker for all topics that a view reads."""
+    # What takes long at its first use is used now, before a partition is taken over: the first array of Arrow from a
+    # list imports pandas, where it is installed.
     warm_up()
+    pa.array([0])
     store = online_store(settings)
     store.ensure_ready()
     topics = sorted({view.source.name for view in repository.views.values()})
