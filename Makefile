@@ -31,6 +31,10 @@ check: $(STAMP) ## formatting, lint, types, import walls
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
+SEEDS ?= 10000
+simulate: $(STAMP) ## histories of kills, zombies and lost tails, in memory: no event lost, none twice
+	@$(BIN)/python -m tests.simulation --seeds $(SEEDS)
+
 mutants: $(STAMP) ## plant faults one at a time; the tests must find every one (about fifteen minutes)
 	@$(BIN)/python -m tests.mutants
 
@@ -43,4 +47,4 @@ lock: ## resolve the requirements again
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links --python-version 3.11 --extra server --extra stream --extra feast --group build pyproject.toml -o requirements/service.txt
 	@echo "uv" | $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links --python-version 3.11 - -o requirements/uv.txt
 
-.PHONY: help setup demo dev test check mutants bench lock
+.PHONY: help setup demo dev test check simulate mutants bench lock

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -50,6 +51,7 @@ class Engine:
 
     sinks       of the views that have online rows
     lateness_us the longest that any view of the topic waits: what is later is a dead letter
+    log_thread  where the log is written; one of its own by default
     """
 
     def __init__(
@@ -61,10 +63,11 @@ class Engine:
         log: EventLog,
         letters: DeadLetterBox,
         clock_us: Callable[[], int],
+        log_thread: Executor | None = None,
     ) -> None:
         self.topic, self.counts = topic, Counts()
         self._topic_id, self._sinks, self._letters, self._clock_us = topic_id, sinks, letters, clock_us
-        self._log = LogWriter(log, clock_us)
+        self._log = LogWriter(log, clock_us, log_thread)
         self._codec = JsonCodec(topic)
         self._lateness_max_us = lateness_us
         self._marks: dict[int, Mark] = {}

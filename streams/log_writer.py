@@ -7,7 +7,7 @@ oldest is a second old. One commit is at work at a time; when the next one is du
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 
 import pyarrow as pa
 
@@ -25,9 +25,9 @@ _SHARE = 10
 class LogWriter:
     """Gathers and writes the rows of one topic; used from one thread. What a commit raises comes with a later call."""
 
-    def __init__(self, log: EventLog, clock_us: Callable[[], int]) -> None:
+    def __init__(self, log: EventLog, clock_us: Callable[[], int], thread: Executor | None = None) -> None:
         self._log, self._clock_us = log, clock_us
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="event-log")
+        self._thread = thread or ThreadPoolExecutor(1, thread_name_prefix="event-log")
         self._commit: Future[int] | None = None
         self._tables: list[pa.Table] = []
         self._rows = 0

@@ -7,7 +7,7 @@ applied, a duplicate to drop, a straddle to cut and try again, changed rows to r
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -54,12 +54,15 @@ class _Work:
 
 
 class OnlineSink:
-    """Commits one view's share of each batch; knows how far each bucket has come in each partition."""
+    """Commits one view's share of each batch; knows how far each bucket has come in each partition.
 
-    def __init__(self, store: OnlineStore, view: FeatureView) -> None:
+    thread  where commits wait for the store; one of its own by default
+    """
+
+    def __init__(self, store: OnlineStore, view: FeatureView, thread: Executor | None = None) -> None:
         self._store, self._view = store, view
         self._ends: dict[int, list[int | None]] = {}
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"commit-{view.name}")
+        self._thread = thread or ThreadPoolExecutor(1, thread_name_prefix=f"commit-{view.name}")
         self._work: _Work | None = None
         reach_us = view.plan.reach_us
         # Rows whose windows have all emptied may go; a day more, since a replay may still want to see them.

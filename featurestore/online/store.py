@@ -134,14 +134,10 @@ class OnlineStore:
 
     def marks(self, view_id: str, topic: str) -> dict[int, list[Mark | None]]:
         """Partition -> watermark of every bucket, None where a bucket has none."""
-        pipeline = self._client.pipeline(transaction=False)
-        for bucket in range(self.buckets):
-            pipeline.hgetall(self._state_key(view_id, bucket))
+        calls = [("HGETALL", self._state_key(view_id, bucket)) for bucket in range(self.buckets)]
         out: dict[int, list[Mark | None]] = {}
-        with _told():
-            states = pipeline.execute()
-        for bucket, state in enumerate(states):
-            for place, mark in _marks(state).items():
+        for bucket, state in enumerate(self._call(calls)):
+            for place, mark in _marks(_fields(state)).items():
                 name, _, partition = place.rpartition("/")
                 if name == topic:
                     out.setdefault(int(partition), [None] * self.buckets)[bucket] = mark
@@ -165,7 +161,7 @@ class OnlineStore:
         out = []
         for bucket, members in of_bucket.items():
             state, *parts = next(found)
-            fields = state if isinstance(state, dict) else dict(zip(state[0::2], state[1::2], strict=True))
+            fields = _fields(state)
             held = [row for part in parts for row in part]
             out.append(BucketRead(bucket, fields.get(b"ver", b""), _marks(fields), members, held))
         return out
@@ -268,6 +264,11 @@ def _told() -> Iterator[None]:
         yield
     except redis.RedisError as error:
         raise OnlineStoreError(f"the online store does not answer: {error}; check redis_url and the server") from error
+
+
+def _fields(state: Any) -> dict[bytes, bytes]:
+    """A hash as a server answers it: a map in its newer protocol, names and values in turn in the older one."""
+    return state if isinstance(state, dict) else dict(zip(state[0::2], state[1::2], strict=True))
 
 
 def _reply(connection: Any) -> Any:

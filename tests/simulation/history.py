@@ -1,0 +1,344 @@
+"""One history: a seed draws events, workers, and what goes wrong; plain arithmetic says what must be there."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+import pyarrow as pa
+
+from featurestore.errors import CommitRetriesError, EventLogError, OnlineStoreError
+from featurestore.event_time import FUTURE_MAX_US, SECOND_US
+from featurestore.kernel import roll_up
+from featurestore.kernel.keys import encode_keys
+from featurestore.online import TOKEN_BYTES
+from streams.engine import Engine
+from streams.online_sink import OnlineSink
+from streams.transport import ReaderOptions
+from streams.worker import EnginePort
+from tests.simulation.world import (
+    PARTITIONS,
+    TOPIC,
+    VIEWS,
+    Record,
+    Server,
+    SimulatedLetters,
+    SimulatedLog,
+    SimulatedStore,
+    SteppedThread,
+    Table,
+    batch_of,
+    records,
+)
+
+_EVENTS_MAX = 40
+_STEPS = 60
+_CRASHES = (OnlineStoreError, EventLogError, CommitRetriesError)
+
+
+class ViolationError(Exception):
+    """A promise was broken."""
+
+
+@dataclass
+class Worker:
+    """The engine behind its port, where each partition is read, and its threads."""
+
+    port: EnginePort
+    threads: list[SteppedThread]
+    position: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def engine(self) -> Engine:
+        return self.port.engines[TOPIC.name]
+
+    def open(self, partition: int) -> None:
+        self.position[partition] = self.engine.open(partition)
+
+
+class History:
+    """Everything that one seed draws. `trace` says what happened, for people."""
+
+    def __init__(self, seed: int) -> None:
+        self._draw = random.Random(seed)
+        self.trace: list[str] = []
+        self._held: list[list[Record]] = records(self._draw, _EVENTS_MAX)
+        self._server, self._table = Server(), Table()
+        self._letters: dict[tuple[int, int], str] = {}
+        self._snapshots = [self._server.snapshot()]
+        self._workers: list[Worker] = []
+        self._zombies: list[Worker] = []
+        self._faulty = True
+        self._lost = False
+        self._tokens = 0
+        self._now_us = 0
+
+    def run(self) -> None:
+        """Play it; raises ViolationError."""
+        self._workers = [self._worker() for _ in range(2)]
+        for partition in range(PARTITIONS):
+            self._try(self._workers[partition % 2], lambda worker, p=partition: worker.open(p))
+        for _ in range(_STEPS):
+            self._step()
+        self._heal()
+        self._check()
+
+    # -- what may happen --------------------------------------------------------------------------------------------
+
+    def _step(self) -> None:
+        self._now_us += self._draw.randrange(0, SECOND_US)
+        what = self._draw.choices(
+            [
+                self._deliver,
+                self._tick,
+                self._other_thread,
+                self._again,
+                self._kill,
+                self._move,
+                self._lose_tail,
+                self._save,
+            ],
+            [40, 12, 14, 4, 4, 5, 3, 4],
+        )[0]
+        what()
+
+    def _deliver(self) -> None:
+        worker = self._draw.choice([*self._workers, *self._zombies])
+        if not worker.position:
+            return
+        partition = self._draw.choice(list(worker.position))
+        first = worker.position[partition]
+        coming = [record.offset for record in self._held[partition] if record.offset >= first]
+        if not coming:
+            return
+        end = coming[: self._draw.choice([1, 2, 5, 20])][-1] + 1
+        worker.position[partition] = end
+        self.trace.append(f"{self._name(worker)} reads {partition}: {first} to {end}")
+        self._apply(worker, partition, first, end)
+
+    def _again(self) -> None:
+        """A batch comes twice, or one that was read before a seek back, with edges of its own."""
+        worker = self._draw.choice([*self._workers, *self._zombies])
+        if not worker.position:
+            return
+        partition = self._draw.choice(list(worker.position))
+        ends = [record.offset for record in self._held[partition]]
+        first, end = sorted((self._draw.choice(ends), self._draw.choice(ends) + 1))
+        self.trace.append(f"{self._name(worker)} is handed {partition}: {first} to {end} once more")
+        self._apply(worker, partition, first, end)
+
+    def _apply(self, worker: Worker, partition: int, first: int, end: int) -> None:
+        batch = batch_of(partition, self._held[partition], first, end)
+
+        def apply(worker: Worker) -> None:
+            for (_, back), offset in worker.port._apply(batch).items():
+                self.trace.append(f"{self._name(worker)} goes back in {back} to {offset}")
+                worker.position[back] = offset
+
+        self._try(worker, apply)
+
+    def _tick(self) -> None:
+        worker = self._draw.choice([*self._workers, *self._zombies])
+
+        def tick(worker: Worker) -> None:
+            settled, back = worker.port._tick()
+            for (_, partition), offset in back.items():
+                worker.position[partition] = offset
+            if not self._lost:
+                for (_, partition), end in settled.items():
+                    self._check_settled(partition, end)
+
+        self._try(worker, tick)
+
+    def _other_thread(self) -> None:
+        """A commit that is at work gets done."""
+        steps = [
+            step for worker in [*self._workers, *self._zombies] for thread in worker.threads for step in thread.steps
+        ]
+        if steps:
+            self._draw.choice(steps).step()
+
+    def _kill(self) -> None:
+        self._end(self._draw.randrange(len(self._workers)))
+
+    def _move(self) -> None:
+        """A partition changes hands: given up in order, or taken from a worker that does not know it yet."""
+        giver, taker = self._draw.sample(self._workers, 2)
+        if not giver.position:
+            return
+        partition = self._draw.choice(list(giver.position))
+        if self._draw.random() < 0.5:
+            self.trace.append(f"{self._name(giver)} gives {partition} up")
+            del giver.position[partition]
+            self._try(giver, lambda worker: worker.engine.close(partition))
+        else:
+            self.trace.append(f"{self._name(giver)} is a zombie")
+            self._zombies.append(giver)
+            self._workers[self._workers.index(giver)] = self._worker()
+            for each in list(giver.position):
+                if each != partition:
+                    self._try(self._workers[-1], lambda worker, p=each: worker.open(p))
+        self._try(taker if taker in self._workers else self._workers[0], lambda worker: worker.open(partition))
+
+    def _save(self) -> None:
+        self._snapshots.append(self._server.snapshot())
+
+    def _lose_tail(self) -> None:
+        """The store comes back as it was some time ago."""
+        kept = self._draw.randrange(len(self._snapshots))
+        self.trace.append(f"the store loses all since snapshot {kept}")
+        self._snapshots = self._snapshots[: kept + 1]
+        self._server.data = dict(self._snapshots[kept])
+        self._snapshots[kept] = self._server.snapshot()
+        self._lost = True
+
+    # -- workers ----------------------------------------------------------------------------------------------------
+
+    def _worker(self) -> Worker:
+        store = SimulatedStore(self._server, self._token, lambda: self._fails(0.03))
+        log = SimulatedLog(self._table, lambda: self._fails(0.03))
+        threads = [SteppedThread() for _ in range(len(VIEWS) + 1)]
+        sinks = [OnlineSink(store, view, thread) for view, thread in zip(VIEWS, threads[1:], strict=True)]
+        lateness_us = max(view.lateness_us for view in VIEWS)
+        letters: Any = SimulatedLetters(self._letters)
+        engine = Engine(TOPIC, "id", sinks, lateness_us, log, letters, lambda: self._now_us, threads[0])  # type: ignore[arg-type]
+        return Worker(EnginePort({TOPIC.name: engine}, ReaderOptions()), threads)
+
+    def _try(self, worker: Worker, what: Any) -> None:
+        try:
+            what(worker)
+        except _CRASHES as error:
+            self.trace.append(f"{self._name(worker)} ends: {error}")
+            if worker in self._zombies:
+                self._zombies.remove(worker)
+            elif worker in self._workers:
+                self._end(self._workers.index(worker))
+
+    def _end(self, place: int) -> None:
+        """Killed; what it had sent off may still arrive."""
+        worker = self._workers[place]
+        self.trace.append(f"{self._name(worker)} is killed")
+        for thread in worker.threads:
+            for step in thread.steps:
+                if self._draw.random() < 0.5:
+                    step.step()
+        self._workers[place] = self._worker()
+        for partition in list(worker.position):
+            self._try(self._draw.choice(self._workers), lambda each, p=partition: each.open(p))
+
+    def _name(self, worker: Worker) -> str:
+        known = [*self._workers, *self._zombies]
+        return f"worker {known.index(worker)}" if worker in known else "a worker of before"
+
+    def _fails(self, chance: float) -> str:
+        if self._faulty and self._draw.random() < chance:
+            return self._draw.choice(["before", "within", "after"])
+        return ""
+
+    def _token(self) -> bytes:
+        self._tokens += 1
+        return self._tokens.to_bytes(16, "little")
+
+    # -- the end ----------------------------------------------------------------------------------------------------
+
+    def _heal(self) -> None:
+        """No more faults: one worker reads everything to its end."""
+        self._faulty = False
+        for worker in [*self._workers, *self._zombies]:
+            for thread in worker.threads:
+                for step in thread.steps:
+                    step.step()
+        worker = self._worker()
+        self._workers, self._zombies = [worker], []
+        for partition in range(PARTITIONS):
+            worker.open(partition)
+        for _ in range(4):
+            for partition in range(PARTITIONS):
+                end = self._held[partition][-1].offset + 1
+                while worker.position[partition] < end:
+                    first = worker.position[partition]
+                    worker.position[partition] = end
+                    self._apply(worker, partition, first, end)
+            self._now_us += 20 * SECOND_US
+            settled, back = worker.port._tick()
+            for (_, partition), offset in back.items():
+                worker.position[partition] = offset
+        worker.engine.flush()
+        settled = worker.engine.settled()
+        for partition in range(PARTITIONS):
+            if settled.get(partition) != self._held[partition][-1].offset + 1:
+                raise ViolationError(f"partition {partition} is settled to {settled.get(partition)} only")
+
+    def _check_settled(self, partition: int, end: int) -> None:
+        """What the group is told must be held by every sink."""
+        logged = self._table.marks.get(partition)
+        if logged is None or logged.offset < end:
+            raise ViolationError(f"the group was told {end} of {partition}, the log holds {logged}")
+        store = SimulatedStore(self._server, self._token, lambda: "")
+        for view in VIEWS:
+            for mark in store.marks(view.id, TOPIC.name).get(partition, [None]):
+                if (0 if mark is None else mark.offset) < end:
+                    raise ViolationError(
+                        f"the group was told {end} of {partition}, a bucket of {view.name} stands at {mark}"
+                    )
+
+    def _check(self) -> None:
+        applied, dead, newest_us = self._expected()
+        if sorted(self._table.rows) != sorted(
+            {place for place, reason in dead.items() if reason == "too_late"} | applied[""]
+        ):
+            raise ViolationError("the log does not hold every event once")
+        if self._letters != dead:
+            raise ViolationError(f"letters are {self._letters}, not {dead}")
+        store = SimulatedStore(self._server, self._token, lambda: "")
+        for view in VIEWS:
+            key = view.entity.keys[0]
+            for entity in sorted({r.event[key] for held in self._held for r in held if r.event}):
+                payloads = self._stored(store, view.id, entity)
+                values = roll_up([payloads], newest_us, view.plan)
+                mine = [
+                    r.event
+                    for p, held in enumerate(self._held)
+                    for r in held
+                    if (p, r.offset) in applied[view.name] and r.event and r.event[key] == entity
+                ]
+                n, paid = len(mine), sum((Fraction(event["amount"]) for event in mine), Fraction(0))
+                seen = values["n"][0].as_py(), values["paid"][0].as_py()
+                if seen != (n, float(paid) if n else None):
+                    raise ViolationError(f"{view.name} of {entity} is {seen}, not {(n, float(paid))}")
+
+    @staticmethod
+    def _stored(store: SimulatedStore, view_id: str, entity: str) -> bytes | None:
+        [read] = store.read(view_id, encode_keys([pa.array([entity])]))
+        [row] = read.rows
+        return None if row is None else row[TOKEN_BYTES:]
+
+    def _expected(self) -> tuple[dict[str, set[tuple[int, int]]], dict[tuple[int, int], str], int]:
+        """By the definition alone: who takes each event, and why the others are dead."""
+        applied: dict[str, set[tuple[int, int]]] = defaultdict(set)
+        dead: dict[tuple[int, int], str] = {}
+        latest_us = 0
+        for partition, held in enumerate(self._held):
+            newest_us = 0
+            for record in held:
+                place = partition, record.offset
+                if record.event is None:
+                    dead[place] = "broken_json"
+                    continue
+                if record.event["at"] - record.arrival_us > FUTURE_MAX_US:
+                    dead[place] = "future"
+                    continue
+                effective_us = min(record.event["at"], record.arrival_us)
+                late_by_us = max(newest_us - effective_us, 0)
+                newest_us = max(newest_us, effective_us)
+                applied[""].add(place)
+                takers = [view.name for view in VIEWS if late_by_us <= view.lateness_us]
+                for name in takers:
+                    applied[name].add(place)
+                if not takers:
+                    dead[place] = "too_late"
+            latest_us = max(latest_us, newest_us)
+        return applied, dead, latest_us
