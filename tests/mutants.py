@@ -26,6 +26,8 @@ TIME = ("tests/streams/test_watermark.py",)
 WINDOWS = ("tests/kernel/test_windows.py",)
 EXPRESSIONS = ("tests/kernel/test_expressions.py",)
 OWN = ("tests/kernel/test_own.py",)
+SIMULATION = ("tests/simulation",)
+LOOPS = ("tests/kernel/test_loops.py",)
 LIMIT_S = 600
 
 
@@ -47,6 +49,8 @@ class Mutant:
 
 K = "featurestore/kernel/"
 A = K + "aggregates/"
+S = "streams/"
+O = "featurestore/online/"
 MUTANTS = (
     Mutant("window tail one tile late", K + "windows.py", "(moments_us - self.shift_us - self.size_us) // self.slide_us", "(moments_us - self.shift_us - self.size_us) // self.slide_us + 1"),
     Mutant("tail edge exclusive", K + "tilings.py", "return tile * self.tile_us", "return tile * self.tile_us + 1"),
@@ -138,23 +142,58 @@ MUTANTS = (
     Mutant("a future event moves the watermark", "streams/watermark.py", "np.where(future, np.iinfo(np.int64).min, effective_us)", "effective_us", TIME),
     Mutant("events may come from the future", "streams/watermark.py", "np.minimum(event_us, arrival_us)", "event_us", TIME),
     Mutant("the watermark falls between batches", "streams/watermark.py", "np.maximum(np.maximum.accumulate(moving), newest_before_us)", "np.maximum.accumulate(moving)", TIME),
+    # The protocol, found by the histories of the simulator.
+    Mutant("a straddle is taken for done", S + "online_sink.py", "                ends[bucket] = stored.offset\n                return True", "                ends[bucket] = stored.offset\n                return False", SIMULATION),
+    Mutant("events that a bucket has are counted again", S + "online_sink.py", "work.offsets[work.waiting] >= floor[bucket]", "work.offsets[work.waiting] >= 0", SIMULATION),
+    Mutant("a conflict is taken for done", S + "online_sink.py", "            case Conflict():\n                return True", "            case Conflict():\n                return False", SIMULATION),
+    Mutant("a lost tail is passed over", S + "online_sink.py", "raise LostTailError(self._view.name, self._view.source.name, partition, offset)", "return False", SIMULATION),
+    Mutant("a view begins at its furthest bucket", S + "online_sink.py", "return min(known, key=lambda mark: mark.offset)", "return max(known, key=lambda mark: mark.offset)", SIMULATION),
+    Mutant("settled by the furthest bucket", S + "online_sink.py", "return min(end or 0 for end in self._ends[partition])", "return max(end or 0 for end in self._ends[partition])", SIMULATION),
+    Mutant("a heartbeat overtakes a commit", S + "online_sink.py", "so that a restart has little to read again.\"\"\"\n        self.finish()", "so that a restart has little to read again.\"\"\"", SIMULATION),
+    Mutant("a batch does not wait for the one before", S + "online_sink.py", "or of the one before.\n        \"\"\"\n        self.finish()", "or of the one before.\n        \"\"\"", SIMULATION),
+    Mutant("a watermark that is not compared", O + "functions.lua", "if stored ~= expected then", "if false then", SIMULATION),
+    Mutant("no fencing of rows", O + "functions.lua", "if count > 0 and (state[2] or '') ~= token then", "if false then", SIMULATION),
+    Mutant("a commit leaves the bucket's token as it was", O + "functions.lua", "place, new, 'ver', fresh)", "place, new)", SIMULATION),
+    Mutant("a token that repeats", O + "store.py", "token = self._new_token()", "token = bytes(16)", SIMULATION),
+    Mutant("a lost tail looks like a straddle", O + "functions.lua", "if expected ~= nil and stored < expected then return {'lost', state[1]} end", "", SIMULATION),
+    Mutant("a duplicate is written again", O + "functions.lua", "if stored >= end_offset(new) then return {'duplicate', state[1]} end", "if stored >= end_offset(new) then redis.call('MSET', unpack({keys[2], args[7 + count]})) return {'applied'} end", SIMULATION),
+    Mutant("a batch of before a seek back is taken", S + "engine.py", "if batch.first_offset > before.offset or batch.end_offset <= before.offset:", "if batch.end_offset <= before.offset:", SIMULATION),
+    Mutant("a batch is not cut to where the engine stands", S + "engine.py", "batch = batch.after(before.offset)", "batch = batch.after(0)", SIMULATION),
+    Mutant("the engine begins at the furthest sink", S + "engine.py", "start = min(known, key=lambda mark: mark.offset)", "start = max(known, key=lambda mark: mark.offset)", SIMULATION),
+    Mutant("the log's marks are remembered over a change of owner", S + "engine.py", "        self._log.forget()\n", "", SIMULATION),
+    Mutant("letters are not sent before the log", S + "engine.py", "        self._letters.flush()\n", "", SIMULATION),
+    Mutant("lateness begins anew with a restart", S + "engine.py", "new = Mark(batch.end_offset, newest_us,", "new = Mark(batch.end_offset, 0,", SIMULATION),
+    Mutant("the group is told before the store holds it", S + "engine.py", "min([mark.offset, *(sink.settled(partition) for sink in self._sinks)])", "self._marks[partition].offset", SIMULATION),
+    # The compiled loops.
+    Mutant("a carry lost while adding", K + "loops/fold.py", "        carry = total >> 32\n", "        carry = np.int64(0)\n", LOOPS),
+    Mutant("a stored tile before the new one is lost", K + "loops/fold.py", "                kept += (source - copied) // size\n", "", LOOPS),
+    Mutant("an expired tile is kept", K + "loops/fold.py", "while source < source_end and get(words, source) < oldest[level, row]:", "while source < source_end and get(words, source) < oldest[level, row] - 1:", LOOPS),
+    Mutant("an event of an expired tile is kept", K + "loops/fold.py", "while event < event_end and tiles[level, event] < oldest[level, row]:", "while False:", LOOPS),
+    Mutant("floats ordered by their bits", K + "loops/words.py", "return bits ^ ((bits >> 63) & np.int64(0x7FFF_FFFF_FFFF_FFFF))", "return bits + (bits >> 63)", LOOPS),
+    Mutant("a tile at the window's end is counted", K + "loops/roll_up.py", "get(words, end - size) >= span_end[span]", "get(words, end - size) > span_end[span]", LOOPS),
+    Mutant("the sign of a sum's top digit is lost", K + "loops/roll_up.py", "d3 += np.int64(np.int32(words[each + 3]))", "d3 += np.int64(words[each + 3])", LOOPS),
+    Mutant("a half is rounded without what lies below", K + "loops/finish.py", "if inexact or head[2]", "if head[2]", LOOPS),
+    Mutant("ties at the moment itself are left out", K + "loops/ranges.py", "return event_us <= moment if after else event_us < moment", "return event_us < moment", LOOPS),
 )  # fmt: skip
 
 _own = local()
 
 
 def main() -> int:
+    """All of them, or those whose name or file has one of the words given."""
     console, began = Console(), time.monotonic()
+    words = sys.argv[1:]
+    chosen = [one for one in MUTANTS if not words or any(word in one.what or word in one.file for word in words)]
     with tempfile.TemporaryDirectory(prefix="mutants-") as name, ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         folder = Path(name)
-        if not _passes(_copy(folder), KERNEL + TIME):
+        if not _passes(_copy(folder), TIME + SIMULATION if words else KERNEL + TIME + SIMULATION):
             console.print("[red]the tests fail without any fault[/]; run `make test` first")
             return 1
         table = Table("planted", "where", "found", title="mutants", title_justify="left")
         found = []
-        for mutant, is_found in zip(MUTANTS, pool.map(lambda one: _is_found(one, folder), MUTANTS), strict=True):
+        for mutant, is_found in zip(chosen, pool.map(lambda one: _is_found(one, folder), chosen), strict=True):
             found.append(is_found)
-            console.print(f"  {len(found)}/{len(MUTANTS)} {mutant.what}: {'found' if is_found else '[red]SURVIVED[/]'}")
+            console.print(f"  {len(found)}/{len(chosen)} {mutant.what}: {'found' if is_found else '[red]SURVIVED[/]'}")
             table.add_row(mutant.what, mutant.file, "yes" if is_found else "[red]NO[/]")
     console.print(table)
     console.print(f"mutants: {sum(found)} of {len(found)} found in {time.monotonic() - began:.0f} s")

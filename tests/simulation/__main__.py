@@ -17,8 +17,6 @@ from tests.simulation.history import History, ViolationError
 
 def broken(seeds: range) -> list[tuple[int, str]]:
     """The seeds of a range whose history breaks a promise, and which."""
-    # What the worker warns of is what happens here all the time.
-    logging.disable(logging.WARNING)
     out = []
     for seed in seeds:
         try:
@@ -28,6 +26,11 @@ def broken(seeds: range) -> list[tuple[int, str]]:
         except Exception as error:
             out.append((seed, f"{type(error).__name__}: {error}"))
     return out
+
+
+def _quiet() -> None:
+    """What the worker warns of is what happens here all the time."""
+    logging.disable(logging.WARNING)
 
 
 def main() -> int:
@@ -52,7 +55,7 @@ def main() -> int:
         for first in range(chosen.first, chosen.first + chosen.seeds, step)
     ]
     found: list[tuple[int, str]] = []
-    with ProcessPoolExecutor(os.cpu_count()) as pool, Progress(console=console) as progress:
+    with ProcessPoolExecutor(os.cpu_count(), initializer=_quiet) as pool, Progress(console=console) as progress:
         task = progress.add_task("histories", total=chosen.seeds)
         for part, bad in zip(parts, pool.map(broken, parts), strict=True):
             found += bad

@@ -1,8 +1,15 @@
-"""How every loop is compiled: cached on disk, and without the interpreter's lock."""
+"""How every loop is compiled: without the interpreter's lock, and kept on disk for the next process.
+
+Numba notices that a loop's own file changed, but not that a loop which it calls did. So what is compiled lies in a
+folder named by the sources of them all.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
+from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -10,4 +17,27 @@ import numba
 
 def loop(function: Callable[..., Any]) -> Any:
     """The function as machine code; it takes NumPy arrays, numbers and truths, by position."""
-    return numba.njit(cache=True, nogil=True, error_model="numpy", boundscheck=False)(function)
+    before, folder = numba.config.CACHE_DIR, _folder()
+    # A folder that the user named is the user's choice; ours is for our loops alone.
+    numba.config.CACHE_DIR = before or folder
+    try:
+        is_kept = bool(before or folder)
+        return numba.njit(cache=is_kept, nogil=True, error_model="numpy", boundscheck=False)(function)
+    finally:
+        numba.config.CACHE_DIR = before
+
+
+@lru_cache(maxsize=1)
+def _folder() -> str:
+    """Beside the sources, or in the user's cache where they are read-only; "" where neither can be written."""
+    here = Path(__file__).parent
+    sources = [*sorted(here.glob("*.py")), here.parent / "program.py", here.parent / "exact.py"]
+    digest = blake2b(b"".join(source.read_bytes() for source in sources), digest_size=8).hexdigest()
+    for place in (here / "__pycache__", Path.home() / ".cache" / "featurestore"):
+        folder = place / f"loops-{digest}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            continue
+        return str(folder)
+    return ""
