@@ -50,7 +50,7 @@ class Mutant:
 K = "featurestore/kernel/"
 A = K + "aggregates/"
 S = "streams/"
-O = "featurestore/online/"
+ONLINE = "featurestore/online/"
 MUTANTS = (
     Mutant("window tail one tile late", K + "windows.py", "(moments_us - self.shift_us - self.size_us) // self.slide_us", "(moments_us - self.shift_us - self.size_us) // self.slide_us + 1"),
     Mutant("tail edge exclusive", K + "tilings.py", "return tile * self.tile_us", "return tile * self.tile_us + 1"),
@@ -62,9 +62,9 @@ MUTANTS = (
     Mutant("neighbouring tiles run together", K + "tiles.py", "(row[1:] != row[:-1]) | (tile[1:] != tile[:-1])", "row[1:] != row[:-1]"),
     Mutant("merge order lost", K + "tiles.py", "order = np.lexsort((tile, row))", "order = np.lexsort((row, tile))"),
     Mutant("newest event time wrong", K + "values.py", "np.maximum.at(newest_us", "np.minimum.at(newest_us"),
-    Mutant("head edge exclusive in the join", K + "values.py", 'searchsorted(self._times, moment_us, side="right")', 'searchsorted(self._times, moment_us, side="left")'),
-    Mutant("null shown as a value", K + "values.py", "valid[present] = done.valid", "valid[present] = True"),
-    Mutant("empty count null", K + "values.py", "return pa.array(values)\n", "return pa.array(values, mask=~valid)\n"),
+    Mutant("head edge exclusive in the join", K + "values.py", "return self._places(row, moment_us, True)", "return self._places(row, moment_us, False)"),
+    Mutant("null shown as a value", K + "values.py", "valid[present], values[present] = done.valid, done.values", "valid[present], values[present] = True, done.values"),
+    Mutant("empty count null", K + "values.py", "if output.aggregate.zero_when_empty or valid.all():", "if valid.all():"),
     Mutant("two windows of one level share an answer", K + "values.py", "plan.levels[index], output.window, moment_us)", "plan.levels[index], plan.levels[index].windows[0], moment_us)"),
     Mutant("newest event time not stored", K + "rows.py", "plan.layout, rows.newest_us, rungs", "plan.layout, rows.newest_us * 0, rungs"),
     Mutant("string bytes read twice", K + "rows.py", "heap_at[row] = start + size", "heap_at[row] = start"),
@@ -151,12 +151,12 @@ MUTANTS = (
     Mutant("settled by the furthest bucket", S + "online_sink.py", "return min(end or 0 for end in self._ends[partition])", "return max(end or 0 for end in self._ends[partition])", SIMULATION),
     Mutant("a heartbeat overtakes a commit", S + "online_sink.py", "so that a restart has little to read again.\"\"\"\n        self.finish()", "so that a restart has little to read again.\"\"\"", SIMULATION),
     Mutant("a batch does not wait for the one before", S + "online_sink.py", "or of the one before.\n        \"\"\"\n        self.finish()", "or of the one before.\n        \"\"\"", SIMULATION),
-    Mutant("a watermark that is not compared", O + "functions.lua", "if stored ~= expected then", "if false then", SIMULATION),
-    Mutant("no fencing of rows", O + "functions.lua", "if count > 0 and (state[2] or '') ~= token then", "if false then", SIMULATION),
-    Mutant("a commit leaves the bucket's token as it was", O + "functions.lua", "place, new, 'ver', fresh)", "place, new)", SIMULATION),
-    Mutant("a token that repeats", O + "store.py", "token = self._new_token()", "token = bytes(16)", SIMULATION),
-    Mutant("a lost tail looks like a straddle", O + "functions.lua", "if expected ~= nil and stored < expected then return {'lost', state[1]} end", "", SIMULATION),
-    Mutant("a duplicate is written again", O + "functions.lua", "if stored >= end_offset(new) then return {'duplicate', state[1]} end", "if stored >= end_offset(new) then redis.call('MSET', unpack({keys[2], args[7 + count]})) return {'applied'} end", SIMULATION),
+    Mutant("a watermark that is not compared", ONLINE + "functions.lua", "if stored ~= expected then", "if false then", SIMULATION),
+    Mutant("no fencing of rows", ONLINE + "functions.lua", "if count > 0 and (state[2] or '') ~= token then", "if false then", SIMULATION),
+    Mutant("a commit leaves the bucket's token as it was", ONLINE + "functions.lua", "place, new, 'ver', fresh)", "place, new)", SIMULATION),
+    Mutant("a token that repeats", ONLINE + "store.py", "token = self._new_token()", "token = bytes(16)", SIMULATION),
+    Mutant("a lost tail looks like a straddle", ONLINE + "functions.lua", "if expected ~= nil and stored < expected then return {'lost', state[1]} end", "", SIMULATION),
+    Mutant("a duplicate is written again", ONLINE + "functions.lua", "if stored >= end_offset(new) then return {'duplicate', state[1]} end", "if stored >= end_offset(new) then redis.call('MSET', unpack({keys[2], args[7 + count]})) return {'applied'} end", SIMULATION),
     Mutant("a batch of before a seek back is taken", S + "engine.py", "if batch.first_offset > before.offset or batch.end_offset <= before.offset:", "if batch.end_offset <= before.offset:", SIMULATION),
     Mutant("a batch is not cut to where the engine stands", S + "engine.py", "batch = batch.after(before.offset)", "batch = batch.after(0)", SIMULATION),
     Mutant("the engine begins at the furthest sink", S + "engine.py", "start = min(known, key=lambda mark: mark.offset)", "start = max(known, key=lambda mark: mark.offset)", SIMULATION),
