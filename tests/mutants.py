@@ -160,7 +160,6 @@ MUTANTS = (
     Mutant("a batch of before a seek back is taken", S + "engine.py", "if batch.first_offset > before.offset or batch.end_offset <= before.offset:", "if batch.end_offset <= before.offset:", SIMULATION),
     Mutant("a batch is not cut to where the engine stands", S + "engine.py", "batch = batch.after(before.offset)", "batch = batch.after(0)", SIMULATION),
     Mutant("the engine begins at the furthest sink", S + "engine.py", "start = min(known, key=lambda mark: mark.offset)", "start = max(known, key=lambda mark: mark.offset)", SIMULATION),
-    Mutant("the log's marks are remembered over a change of owner", S + "engine.py", "        self._log.forget()\n", "", SIMULATION),
     Mutant("letters are not sent before the log", S + "engine.py", "        self._letters.flush()\n", "", SIMULATION),
     Mutant("lateness begins anew with a restart", S + "engine.py", "new = Mark(batch.end_offset, newest_us,", "new = Mark(batch.end_offset, 0,", SIMULATION),
     Mutant("the group is told before the store holds it", S + "engine.py", "min([mark.offset, *(sink.settled(partition) for sink in self._sinks)])", "self._marks[partition].offset", SIMULATION),
