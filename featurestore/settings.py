@@ -39,6 +39,12 @@ class Settings(BaseSettings):
     worker_id: str = Field(
         "", pattern=r"^[A-Za-z0-9._-]{0,80}$", description="lasting name of a worker: restarted, it reads on at once"
     )
+    worker_port: int = Field(
+        0,
+        ge=0,
+        le=65_535,
+        description="loopback port of a worker's /metrics and /health; 0: any free one, told in its log",
+    )
     batch_records_max: int = Field(50_000, ge=1, le=100_000, description="records that a worker takes at once")
 
     @classmethod

@@ -94,6 +94,10 @@ class Engine:
         mark = self._marks.get(partition)
         return None if mark is None else mark.offset
 
+    def marks(self) -> dict[int, Mark]:
+        """Where the engine stands in each of its partitions; safe to ask from any thread."""
+        return dict(self._marks)
+
     def close(self, partition: int) -> int | None:
         """Give a partition up; the offset before which every sink holds everything, None where that is unknown."""
         self.flush()

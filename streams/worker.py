@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ from faust.types import StreamT
 
 from featurestore.errors import LostTailError
 from streams.engine import Engine
+from streams.metrics import WorkerMetrics, serve_metrics
 from streams.transport import Batch, Consumer, Place, ReaderOptions
 
 _TICK_S = 0.25
@@ -35,7 +35,7 @@ class EnginePort:
     def __init__(self, engines: Mapping[str, Engine], reader_options: ReaderOptions) -> None:
         self.engines, self.reader_options = engines, reader_options
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
-        self._closed = threading.Event()
+        self.ticked_s = time.monotonic()
 
     def open(self, places: list[Place]) -> Mapping[Place, int]:
         starts = {place: self._thread.submit(self.engines[place[0]].open, place[1]).result() for place in places}
@@ -64,6 +64,7 @@ class EnginePort:
         return {}
 
     def _tick(self) -> tuple[dict[Place, int], dict[Place, int]]:
+        self.ticked_s = time.monotonic()
         settled: dict[Place, int] = {}
         back: dict[Place, int] = {}
         for topic, engine in self.engines.items():
@@ -133,15 +134,24 @@ def _body(app: StreamApp, port: EnginePort) -> Callable[[StreamT[Batch]], Any]:
     return body
 
 
-def run_worker(app: StreamApp, topics: Sequence[str]) -> int:
-    """Run until SIGTERM or a failure; returns the exit code."""
+def run_worker(app: StreamApp, topics: Sequence[str], metrics_port: int = 0) -> int:
+    """Run until SIGTERM or a failure; returns the exit code.
+
+    metrics_port  of this machine alone; 0 takes any free one
+    """
     started = time.monotonic()
     # Events become objects by the ten thousand: a collector that goes through everything each time costs a third.
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 20, 50)
+    metrics = WorkerMetrics(app.port.engines, lambda: cast(Consumer, app.consumer).ends(), lambda: app.port.ticked_s)
+    port = serve_metrics(metrics, metrics_port)
+
+    @app.task  # type: ignore[untyped-decorator]  # before it starts, Faust has not set logging up
+    async def tell() -> None:
+        log.info("metrics and health at http://127.0.0.1:%d, for %s", port, ", ".join(topics))
+
     worker = faust.Worker(app, loglevel="INFO", blocking_timeout=30.0)
-    log.info("worker for %s", ", ".join(topics))
     try:
         worker.execute_from_commandline()
     except SystemExit as ended:

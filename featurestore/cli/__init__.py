@@ -123,7 +123,7 @@ def worker() -> None:
 
     chosen = Settings()
     built = build_worker(chosen, load(chosen.definitions))
-    raise typer.Exit(run_worker(built, list(built.port.engines)))
+    raise typer.Exit(run_worker(built, list(built.port.engines), chosen.worker_port))
 
 
 @app.command("dead-letters")

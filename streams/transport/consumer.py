@@ -77,6 +77,10 @@ class Consumer(base.Consumer):
         if self._reader is not None:
             self._reader.seek_back(place, offset)
 
+    def ends(self) -> Mapping[Place, int]:
+        """End offsets of the assigned partitions; none before the first assignment."""
+        return {} if self._reader is None else self._reader.ends()
+
     # -- what the reader says, from its thread ---------------------------------------------------------------------
 
     def assigned(self, places: list[Place]) -> Mapping[Place, int]:

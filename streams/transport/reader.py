@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
@@ -116,6 +117,8 @@ class Reader:
                 "auto.offset.reset": "error",
                 "isolation.level": "read_committed",
                 "check.crcs": True,
+                "statistics.interval.ms": 1_000,
+                "stats_cb": self._on_statistics,
             }
         )
         self._commands: deque[Callable[[], None]] = deque()
@@ -124,6 +127,7 @@ class Reader:
         self._next: dict[Place, int] = {}
         self._settled: dict[Place, int] = {}
         self._committed: dict[Place, int] = {}
+        self._ends: dict[Place, int] = {}
         self._rebalanced = False
         self._paused = False
         self._stalled_since: float | None = None
@@ -269,6 +273,20 @@ class Reader:
             else:
                 self._consumer.commit(offsets=offsets, asynchronous=False)
             self._committed.update(moved)
+
+    def ends(self) -> dict[Place, int]:
+        """End offsets of the assigned partitions, as the broker told them within the last seconds."""
+        return dict(self._ends)
+
+    def _on_statistics(self, said: str) -> None:
+        topics = msgspec.json.decode(said).get("topics", {})
+        ends = {
+            (topic, int(partition)): each["ls_offset"]
+            for topic, about in topics.items()
+            for partition, each in about["partitions"].items()
+            if each["ls_offset"] >= 0
+        }
+        self._ends = {place: end for place, end in ends.items() if place in self._next}
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         def assign() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from fractions import Fraction
 
 import numpy as np
 import polars as pl
@@ -185,3 +186,28 @@ def test_places_are_where_bisection_finds_them(events, asked, after) -> None:  #
 def same(left: np.ndarray, right: np.ndarray) -> None:  # type: ignore[type-arg]
     assert left.dtype == right.dtype
     assert left.tobytes() == right.tobytes()
+
+
+@pytest.mark.parametrize("far_below", [2.0**-30, 2.0**-60, 2.0**-200, 5e-324])
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_tie_is_broken_by_whatever_lies_below(far_below: float, count: int) -> None:
+    for sign in (1.0, -1.0):
+        # 2**53 + 1 lies in the middle between two floats.
+        values = [sign * count * 2.0**53, sign * count, sign * far_below]
+        digits = exact.lift_floats(np.array(values), 1).sum(axis=0, keepdims=True)
+        exactly = sum(map(Fraction, values))
+        assert exact.to_floats(digits, 1).tolist() == [float(exactly)]
+        assert exact.means(digits, np.array([count])).tolist() == [float(exactly / count)]
+
+
+def test_windows_begin_and_end_at_the_same_tiles() -> None:
+    """Moments one after another, so that each edge of each window is met by some event's tile."""
+    times = range(0, 900, 7)
+    values = {"amount": 1.5, "size": 2, "flag": True, "seen": 3, "name": "a"}
+    for moment in range(100, 900, 37):
+        listed = [naive.Event(0, at, 0, at, values) for at in times if at <= moment]
+        rows = fold([None], columnar(listed), PLAN)
+        left, right = roll_up(rows, moment, PLAN), roll_up_with_numpy(rows, moment, PLAN)
+        assert {name: each.to_pylist() for name, each in left.items()} == {
+            name: each.to_pylist() for name, each in right.items()
+        }

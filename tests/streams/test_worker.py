@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import re
 import signal
 import time
 from collections.abc import Callable
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import pyarrow as pa
 import pytest
@@ -240,3 +244,27 @@ def test_a_new_view_on_an_old_topic_starts_from_the_beginning(project: Make, uni
         made.store.get("off", {"user": "u1"})
     spine = pa.table({"user": ["u1"], "event_timestamp": pa.array([now_us()], pa.int64())})
     assert made.store.point_in_time("off", spine)["off__n"].to_pylist() == [20]
+
+
+def test_a_worker_tells_its_health_lag_and_counts_at_its_own_port(project: Make, unique: Callable[[str], str]) -> None:
+    topic = unique("told")
+    made = project(definitions(topic, partitions=1))
+    worker = made.start_worker()
+    send(made, topic, 700)
+    made.wait_until_applied(worker)
+    found = re.search(r"metrics and health at (http://127\.0\.0\.1:\d+)", made.said())
+    assert found is not None
+    with urlopen(f"{found[1]}/health", timeout=10) as answer:
+        assert json.load(answer)["partitions"] == {topic: [0]}
+    deadline = time.monotonic() + 15
+    while True:
+        with urlopen(f"{found[1]}/metrics", timeout=10) as answer:
+            said = answer.read().decode()
+        if f'featurestore_lag_events{{partition="0",topic="{topic}"}} 0.0' in said:
+            break
+        assert time.monotonic() < deadline, said
+        time.sleep(0.2)
+    assert f'featurestore_events_applied_total{{topic="{topic}"}} 700.0' in said
+    assert f'featurestore_offset{{partition="0",topic="{topic}"}} 700.0' in said
+    with pytest.raises(HTTPError):
+        urlopen(f"{found[1]}/elsewhere", timeout=10)

@@ -17,14 +17,15 @@ import numba
 
 def loop(function: Callable[..., Any]) -> Any:
     """The function as machine code; it takes NumPy arrays, numbers and truths, by position."""
-    before, folder = numba.config.CACHE_DIR, _folder()
+    settings: Any = numba.config
+    before, folder = settings.CACHE_DIR, _folder()
     # A folder that the user named is the user's choice; ours is for our loops alone.
-    numba.config.CACHE_DIR = before or folder
+    settings.CACHE_DIR = before or folder
     try:
         is_kept = bool(before or folder)
         return numba.njit(cache=is_kept, nogil=True, error_model="numpy", boundscheck=False)(function)
     finally:
-        numba.config.CACHE_DIR = before
+        settings.CACHE_DIR = before
 
 
 @lru_cache(maxsize=1)

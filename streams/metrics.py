@@ -1,0 +1,103 @@
+"""What a worker says of itself at its loopback port: `/metrics` for Prometheus, `/health` for whoever restarts it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import msgspec
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from featurestore.event_time import SECOND_US
+from streams.engine import Engine
+from streams.transport import Place
+
+# The worker ticks four times a second; one that has not for so long is stuck, and better restarted.
+STUCK_S = 30.0
+
+
+class WorkerMetrics:
+    """Metrics of all engines of a worker; reads what they counted, and changes nothing.
+
+    ends      end offset of each partition as the broker last told it
+    ticked_s  when the worker last ticked, of `time.monotonic`
+    """
+
+    def __init__(
+        self, engines: Mapping[str, Engine], ends: Callable[[], Mapping[Place, int]], ticked_s: Callable[[], float]
+    ) -> None:
+        self._engines, self._ends, self._ticked_s = engines, ends, ticked_s
+
+    def collect(self) -> Iterator[Metric]:
+        """Called by Prometheus' client at every look."""
+        applied = CounterMetricFamily(
+            "featurestore_events_applied", "Events taken by a view at least", labels=["topic"]
+        )
+        clamped = CounterMetricFamily(
+            "featurestore_events_clamped", "Events of the future, by a little", labels=["topic"]
+        )
+        dead = CounterMetricFamily("featurestore_events_dead", "Dead letters", labels=["topic", "reason"])
+        place = ["topic", "partition"]
+        stands = GaugeMetricFamily("featurestore_offset", "Next offset to apply", labels=place)
+        newest = GaugeMetricFamily("featurestore_newest_event_seconds", "Newest event time applied", labels=place)
+        lag = GaugeMetricFamily("featurestore_lag_events", "Records of the broker not applied yet", labels=place)
+        ends = self._ends()
+        for topic, engine in self._engines.items():
+            applied.add_metric([topic], engine.counts.applied)
+            clamped.add_metric([topic], engine.counts.clamped)
+            for reason, count in list(engine.counts.dead.items()):
+                dead.add_metric([topic, reason], count)
+            for partition, mark in engine.marks().items():
+                labels = [topic, str(partition)]
+                stands.add_metric(labels, mark.offset)
+                newest.add_metric(labels, mark.newest_us / SECOND_US)
+                if (topic, partition) in ends:
+                    lag.add_metric(labels, max(ends[topic, partition] - mark.offset, 0))
+        yield from (applied, clamped, dead, stands, newest, lag)
+
+    def health(self) -> tuple[int, bytes]:
+        """HTTP status and what it is made from."""
+        idle_s = time.monotonic() - self._ticked_s()
+        said = {
+            "status": "ok" if idle_s < STUCK_S else "stuck",
+            "seconds_since_tick": round(idle_s, 3),
+            "partitions": {topic: sorted(engine.marks()) for topic, engine in self._engines.items()},
+        }
+        return (200 if idle_s < STUCK_S else 503), msgspec.json.encode(said)
+
+
+def serve_metrics(metrics: WorkerMetrics, port: int) -> int:
+    """Answer on 127.0.0.1 until the process ends; 0 takes any free port. Returns the port."""
+    registry = CollectorRegistry()
+    registry.register(metrics)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path == "/metrics":
+                self._answer(200, "text/plain; version=0.0.4", generate_latest(registry))
+            elif self.path == "/health":
+                self._answer(*_typed(metrics.health()))
+            else:
+                self._answer(404, "text/plain", b"/metrics or /health\n")
+
+        def _answer(self, status: int, kind: str, body: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *said: object) -> None:
+            """Looks of a monitor are not worth a line each."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
+    return int(server.server_address[1])
+
+
+def _typed(health: tuple[int, bytes]) -> tuple[int, str, bytes]:
+    return health[0], "application/json", health[1]
