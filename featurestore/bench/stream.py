@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 
@@ -15,6 +16,7 @@ from featurestore.bench.payments import FRAUD, HEAVY, TOPIC, payments, write_def
 from featurestore.bench.report import Bench, Figure, load_now
 from featurestore.errors import FeatureStoreError
 from featurestore.local import LocalStack, local_settings, start_worker
+from featurestore.local.process import ChildServer
 from featurestore.spec import load
 from streams.producer import EventProducer
 from streams.progress import Progress
@@ -101,25 +103,36 @@ def _ours(
     settings = settings.model_copy(update={"batch_records_max": _BATCH, "offline_path": made / "offline"})
     progress = Progress(settings, load(definitions))
     began = time.monotonic()
-    running = [start_worker(settings, made, name=f"local-{number}") for number in range(workers)]
-    try:
-        seen_s, seen = 0.0, 0
-        while True:
-            [now] = progress.look()
-            seconds = time.monotonic() - began
-            if not seen and now.online:
-                # What came before the first look that sees anything is start-up.
-                seen_s, seen = seconds, now.online
-            if now.done >= events:
-                return (events - seen) / (seconds - seen_s), _peak_mb(running[0].pid)
+    # Side by side: started in turn, the first would be done before the second reads. The threads that start them must
+    # outlive them, since a child ends with the thread that made it.
+    with ThreadPoolExecutor(workers) as pool:
+        running = list(pool.map(lambda number: start_worker(settings, made, name=f"local-{number}"), range(workers)))
+        try:
+            return _measured(progress, events, running, began), _peak_mb(running[0].pid)
+        finally:
             for worker in running:
-                worker.check()
-            if seconds > _LIMIT_S:
-                raise FeatureStoreError(f"bench stream: our worker is at {now.done} of {events} after {seconds:.0f} s")
-            time.sleep(0.1)
-    finally:
+                worker.stop()
+
+
+def _measured(progress: Progress, events: int, running: list[ChildServer], began: float) -> float:
+    seen_s, seen = 0.0, 0
+    while True:
+        [now] = progress.look()
+        seconds = time.monotonic() - began
+        if now.done >= events:
+            if seen in (0, events):
+                raise FeatureStoreError(
+                    f"bench stream: {events} events are too few, they were done before the first look"
+                )
+            return (events - seen) / (seconds - seen_s)
+        if not seen and now.online:
+            # What came before the first look that sees anything is start-up.
+            seen_s, seen = seconds, now.online
         for worker in running:
-            worker.stop()
+            worker.check()
+        if seconds > _LIMIT_S:
+            raise FeatureStoreError(f"bench stream: our worker is at {now.done} of {events} after {seconds:.0f} s")
+        time.sleep(0.1)
 
 
 def _peak_mb(pid: int) -> float:
