@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from featurestore.errors import LostTailError
+from featurestore.errors import LostTailError, TopicError
 from featurestore.event_time import DAY_US, SECOND_US, Mark
 from featurestore.kernel import Column, Events
 from featurestore.kernel.expressions import from_arrow
@@ -74,11 +74,20 @@ class Engine:
         self._beat_us = clock_us()
 
     def open(self, partition: int) -> int:
-        """Take a partition over; where to read from: the lowest offset that a sink still lacks."""
+        """Take a partition over; where to read from: the lowest offset that a sink still lacks.
+
+        Raises TopicError when the topic is another one than before, or has more partitions than its definition says.
+        """
+        if partition >= self.topic.partitions:
+            raise TopicError(
+                self.topic.name,
+                f"the broker has a partition {partition}, but its definition says partitions={self.topic.partitions}; "
+                f"say partitions={partition + 1} there and start the workers again",
+            )
         # What waited for the log belongs to reads of before; after a change of owner it is read again.
         self.flush()
         self._log.forget()
-        marks = [self._log.marks().get(partition), *(sink.open(partition) for sink in self._sinks)]
+        marks = [self._log.marks().get(partition), *(sink.open(partition, self._topic_id) for sink in self._sinks)]
         known = [mark for mark in marks if mark is not None]
         start = min(known, key=lambda mark: mark.offset) if len(known) == len(marks) else Mark(0, _NO_EVENT)
         self._marks[partition] = start

@@ -14,7 +14,7 @@ from typing import assert_never
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.errors import CommitRetriesError, LostTailError
+from featurestore.errors import CommitRetriesError, LostTailError, TopicError
 from featurestore.event_time import DAY_US, Mark
 from featurestore.kernel import Events, fold
 from featurestore.kernel.keys import bucket_of
@@ -72,12 +72,22 @@ class OnlineSink:
     def view(self) -> FeatureView:
         return self._view
 
-    def open(self, partition: int) -> Mark | None:
-        """Learn from the store where this partition stands: its furthest-behind bucket, None when one is new."""
+    def open(self, partition: int, topic_id: str = "") -> Mark | None:
+        """Learn from the store where this partition stands: its furthest-behind bucket, None when one is new.
+
+        topic_id  of the topic as it is; raises TopicError where a bucket stands in another topic of that name
+        """
         marks = self._store.marks(self._view.id, self._view.source.name).get(partition, [])
         marks = marks or [None] * self._store.buckets
         self._ends[partition] = [None if mark is None else mark.offset for mark in marks]
         known = [mark for mark in marks if mark is not None]
+        before = next((mark for mark in known if topic_id and mark.topic_id not in ("", topic_id)), None)
+        if before is not None:
+            raise TopicError(
+                self._view.source.name,
+                f"it was deleted and made again after offset {before.offset} of partition {partition} was applied, so "
+                "its offsets mean other events now; give the topic another name, or use another project",
+            )
         return min(known, key=lambda mark: mark.offset) if len(known) == len(marks) else None
 
     def close(self, partition: int) -> None:

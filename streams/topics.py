@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
-from confluent_kafka.cimpl import NewTopic
+from confluent_kafka.cimpl import NewPartitions, NewTopic
 
 from featurestore.errors import TopicError
 from featurestore.spec import Topic
@@ -22,11 +22,11 @@ class Topics:
         self._admin = admin_client(bootstrap)
 
     def create(self, topics: Iterable[Topic], replication: int = 1) -> list[str]:
-        """Create what is missing, with its dead letters beside it; returns the names of the new ones.
+        """Create what is missing, with dead letters beside it, and add partitions; returns the names of the new ones.
 
         The broker stamps records itself (LogAppendTime): arrival is then the same for every reader, and for ever.
         """
-        new = []
+        new, topics = [], list(topics)
         for topic in topics:
             stamped = {"message.timestamp.type": "LogAppendTime"}
             new.append(NewTopic(topic.name, topic.partitions, replication, config=stamped))
@@ -39,7 +39,21 @@ class Topics:
             except KafkaException as error:
                 if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                     raise TopicError(name, str(error)) from error
+        self._grow({topic.name: topic.partitions for topic in topics if topic.name not in made})
         return sorted(made)
+
+    def _grow(self, wanted: dict[str, int]) -> None:
+        """Add the partitions that definitions have more than the broker; there is no way to take any away."""
+        if not wanted:
+            return
+        asked = self._admin.describe_topics(TopicCollection(list(wanted)), request_timeout=_TIMEOUT_S)
+        held = {name: len(done.result(_TIMEOUT_S).partitions) for name, done in asked.items()}
+        more = [NewPartitions(name, count) for name, count in wanted.items() if count > held[name]]
+        for name, done in self._admin.create_partitions(more, operation_timeout=_TIMEOUT_S).items() if more else ():
+            try:
+                done.result(_TIMEOUT_S)
+            except KafkaException as error:
+                raise TopicError(name, str(error)) from error
 
     def ids(self, names: Iterable[str]) -> dict[str, str]:
         """Identity of each topic: a topic that was deleted and created again has another one."""

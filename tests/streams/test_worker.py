@@ -15,6 +15,7 @@ import pytest
 import redis
 from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewPartitions
 
 from featurestore.client import FeatureStore
 from featurestore.errors import NotServedError
@@ -22,6 +23,7 @@ from featurestore.spec import load
 from streams.dead_letters import read_letters
 from streams.ledger import ledgers
 from streams.producer import EventProducer
+from streams.topics import Topics
 from tests.project import Project
 
 Make = Callable[..., Project]
@@ -268,3 +270,55 @@ def test_a_worker_tells_its_health_lag_and_counts_at_its_own_port(project: Make,
     assert f'featurestore_offset{{partition="0",topic="{topic}"}} 700.0' in said
     with pytest.raises(HTTPError):
         urlopen(f"{found[1]}/elsewhere", timeout=10)
+
+
+def test_a_topic_made_again_ends_the_worker_before_it_mixes_two_topics(
+    project: Make, unique: Callable[[str], str]
+) -> None:
+    topic = unique("remade")
+    made = project(definitions(topic, partitions=1))
+    worker = made.start_worker()
+    send(made, topic, 300)
+    made.wait_until_applied(worker)
+    worker.terminate()
+    assert worker.wait(30) == 0
+    admin = AdminClient({"bootstrap.servers": made.settings.kafka_bootstrap})
+    for done in admin.delete_topics([topic], operation_timeout=30).values():
+        done.result()
+    topics = Topics(made.settings.kafka_bootstrap)
+    deadline = time.monotonic() + 30
+    while topic not in topics.create(made.repository.topics.values()):
+        assert time.monotonic() < deadline, "the broker is slow to delete"
+        time.sleep(0.2)
+    send(made, topic, 400)
+    worker = made.start_worker()
+    assert worker.wait(60) != 0
+    assert "deleted and made again" in made.said()
+    assert counted(made) == 300
+
+
+def test_partitions_may_grow_with_their_definition(project: Make, unique: Callable[[str], str]) -> None:
+    topic = unique("grown")
+    made = project(definitions(topic, partitions=1))
+    worker = made.start_worker()
+    send(made, topic, 500)
+    made.wait_until_applied(worker)
+    worker.terminate()
+    assert worker.wait(30) == 0
+    # The broker's topic grows first: what its definition does not know is not read.
+    admin = AdminClient({"bootstrap.servers": made.settings.kafka_bootstrap})
+    for done in admin.create_partitions([NewPartitions(topic, 2)]).values():
+        done.result()
+    worker = made.start_worker()
+    assert worker.wait(60) != 0
+    assert "say partitions=2" in made.said()
+    (made.folder / "definitions" / "all.py").write_text(definitions(topic, partitions=3))
+    applied = made.command("apply")
+    assert applied.returncode == 0, applied.stderr
+    made.repository = load(made.folder / "definitions")
+    worker = made.start_worker()
+    send(made, topic, 700, first=500)
+    made.wait_until_applied(worker)
+    assert counted(made) == 1_200
+    [ledger] = ledgers(made.settings, made.repository)
+    assert ledger.balanced
