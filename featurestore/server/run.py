@@ -7,6 +7,7 @@ import gc
 import uvicorn
 
 from featurestore.client import FeatureStore
+from featurestore.kernel import warm_up
 from featurestore.server.app import make_app
 from featurestore.settings import Settings
 
@@ -18,6 +19,7 @@ _DRAIN_S = 10
 def serve(settings: Settings) -> None:
     """Run in this process, until told to stop. Access lines are left out: each costs as much as a lookup."""
     app = make_app(FeatureStore(settings))
+    warm_up()
     config = uvicorn.Config(
         app,
         host=settings.http_host,

@@ -6,6 +6,7 @@ folder named by the sources of them all.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import lru_cache
 from hashlib import blake2b
@@ -30,7 +31,10 @@ def loop(function: Callable[..., Any]) -> Any:
 
 @lru_cache(maxsize=1)
 def _folder() -> str:
-    """Beside the sources, or in the user's cache where they are read-only; "" where neither can be written."""
+    """Beside the sources, or in the user's cache where they are read-only; "" where neither can be written.
+
+    Numba wants to write even where everything is there already. Without a folder each process compiles for itself.
+    """
     here = Path(__file__).parent
     sources = [*sorted(here.glob("*.py")), here.parent / "program.py", here.parent / "exact.py"]
     digest = blake2b(b"".join(source.read_bytes() for source in sources), digest_size=8).hexdigest()
@@ -40,5 +44,6 @@ def _folder() -> str:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError:
             continue
-        return str(folder)
+        if os.access(folder, os.W_OK):
+            return str(folder)
     return ""
