@@ -58,13 +58,13 @@ class Project:
         """The end of what the workers wrote."""
         return self.log.read_text(errors="replace")[-4_000:]
 
-    def wait_until_said(self, text: str, limit_s: float = 60.0) -> None:
+    def wait_until_said(self, text: str, limit_s: float = 120.0) -> None:
         deadline = time.monotonic() + limit_s
         while text not in self.log.read_text(errors="replace"):
             assert time.monotonic() < deadline, self.said()
             time.sleep(0.05)
 
-    def wait_until_applied(self, worker: subprocess.Popen[bytes] | None = None, limit_s: float = 60.0) -> None:
+    def wait_until_applied(self, worker: subprocess.Popen[bytes] | None = None, limit_s: float = 120.0) -> None:
         """Until every sink holds every record of every topic."""
         progress, deadline = Progress(self.settings, self.repository), time.monotonic() + limit_s
         while any(one.lag for one in progress.look()):

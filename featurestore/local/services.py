@@ -11,6 +11,8 @@ from featurestore.local.stack import LocalStack
 from featurestore.settings import Settings
 
 _PREFIX = "FEATURESTORE_"
+# The first process on a machine compiles the kernel's loops, for half a minute or, where it is slow, for longer.
+_READY_S = 180.0
 
 
 def local_settings(stack: LocalStack, folder: Path, definitions: Path, project: str) -> Settings:
@@ -44,7 +46,7 @@ def start_worker(settings: Settings, folder: Path, name: str = "local-1") -> Chi
     log = folder / ("worker.log" if name == "local-1" else f"worker-{name}.log")
     log.unlink(missing_ok=True)
     environment = {**environment_of(settings), "FEATURESTORE_WORKER_ID": name, "PYTHONUNBUFFERED": "1"}
-    return ChildServer("worker", command("worker"), log, lambda: b"reading " in log.read_bytes(), 60.0, environment)
+    return ChildServer("worker", command("worker"), log, lambda: b"reading " in log.read_bytes(), _READY_S, environment)
 
 
 def start_server(settings: Settings, folder: Path) -> ChildServer:
@@ -53,4 +55,4 @@ def start_server(settings: Settings, folder: Path) -> ChildServer:
     def is_ready() -> bool:
         return answers(settings.http_port, b"GET /health HTTP/1.1\r\nHost: local\r\n\r\n", b"HTTP/1.1 200")
 
-    return ChildServer("server", command("serve"), folder / "server.log", is_ready, 60.0, environment_of(settings))
+    return ChildServer("server", command("serve"), folder / "server.log", is_ready, _READY_S, environment_of(settings))
