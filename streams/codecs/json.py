@@ -1,6 +1,6 @@
 """JSON events: one object a record, checked against the topic's contract as it is decoded.
 
-Producers and the engine use the same contract, so what a producer may send is what the engine accepts. msgspec says what
+Producers and the engine use the same contract: what a producer may send is what the engine accepts. msgspec says what
 that is; plain records are read by a compiled loop that is held to it, all others by msgspec itself.
 """
 
