@@ -17,8 +17,10 @@ from featurestore.errors import OnlineStoreError
 from featurestore.event_time import Mark
 from featurestore.kernel.keys import bucket_of
 
-_LIBRARY = "featurestore_v1"
+_LIBRARY = "featurestore_v2"
 TOKEN_BYTES = 16
+# What a function is told of a row that is not there; no token is ever zero.
+_ABSENT = bytes(TOKEN_BYTES)
 # A longer MGET holds the server up for other readers; shorter ones cost more round trips in the pipeline.
 _MGET_KEYS = 250
 # A server that takes longer is as good as gone: the caller gets an error rather than a hang.
@@ -176,8 +178,8 @@ class OnlineStore:
             expected = "" if commit.expected is None else commit.expected
             expiry = "" if commit.expire_ms is None else commit.expire_ms
             rows = [token + payload for payload in commit.payloads]
-            tokens = [row or b"" for row in commit.row_tokens]
-            values = (commit.place, expected, _packed(commit.new), commit.token, token, expiry, *tokens, *rows)
+            tokens = b"".join([row or _ABSENT for row in commit.row_tokens])
+            values = (commit.place, expected, _packed(commit.new), commit.token, token, expiry, tokens, *rows)
             calls.append(("FCALL", f"{_LIBRARY}_commit", len(names), *names, *values))
         return [_outcome(reply) for reply in self._call(calls)]
 
