@@ -41,6 +41,7 @@ Ints = npt.NDArray[np.int64]
 class Counts:
     """What this engine did since it started; replays count again."""
 
+    batches: int = 0
     applied: int = 0
     clamped: int = 0
     dead: Counter[str] = field(default_factory=Counter)
@@ -103,6 +104,10 @@ class Engine:
         mark = self._marks.get(partition)
         return None if mark is None else mark.offset
 
+    def rows_written(self) -> dict[str, int]:
+        """View -> rows that this engine wrote since it started."""
+        return {sink.view.name: sink.rows_written for sink in self._sinks}
+
     def marks(self) -> dict[int, Mark]:
         """Where the engine stands in each of its partitions; safe to ask from any thread."""
         return dict(self._marks)
@@ -146,6 +151,7 @@ class Engine:
             sink.apply(batch.partition, grouped, offsets[taken], new, chooser)
         self._marks[batch.partition] = new
         self._gather(batch, decoded, judged, offsets)
+        self.counts.batches += 1
         self.counts.clamped += int((judged.effective_us < event).sum())
         self.tick()
 

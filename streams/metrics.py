@@ -40,6 +40,8 @@ class WorkerMetrics:
             "featurestore_events_clamped", "Events of the future, by a little", labels=["topic"]
         )
         dead = CounterMetricFamily("featurestore_events_dead", "Dead letters", labels=["topic", "reason"])
+        batches = CounterMetricFamily("featurestore_batches", "Batches applied", labels=["topic"])
+        rows = CounterMetricFamily("featurestore_rows_written", "Rows sent to the online store", labels=["view"])
         place = ["topic", "partition"]
         stands = GaugeMetricFamily("featurestore_offset", "Next offset to apply", labels=place)
         newest = GaugeMetricFamily("featurestore_newest_event_seconds", "Newest event time applied", labels=place)
@@ -48,6 +50,9 @@ class WorkerMetrics:
         for topic, engine in self._engines.items():
             applied.add_metric([topic], engine.counts.applied)
             clamped.add_metric([topic], engine.counts.clamped)
+            batches.add_metric([topic], engine.counts.batches)
+            for view, count in engine.rows_written().items():
+                rows.add_metric([view], count)
             for reason, count in list(engine.counts.dead.items()):
                 dead.add_metric([topic, reason], count)
             for partition, mark in engine.marks().items():
@@ -56,7 +61,7 @@ class WorkerMetrics:
                 newest.add_metric(labels, mark.newest_us / SECOND_US)
                 if (topic, partition) in ends:
                     lag.add_metric(labels, max(ends[topic, partition] - mark.offset, 0))
-        yield from (applied, clamped, dead, stands, newest, lag)
+        yield from (applied, clamped, dead, batches, rows, stands, newest, lag)
 
     def health(self) -> tuple[int, bytes]:
         """HTTP status and what it is made from."""

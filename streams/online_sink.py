@@ -60,6 +60,7 @@ class OnlineSink:
 
     def __init__(self, store: OnlineStore, view: FeatureView, thread: Executor | None = None) -> None:
         self._store, self._view = store, view
+        self.rows_written = 0
         self._ends: dict[int, list[int | None]] = {}
         self._thread = thread or ThreadPoolExecutor(1, thread_name_prefix=f"commit-{view.name}")
         self._work: _Work | None = None
@@ -179,6 +180,7 @@ class OnlineSink:
                 )
             )
             first = end
+        self.rows_written += len(folded)
         work.commit = self._thread.submit(self._send, commits)
         self._work = work
 

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-TOPIC = "payments"
 KEYS = 50_000
 _ZIPF = 1.1
+# Five thousand payments a second: a backlog of a million is three minutes of event time, a handful of tiles a row.
 _EVERY_US = 200
 
 # A definitions folder of its own, as an author would write it.
-FRAUD = """
+_FRAUD = """
 from featurestore import Entity, FeatureView, Topic, count, max, sum
 
 card = Entity("card", key="card")
 payments = Topic(
-    "payments",
+    "TOPIC",
     schema={"card": str, "at": "timestamp", "amount": float, "shop": str, "id": str},
     event_time="at",
     key="card",
@@ -36,8 +37,8 @@ spending = FeatureView(
     lateness="1h",
 )
 """
-HEAVY = (
-    FRAUD.replace('"1h", "24h"', '"1h", "6h", "24h", "7d"')
+_HEAVY = (
+    _FRAUD.replace('"1h", "24h"', '"1h", "6h", "24h", "7d"')
     .replace("count, max, sum", "count, max, mean, min, std, sum")
     .replace(
         '        "largest"',
@@ -49,23 +50,55 @@ HEAVY = (
 )
 
 
-def write_definitions(folder: Path, text: str) -> Path:
-    """The definitions as a folder."""
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """Payments of one topic.
+
+    topic       its name
+    zipf        cards of very different use, instead of all alike
+    interleaved cards spread over all partitions, so that a batch touches as many rows as it can
+    bad_share   records that keep no contract
+    """
+
+    topic: str
+    zipf: bool = False
+    interleaved: bool = False
+    bad_share: float = 0.0
+
+
+UNIFORM = Backlog("payments")
+BACKLOGS = (
+    UNIFORM,
+    Backlog("payments-interleaved", interleaved=True),
+    Backlog("payments-zipf", zipf=True),
+    Backlog("payments-bad", bad_share=0.1),
+)
+
+
+def write_definitions(folder: Path, topic: str, *, heavy: bool = False) -> Path:
+    """The job over a topic, as a folder of definitions."""
     folder.mkdir(parents=True)
-    (folder / "payments.py").write_text(text)
+    (folder / "payments.py").write_text((_HEAVY if heavy else _FRAUD).replace("TOPIC", topic))
     return folder
 
 
-def payments(events: int, last_us: int, *, zipf: bool, seed: int = 7) -> Iterator[tuple[bytes, bytes]]:
-    """Key and JSON of each payment, about 105 bytes, in the order of time up to `last_us`, five thousand a second."""
+def payment(card: int, at_us: int, amount: float, shop: int, name: str) -> bytes:
+    """One payment, about 105 bytes."""
+    return f'{{"card":"c{card:06d}","at":{at_us},"amount":{amount:.2f},"shop":"s{shop:05d}","id":"{name}"}}'.encode()
+
+
+def payments(backlog: Backlog, events: int, last_us: int, *, seed: int = 7) -> Iterator[tuple[bytes, bytes]]:
+    """Key and JSON of each payment in the order of time up to `last_us`, five thousand a second."""
     draw = np.random.default_rng(seed)
-    cards = _zipf(draw, events) if zipf else draw.integers(0, KEYS, events)
+    cards = _zipf(draw, events) if backlog.zipf else draw.integers(0, KEYS, events)
     amounts = np.round(draw.gamma(2.0, 30.0, events), 2).tolist()
     shops = draw.integers(0, 2_000, events).tolist()
+    is_bad = (draw.random(events) < backlog.bad_share).tolist()
     for number, (card, amount, shop) in enumerate(zip(cards.tolist(), amounts, shops, strict=True)):
-        at_us = last_us - (events - number) * _EVERY_US
-        about = f'{{"card":"c{card:06d}","at":{at_us},"amount":{amount:.2f}'
-        yield b"c%06d" % card, f'{about},"shop":"s{shop:05d}","id":"{seed:04d}-{number:011d}"}}'.encode()
+        name = f"{seed:04d}-{number:011d}"
+        value = payment(card, last_us - (events - number) * _EVERY_US, amount, shop, name)
+        # The comma that is lost makes it no JSON.
+        yield name.encode() if backlog.interleaved else b"c%06d" % card, value.replace(b",", b"", is_bad[number])
 
 
 def _zipf(draw: np.random.Generator, events: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

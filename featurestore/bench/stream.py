@@ -1,22 +1,29 @@
-"""Our worker on the fraud job, rows and log both written, against plain Faust and against the ceiling."""
+"""Our worker on the fraud job, rows and log written: backlogs beside plain Faust and the ceiling, then a live load."""
 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from featurestore.bench.payments import FRAUD, HEAVY, TOPIC, payments, write_definitions
+from featurestore.bench.payments import BACKLOGS, UNIFORM, payments, write_definitions
+from featurestore.bench.probe import Probe, cpu_s, peak_mb, percentile_ms
 from featurestore.bench.report import Bench, Figure, load_now
+from featurestore.client import FeatureStore
 from featurestore.errors import FeatureStoreError
-from featurestore.local import LocalStack, local_settings, start_worker
+from featurestore.local import LocalStack, free_port, local_settings, start_worker
 from featurestore.local.process import ChildServer
+from featurestore.settings import Settings
 from featurestore.spec import load
 from streams.producer import EventProducer
 from streams.progress import Progress
@@ -26,95 +33,187 @@ _LIMIT_S = 300.0
 # Plain Faust is slow enough to be measured on fewer.
 _FAUST_EVENTS = 60_000
 _BATCH = 50_000
+_STEADY_EVENTS_A_SECOND, _STEADY_S = 20_000, 15.0
+_KILLS = 3
 
 Say = Callable[[str], None]
 
 
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One backlog done: events a second, what it cost, and how often a row was written."""
+
+    rate: float
+    peak_mb: float
+    rows_an_event: float
+    events_a_batch: float
+
+
 def bench_stream(*, events: int, rounds: int, say: Say) -> Bench:
-    """All read the same topics from their beginning, in turn, `rounds` times each."""
+    """All read the same topics from their beginning, in turn, `rounds` times each; then one steady load."""
     load_before = load_now()
-    rates: dict[str, list[float]] = {}
-    memory_mb = 0.0
-
     with tempfile.TemporaryDirectory(prefix="bench-stream-") as name, LocalStack(Path(name) / "stack", say) as stack:
-        folder = Path(name)
-        fraud, heavy = (write_definitions(folder / each, text) for each, text in (("fraud", FRAUD), ("heavy", HEAVY)))
-        _fill(stack, fraud, events, say)
-
-        def measured(what: str, rate: float) -> None:
-            rates.setdefault(what, []).append(rate)
-            say(f"{what}: {rate:,.0f} events/s")
-
+        backlogs = _Backlogs(stack, Path(name), events, say)
         for number in range(rounds):
-            here = folder / f"round-{number}"
-            here.mkdir()
-            place = (stack, here, events)
-            ceiling = (
-                "featurestore.bench.peers.ceiling",
-                stack.kafka_bootstrap,
-                TOPIC,
-                f"ceiling-{number}",
-                str(events),
+            backlogs.measure(number)
+        figures = backlogs.figures() + _steady(stack, Path(name), say)
+    return Bench("stream", tuple(figures), load_before)
+
+
+class _Backlogs:
+    """Runs every job over its backlog, and keeps what each run gave."""
+
+    def __init__(self, stack: LocalStack, folder: Path, events: int, say: Say) -> None:
+        self._stack, self._folder, self._events, self._say = stack, folder, events, say
+        self._rates: dict[str, list[float]] = {}
+        self._runs: dict[str, list[_Run]] = {}
+        self._lookups_ms: dict[str, float] = {}
+        self._definitions = {
+            (backlog.topic, heavy): write_definitions(
+                folder / f"{backlog.topic}-{'heavy' if heavy else 'fraud'}", backlog.topic, heavy=heavy
             )
-            measured("ceiling", _peer(here, *ceiling))
-            rate, peak_mb = _ours(*place, fraud, f"fraud-{number}", 1)
-            memory_mb = max(memory_mb, peak_mb)
-            measured("fraud job, 1 worker", rate)
-            measured("fraud job, 2 workers", _ours(*place, fraud, f"pair-{number}", 2)[0])
-            measured("heavy job, 1 worker", _ours(*place, heavy, f"heavy-{number}", 1)[0])
-            peer = ("featurestore.bench.peers.vanilla_faust", stack.kafka_bootstrap, stack.redis_url, TOPIC)
-            measured("plain Faust", _peer(here, *peer, f"vanilla-{number}", str(_FAUST_EVENTS)))
-    rate_of = {what: median(each) for what, each in rates.items()}
-    raw = dict(rate_of)
-    one, two, big = (rate_of[what] for what in ("fraud job, 1 worker", "fraud job, 2 workers", "heavy job, 1 worker"))
+            for backlog in BACKLOGS
+            for heavy in (False, True)
+        }
+        for backlog in BACKLOGS:
+            topics = load(self._definitions[backlog.topic, False]).topics.values()
+            Topics(stack.kafka_bootstrap).create(topics)
+            # Plain Faust cannot read lz4 without more packages.
+            with EventProducer(stack.kafka_bootstrap, compression="none") as producer:
+                for key, value in payments(backlog, events, time.time_ns() // 1_000):
+                    producer.send_raw(backlog.topic, key, value)
+            say(f"{events:,} payments are in topic {backlog.topic!r}")
 
-    def figure(title: str, value: float, unit: str, target: float, floor: float) -> Figure:
-        return Figure(title, value, unit, target, "higher", raw | {"batch": _BATCH}, floor)
+    def measure(self, number: int) -> None:
+        here = self._folder / f"round-{number}"
+        here.mkdir()
+        bootstrap, topic = self._stack.kafka_bootstrap, UNIFORM.topic
+        ceiling = ("featurestore.bench.peers.ceiling", bootstrap, topic, f"ceiling-{number}", str(self._events))
+        self._rated("ceiling", _peer(here, *ceiling))
+        uniform, interleaved, zipf, bad = (backlog.topic for backlog in BACKLOGS)
+        self._ran("fraud", here, uniform)
+        self._ran("fraud, interleaved", here, interleaved)
+        self._ran("fraud, zipf", here, zipf)
+        self._ran("fraud, 10 % bad", here, bad)
+        self._ran("fraud, 2 workers", here, uniform, workers=2)
+        self._ran("fraud, fsync always", here, uniform, fsync="always")
+        self._ran("heavy", here, uniform, heavy=True)
+        self._ran("heavy, interleaved", here, interleaved, heavy=True)
+        vanilla = ("featurestore.bench.peers.vanilla_faust", bootstrap, self._stack.redis_url, topic)
+        self._rated("plain Faust", _peer(here, *vanilla, f"vanilla-{number}", str(_FAUST_EVENTS)))
+        if not number:
+            self._look_beside(here)
 
-    figures = (
-        figure(
-            "fraud job, 1 worker, against plain Faust with take(1000)", one / rate_of["plain Faust"], "x", 45.0, 30.0
-        ),
-        figure("fraud job, 1 worker, against the ceiling", one / rate_of["ceiling"], "", 0.45, 0.30),
-        figure("heavy job, 1 worker, against the ceiling", big / rate_of["ceiling"], "", 0.35, 0.25),
-        figure("fraud job, 2 workers against 1", two / one, "x", 1.6, 1.3),
-        Figure("worker's memory at 50,000 cards", memory_mb, "MB", 400.0, "lower", {}, 600.0),
-    )
-    return Bench("stream", figures, load_before)
+    def figures(self) -> list[Figure]:
+        rate = {what: median(each) for what, each in self._rates.items()}
+        top, one = rate["ceiling"], rate["fraud"]
 
+        def figure(title: str, of: str, against: float, unit: str, aim: float, floor: float) -> Figure:
+            raw = {"events_a_second": rate[of], "against": against, **self._costs(of)}
+            return Figure(title, rate[of] / against, unit, aim, "higher", raw, floor)
 
-def _fill(stack: LocalStack, definitions: Path, events: int, say: Say) -> None:
-    repository = load(definitions)
-    Topics(stack.kafka_bootstrap).create(repository.topics.values())
-    # Plain Faust cannot read lz4 without more packages.
-    with EventProducer(stack.kafka_bootstrap, compression="none") as producer:
-        for key, value in payments(events, time.time_ns() // 1_000, zipf=False):
-            producer.send_raw(TOPIC, key, value)
-    say(f"{events:,} payments are in the topic")
+        looked = self._lookups_ms
+        peak = max(run.peak_mb for run in self._runs["fraud"])
+        return [
+            figure("fraud job against plain Faust with take(1000)", "fraud", rate["plain Faust"], "x", 45.0, 30.0),
+            figure("fraud job against the ceiling", "fraud", top, "", 0.45, 0.30),
+            figure("fraud job, interleaved, against the ceiling", "fraud, interleaved", top, "", 0.28, 0.20),
+            figure("fraud job, Zipf(1.1) cards, against the ceiling", "fraud, zipf", top, "", 0.45, 0.30),
+            figure("heavy job against the ceiling", "heavy", top, "", 0.35, 0.25),
+            figure("heavy job, interleaved, against the ceiling", "heavy, interleaved", top, "", 0.22, 0.14),
+            figure("fraud job, 2 workers against 1", "fraud, 2 workers", one, "x", 1.6, 1.3),
+            figure("10 % bad events against clean", "fraud, 10 % bad", one, "", 0.95, 0.90),
+            figure("fsync always against each second", "fraud, fsync always", one, "", 0.9, 0.8),
+            Figure("worker's memory at 50,000 cards", peak, "MB", 400.0, "lower", {}, 600.0),
+            Figure("lookup beside a full-speed worker, p99", looked["p99"], "ms", 2.5, "lower", looked, 5.0),
+        ]
 
+    def _costs(self, what: str) -> dict[str, float]:
+        runs = self._runs[what]
+        return {
+            "events_a_batch": median(run.events_a_batch for run in runs),
+            "rows_an_event": median(run.rows_an_event for run in runs),
+        }
 
-def _ours(
-    stack: LocalStack, folder: Path, events: int, definitions: Path, project: str, workers: int
-) -> tuple[float, float]:
-    """Events a second from the moment that the workers read to the last event in row and log; the memory of one."""
-    made = folder / project
-    made.mkdir()
-    settings = local_settings(stack, made, definitions, project)
-    settings = settings.model_copy(update={"batch_records_max": _BATCH, "offline_path": made / "offline"})
-    progress = Progress(settings, load(definitions))
-    began = time.monotonic()
-    # Side by side: started in turn, the first would be done before the second reads. The threads that start them must
-    # outlive them, since a child ends with the thread that made it.
-    with ThreadPoolExecutor(workers) as pool:
-        running = list(pool.map(lambda number: start_worker(settings, made, name=f"local-{number}"), range(workers)))
-        try:
-            return _measured(progress, events, running, began), _peak_mb(running[0].pid)
-        finally:
-            for worker in running:
+    def _rated(self, what: str, rate: float) -> None:
+        self._rates.setdefault(what, []).append(rate)
+        self._say(f"{what}: {rate:,.0f} events/s")
+
+    def _ran(
+        self, what: str, folder: Path, topic: str, *, heavy: bool = False, workers: int = 1, fsync: str = "everysec"
+    ) -> None:
+        settings = self._settings(folder, what, topic, heavy)
+        progress = Progress(settings, load(settings.definitions))
+        with _fsync(self._stack, fsync):
+            began = time.monotonic()
+            # Side by side: started in turn, the first would be done before the second reads. The threads that start
+            # them must outlive them, since a child ends with the thread that made it.
+            with ThreadPoolExecutor(workers) as pool:
+                running = list(
+                    pool.map(
+                        lambda number: _worker(settings, folder / settings.project, number, workers), range(workers)
+                    )
+                )
+                try:
+                    rate = _rate(progress, self._events, running, began)
+                    said = [_metrics(settings.worker_port)] if workers == 1 else []
+                    run = _Run(rate, peak_mb(running[0].pid), *_shares(said))
+                finally:
+                    for worker in running:
+                        worker.stop()
+        self._runs.setdefault(what, []).append(run)
+        self._rated(what, rate)
+
+    def _look_beside(self, folder: Path) -> None:
+        """Single lookups while nothing else goes on, and while a worker works a backlog off."""
+        settings = self._settings(folder, "looked at", UNIFORM.topic, heavy=False)
+        with EventProducer(self._stack.kafka_bootstrap) as producer:
+            probe = Probe(FeatureStore(settings), producer, UNIFORM.topic)
+            # The first one loads the compiled loops.
+            probe.lookups_for(0.1)
+            alone = probe.lookups_for(2.0)
+            worker = _worker(settings, folder / settings.project, 0, 1)
+            try:
+                beside = probe.lookups_for(min(3.0, self._events / 500_000))
+            finally:
                 worker.stop()
+        self._lookups_ms = {
+            "alone_p50": percentile_ms(alone, 50),
+            "alone_p99": percentile_ms(alone, 99),
+            "p50": percentile_ms(beside, 50),
+            "p99": percentile_ms(beside, 99),
+        }
+        self._say(f"lookups: {', '.join(f'{name} {value:.2f} ms' for name, value in self._lookups_ms.items())}")
+
+    def _settings(self, folder: Path, what: str, topic: str, heavy: bool) -> Settings:
+        project = re.sub(r"\W+", "-", what) + folder.name[-1]
+        (folder / project).mkdir()
+        return _settings(self._stack, folder / project, self._definitions[topic, heavy], project)
 
 
-def _measured(progress: Progress, events: int, running: list[ChildServer], began: float) -> float:
+def _settings(stack: LocalStack, folder: Path, definitions: Path, project: str) -> Settings:
+    settings = local_settings(stack, folder, definitions, project)
+    return settings.model_copy(update={"batch_records_max": _BATCH, "worker_port": free_port()})
+
+
+def _worker(settings: Settings, folder: Path, number: int, workers: int) -> ChildServer:
+    # Several workers cannot share a port.
+    own = settings if workers == 1 else settings.model_copy(update={"worker_port": 0})
+    return start_worker(own, folder, name=f"local-{number}")
+
+
+@contextmanager
+def _fsync(stack: LocalStack, how: str) -> Iterator[None]:
+    """How the online store keeps its log, for a while."""
+    stack.set_valkey("appendfsync", how)
+    try:
+        yield
+    finally:
+        stack.set_valkey("appendfsync", "everysec")
+
+
+def _rate(progress: Progress, events: int, running: list[ChildServer], began: float) -> float:
+    """Events a second from the moment that the workers read to the last event in row and log."""
     seen_s, seen = 0.0, 0
     while True:
         [now] = progress.look()
@@ -135,10 +234,75 @@ def _measured(progress: Progress, events: int, running: list[ChildServer], began
         time.sleep(0.1)
 
 
-def _peak_mb(pid: int) -> float:
-    """The most memory that a process had at once; Linux alone tells."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(float(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+def _metrics(port: int) -> Mapping[str, float]:
+    """The worker's own sums, by name without labels."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10.0) as answer:
+        lines = answer.read().decode().splitlines()
+    out: dict[str, float] = {}
+    for line in lines:
+        if not line.startswith("#"):
+            name, _, value = line.rpartition(" ")
+            name = name.partition("{")[0]
+            out[name] = out.get(name, 0.0) + float(value)
+    return out
+
+
+def _shares(said: list[Mapping[str, float]]) -> tuple[float, float]:
+    """Rows an event, and events a batch; not a number where several workers would have to be asked."""
+    if not said:
+        return float("nan"), float("nan")
+    [one] = said
+    events = one["featurestore_events_applied_total"] + one.get("featurestore_events_dead_total", 0.0)
+    return one["featurestore_rows_written_total"] / events, events / one["featurestore_batches_total"]
+
+
+def _steady(stack: LocalStack, folder: Path, say: Say) -> list[Figure]:
+    """Twenty thousand payments a second: freshness, processor time, and how soon values are fresh after a kill."""
+    topic = "payments-live"
+    definitions = write_definitions(folder / topic, topic)
+    (folder / "steady").mkdir()
+    settings = _settings(stack, folder / "steady", definitions, "steady")
+    Topics(stack.kafka_bootstrap).create(load(definitions).topics.values())
+    worker = _worker(settings, folder / "steady", 0, 1)
+    # Longer than all that is measured; it is ended as soon as that is done.
+    seconds = _STEADY_S + _KILLS * _LIMIT_S
+    command = ["featurestore.bench.steady", stack.kafka_bootstrap, topic, str(_STEADY_EVENTS_A_SECOND), str(seconds)]
+    stream = subprocess.Popen([sys.executable, "-m", *command], stdout=subprocess.DEVNULL)
+    try:
+        with EventProducer(stack.kafka_bootstrap) as producer:
+            probe = Probe(FeatureStore(settings), producer, topic)
+            probe.freshness_for(4.0)
+            pids = {"worker": worker.pid, "valkey": stack.valkey_pid}
+            before, began = {name: cpu_s(pid) for name, pid in pids.items()}, time.perf_counter()
+            fresh = probe.freshness_for(_STEADY_S)
+            took = time.perf_counter() - began
+            cores = {name: (cpu_s(pid) - before[name]) / took for name, pid in pids.items()}
+            say(
+                f"freshness p50 {percentile_ms(fresh, 50):.0f} ms, p99 {percentile_ms(fresh, 99):.0f} ms, cores {cores}"
+            )
+            back = []
+            for _ in range(_KILLS):
+                worker.kill()
+                killed = time.perf_counter()
+                worker = _worker(settings, folder / "steady", 0, 1)
+                probe.freshness_s()
+                back.append(time.perf_counter() - killed)
+                say(f"fresh again {back[-1]:.1f} s after SIGKILL")
+            if stream.poll() is not None:
+                raise FeatureStoreError("bench stream: the steady load ended before the measurement did")
+    finally:
+        stream.kill()
+        stream.wait()
+        worker.stop()
+    raw = {"events_a_second": _STEADY_EVENTS_A_SECOND, "probes": len(fresh), "load_average": load_now(), **cores}
+    p50, p99 = percentile_ms(fresh, 50), percentile_ms(fresh, 99)
+    used = sum(cores.values())
+    return [
+        Figure("freshness at 20,000 events/s, p50", p50, "ms", 16.0, "lower", raw, 40.0),
+        Figure("freshness at 20,000 events/s, p99", p99, "ms", 40.0, "lower", raw, 100.0),
+        Figure("worker and Valkey at 20,000 events/s", used, "cores", 0.35, "lower", cores, 0.6),
+        Figure("fresh again after SIGKILL under load, slowest", max(back), "s", 5.0, "lower", {"kills": _KILLS}, 10.0),
+    ]
 
 
 def _peer(folder: Path, module: str, *arguments: str) -> float:

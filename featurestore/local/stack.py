@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from types import TracebackType
 
+from featurestore.errors import LocalServerError
 from featurestore.local.kafka import Say, start_kafka
-from featurestore.local.process import ChildServer, free_port
+from featurestore.local.process import ChildServer, answers, free_port
 from featurestore.local.valkey import start_valkey
 
 
@@ -23,7 +24,8 @@ class LocalStack:
     def start(self) -> LocalStack:
         """Return when both answer. Raises LocalServerError with the end of the server's log."""
         try:
-            self._children.append(start_valkey(self.folder / "valkey", self.valkey_port))
+            self._valkey = start_valkey(self.folder / "valkey", self.valkey_port)
+            self._children.append(self._valkey)
             self._say(f"valkey: ready at 127.0.0.1:{self.valkey_port}")
             kafka_port = int(self.kafka_bootstrap.rpartition(":")[2])
             self._children.append(start_kafka(self.folder / "kafka", kafka_port, self._say))
@@ -36,6 +38,15 @@ class LocalStack:
     def stop(self) -> None:
         while self._children:
             self._children.pop().stop()
+
+    @property
+    def valkey_pid(self) -> int:
+        return self._valkey.pid
+
+    def set_valkey(self, name: str, value: str) -> None:
+        """Change a setting of the running Valkey. Raises LocalServerError when it refuses."""
+        if not answers(self.valkey_port, f"CONFIG SET {name} {value}\r\n".encode(), b"+OK"):
+            raise LocalServerError("valkey", f"does not take {name} {value}", "see its log")
 
     def __enter__(self) -> LocalStack:
         return self.start()
