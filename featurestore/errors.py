@@ -237,7 +237,10 @@ class BrokerError(FeatureStoreError):
 
     def __init__(self, bootstrap: str, what: str) -> None:
         self.bootstrap = bootstrap
-        super().__init__(f"no Kafka broker answers at {bootstrap}: {what}; check kafka_bootstrap and the broker")
+        super().__init__(
+            f"no Kafka broker answers at {bootstrap}: {what}; "
+            "check kafka_bootstrap, kafka_security_protocol and the broker"
+        )
 
 
 class BrokerAccessError(FeatureStoreError):

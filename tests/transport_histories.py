@@ -319,7 +319,9 @@ class History:
             self._ranges.told(place, end)
         for place, world in self._worlds.items():
             if world.owned and world.group != world.log_end:
-                raise ViolationError(f"{place}: all is done up to {world.log_end}, but the group stands at {world.group}")
+                raise ViolationError(
+                    f"{place}: all is done up to {world.log_end}, but the group stands at {world.group}"
+                )
         if self._ranges.in_hand_bytes() and not any(one.ticket.is_void for one in self._stale):
             raise ViolationError("bytes are in hand though every batch is finished")
         if self._ranges.to_commit():
@@ -360,7 +362,9 @@ def main() -> int:
     for seed, what in found[:20]:
         print(f"seed {seed}: {what}")
     seconds = time.monotonic() - began
-    print(f"{chosen.seeds:,} histories, {len(found)} violations, {chosen.seeds / seconds:,.0f} seeds/s, {seconds:.0f} s")
+    print(
+        f"{chosen.seeds:,} histories, {len(found)} violations, {chosen.seeds / seconds:,.0f} seeds/s, {seconds:.0f} s"
+    )
     return 1 if found else 0
 
 
