@@ -33,8 +33,10 @@ _COMMIT_EVERY_S = 1.0
 _POLL_S = 0.02
 # More at once would keep more message objects alive than the processor's cache can hold.
 _CONSUME_MAX = 10_000
-# Read ahead of a partition, in batches: enough that the next is there when one is done.
-_WAITING_BATCHES_MAX = 4
+# Read ahead of a partition: four batches, so that the next is there when one is done; and never less than some of
+# librdkafka's runs, which has tens of thousands of one partition in a row. Stopped within one, the others starve.
+_AHEAD_BATCHES_MAX = 4
+_AHEAD_RECORDS_MIN = 100_000
 # One batch at work and one waiting for it, so that the body never waits for the loop.
 _CREDIT = 2
 # A seek needs its partition's fetcher to have started, which takes milliseconds after an assignment.
@@ -131,7 +133,8 @@ class Reader:
         self._queues: dict[Place, _Waiting] = {}
         self._out: dict[Ticket, list[Batch]] = {}
         self._counts = ReaderCounts()
-        self._pressure = Pressure(_WAITING_BATCHES_MAX * options.batch_records_max, options.ahead_bytes_max)
+        ahead_max = max(_AHEAD_BATCHES_MAX * options.batch_records_max, _AHEAD_RECORDS_MIN)
+        self._pressure = Pressure(ahead_max, options.ahead_bytes_max)
         # Where librdkafka does not stand where we do: until it is told to, what it hands over is not for us.
         self._to_seek: dict[Place, float] = {}
         self._rebalanced = False

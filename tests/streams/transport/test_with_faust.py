@@ -120,10 +120,12 @@ def test_a_second_worker_joins_one_is_killed_and_every_record_is_applied_once(
     counts = dict.fromkeys(range(4), 6_000)
     group = workers(counts)
     options = {"batch_records_max": 50, "rebalance": rebalance}
-    group.start(options, batch_s=0.005)
-    group.wait(lambda: group.applied() > 1_000)
-    second = group.start(options, batch_s=0.005)
-    group.wait(lambda: any(line[0] == 1 for line in group.lines("applied")))
+    group.start(options, batch_s=0.1)
+    group.wait(lambda: group.applied() > 500)
+    second = group.start(options, batch_s=0.1)
+    group.wait(lambda: sum(line[0] == 1 for line in group.lines("applied")) > 3)
+    assert group.applied() < 24_000
+    (group.folder / "fast").touch()
     second.kill()
     group.wait(lambda: group.applied() >= 24_000)
     group.check_whole(counts)
