@@ -21,6 +21,15 @@ log.addHandler(logging.NullHandler())
 _ANSWER_S = 5.0
 # A refused login is told between two tries, so the answer is waited for in pieces.
 _LOOK_S = 0.25
+_RIGHTS = "kafka_sasl_username, and what the brokers allow it"
+_REFUSALS = {
+    KafkaError._AUTHENTICATION: "kafka_sasl_username and kafka_sasl_password, and kafka_sasl_mechanism",
+    KafkaError._SSL: "kafka_ssl_ca (kafka_ssl_certificate and kafka_ssl_key where it wants ours)",
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: _RIGHTS,
+    KafkaError.GROUP_AUTHORIZATION_FAILED: _RIGHTS,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED: _RIGHTS,
+    KafkaError.FENCED_INSTANCE_ID: "worker_id, which another worker has taken",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +74,8 @@ def client_config(broker: Broker | str) -> dict[str, Any]:
 
 def refusal(error: KafkaError) -> BrokerAccessError | None:
     """What to tell when the broker will not talk to us, which no retry mends; None of any other error."""
-    said = error.str()
-    if error.code() == KafkaError._AUTHENTICATION:
-        return BrokerAccessError(said, "kafka_sasl_username and kafka_sasl_password, and kafka_sasl_mechanism")
-    if error.code() == KafkaError._SSL:
-        return BrokerAccessError(said, "kafka_ssl_ca (kafka_ssl_certificate and kafka_ssl_key where it wants ours)")
-    return None
+    look_at = _REFUSALS.get(error.code())
+    return None if look_at is None else BrokerAccessError(error.str(), look_at)
 
 
 class Refusals:

@@ -337,7 +337,7 @@ class Reader:
         if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
             topic, partition = _place(message)
             raise RecordsGoneError(topic, partition, self._ranges.expected((topic, partition)), error.str())
-        raise KafkaException(error)
+        raise refusal(error) or KafkaException(error)
 
     def _seek_back(self, place: Place, offset: int, epoch: int) -> None:
         with self._lock:
@@ -398,7 +398,7 @@ class Reader:
                 raise refused
             if error.fatal():
                 raise KafkaException(error)
-            log.info("librdkafka: %s", error.str())
+            log.warning("librdkafka: %s", error.str())
 
         self._guard(judge)
 

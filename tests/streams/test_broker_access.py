@@ -174,6 +174,18 @@ def test_a_client_that_speaks_in_the_clear_gets_no_answer(guarded: Guarded) -> N
         admin_client(broker_of(Settings(kafka_bootstrap=guarded.login)))
 
 
+def test_no_client_is_made_from_a_mere_address() -> None:
+    # An address alone would leave the login out: settings go through `broker_of`.
+    allowed = {"streams/broker.py", "streams/build.py", "featurestore/settings.py", "featurestore/errors.py"}
+    allowed |= {"featurestore/feast/registry.py"}  # Feast is told an address, and connects to nothing
+    own = {"local", "demo", "bench"}  # their broker is one of this machine
+    root = Path(__file__).parents[2]
+    for file in (*root.glob("streams/**/*.py"), *root.glob("featurestore/**/*.py")):
+        path = file.relative_to(root)
+        if path.as_posix() not in allowed and path.parts[1] not in own:
+            assert "kafka_bootstrap" not in file.read_text(), path
+
+
 def test_a_login_needs_a_name_and_settings_pass_whole_to_another_process() -> None:
     with pytest.raises(ValidationError, match="kafka_sasl_username"):
         Settings(kafka_security_protocol="SASL_SSL")
