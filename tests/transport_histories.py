@@ -311,8 +311,14 @@ class History:
             for batch in list(world.unfinished):
                 self._ranges.begin(batch.ticket)
                 self._finished(place, world, batch)
-            world.sinks = world.log_end
-            self._ranges.settle(place, world.log_end)
+        # Done, but no sink has said so since.
+        self._ask()
+        while self._asked:
+            self._answer()
+        for place, world in self._worlds.items():
+            if world.owned:
+                world.sinks = world.log_end
+                self._ranges.settle(place, world.log_end)
         for place, end in self._ranges.to_commit().items():
             self._check(place, end)
             self._worlds[place].group = end

@@ -14,10 +14,6 @@ def ranges(start: int = 0) -> Ranges:
     return made
 
 
-def test_no_history_commits_past_an_unfinished_batch() -> None:
-    assert broken(range(20_000)) == []
-
-
 def test_a_finished_batch_behind_an_unfinished_one_is_not_committed() -> None:
     # F1 and F2: right after the start, or with one batch between, Faust commits past what is in flight.
     made = ranges(31)
@@ -87,3 +83,7 @@ def test_a_seek_is_done_once_and_never_after_the_partition_changed_hands() -> No
     made.assign({PLACE: 25})
     assert not made.seek_back(PLACE, 5, epoch)
     assert made.expected(PLACE) == 25
+
+
+def test_no_history_commits_past_an_unfinished_batch() -> None:
+    assert broken(range(20_000)) == []
