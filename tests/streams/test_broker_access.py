@@ -136,8 +136,8 @@ def test_a_wrong_password_is_one_line_that_names_the_setting(
         kafka_sasl_password="wrong-one",
     )
     project = Project(plain, tmp_path / "wrong", "wrong", DEFINITIONS, **wrong)
-    for command in ("apply", "worker"):
-        done = project.command(command)
+    for command in (("dead-letters", "guarded"), ("worker",)):
+        done = project.command(*command)
         assert done.returncode == 1
         [line] = done.stderr.splitlines()
         assert "check the settings kafka_sasl_username and kafka_sasl_password" in line
