@@ -50,6 +50,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"known: {shown}" + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
+class SettingError(FeatureStoreError):
+    """A setting cannot be used."""
+
+    def __init__(self, setting: str, what: str) -> None:
+        self.setting = setting
+        super().__init__(f"setting {setting} {what}")
+
+
 class InvalidDurationError(DefinitionError):
     """A duration is not a whole number and a unit."""
 
@@ -229,7 +237,41 @@ class BrokerError(FeatureStoreError):
 
     def __init__(self, bootstrap: str, what: str) -> None:
         self.bootstrap = bootstrap
-        super().__init__(f"no Kafka broker answers at {bootstrap}: {what}; check kafka_bootstrap and the broker")
+        super().__init__(
+            f"no Kafka broker answers at {bootstrap}: {what}; "
+            "check kafka_bootstrap, kafka_security_protocol and the broker"
+        )
+
+
+class BrokerAccessError(FeatureStoreError):
+    """The broker, or the way to it, refuses us; trying again does not help."""
+
+    def __init__(self, what: str, settings: str) -> None:
+        self.what, self.settings = what, settings
+        super().__init__(f"the Kafka broker refuses us: {what}; check the settings {settings}")
+
+
+class RecordsGoneError(FeatureStoreError):
+    """The broker has deleted records before they were applied."""
+
+    def __init__(self, topic: str, partition: int, offset: int | None, what: str) -> None:
+        self.topic, self.partition, self.offset = topic, partition, offset
+        super().__init__(
+            f"offset {offset} of {topic}/{partition} is out of range at the broker: records were deleted before they "
+            f"were applied, or the log was cut ({what}); nothing is skipped, so give the topic a longer retention and "
+            "fill its views anew in another project"
+        )
+
+
+class StalledError(FeatureStoreError):
+    """Records are there, and nothing is done with them."""
+
+    def __init__(self, seconds: float, waiting: str) -> None:
+        self.seconds = seconds
+        super().__init__(
+            f"no batch was finished for {seconds:.0f} s although {waiting}; the worker ends, to be started again "
+            "(worker_stall_s is the bound)"
+        )
 
 
 class NotAcknowledgedError(FeatureStoreError):

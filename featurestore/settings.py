@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import Field
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -18,17 +18,32 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from featurestore.errors import SettingError
+
+_PREFIX = "FEATURESTORE_"
+
 
 class Settings(BaseSettings):
     """Where everything is."""
 
-    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
-        env_prefix="FEATURESTORE_", frozen=True, extra="forbid"
-    )
+    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="forbid")
 
     project: str = Field("featurestore", pattern=r"^[a-z][a-z0-9_-]{0,40}$", description="name of this store")
     definitions: Path = Field(Path("definitions"), description="folder of definition files")
     kafka_bootstrap: str = Field("127.0.0.1:9092", description="Kafka brokers, host:port, comma-separated")
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="how to talk to the brokers: SSL is TLS, SASL is with a login"
+    )
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        "PLAIN", description="kind of login"
+    )
+    kafka_sasl_username: str = Field("", description="who logs in to Kafka")
+    kafka_sasl_password: SecretStr = Field(SecretStr(""), description="password for Kafka, better from the environment")
+    kafka_sasl_password_file: Path | None = Field(None, description="file with that password, instead of it")
+    kafka_ssl_ca: Path | None = Field(None, description="certificates that sign the brokers'; none: the system's own")
+    kafka_ssl_certificate: Path | None = Field(None, description="our certificate, where brokers want one")
+    kafka_ssl_key: Path | None = Field(None, description="its private key")
+    kafka_ssl_key_password: SecretStr = Field(SecretStr(""), description="password of that key")
     redis_url: str = Field("redis://127.0.0.1:6379/0", description="online store")
     buckets: int = Field(64, ge=1, le=16_384, description="buckets of the online store; fixed for its life")
     offline_path: Path = Field(Path(".local/offline"), description="folder of the event logs")
@@ -47,6 +62,56 @@ class Settings(BaseSettings):
     )
     batch_records_max: int = Field(50_000, ge=1, le=100_000, description="records that a worker takes at once")
 
+    batch_bytes_max: int = Field(
+        16 << 20,
+        ge=1_024,
+        le=1 << 30,
+        description="bytes of them at most, so that large records do not fill the memory",
+    )
+    worker_ahead_bytes_max: int = Field(
+        32 << 20, ge=1_024, le=1 << 34, description="bytes that a worker reads ahead; as many may be at work"
+    )
+    worker_rebalance: Literal["eager", "cooperative"] = Field(
+        "eager",
+        description="when workers come or go: all partitions change hands, in one round, or only those that must, in "
+        "two; the same for all workers",
+    )
+    worker_session_s: float = Field(
+        10.0, ge=1.0, le=1_800.0, description="a dead worker's partitions go to others after this long"
+    )
+    worker_drain_s: float = Field(
+        8.0,
+        gt=0.0,
+        le=300.0,
+        description="how long a worker that stops or gives partitions up waits for the batch at work; then it ends "
+        "with code 70",
+    )
+    worker_stall_s: float = Field(
+        120.0,
+        ge=1.0,
+        le=86_400.0,
+        description="a worker that has records and finishes none for this long ends with code 71",
+    )
+    log_format: Literal["text", "json"] = Field("text", description="how a worker logs: for people, or JSON lines")
+
+    @model_validator(mode="after")
+    def _login_is_whole(self) -> Settings:
+        if self.kafka_security_protocol.startswith("SASL_") and not self.kafka_sasl_username:
+            raise ValueError(
+                f"kafka_security_protocol={self.kafka_security_protocol} needs kafka_sasl_username, and "
+                "kafka_sasl_password or kafka_sasl_password_file"
+            )
+        return self
+
+    def sasl_password(self) -> str:
+        """The password for Kafka, from the file where one is named."""
+        if self.kafka_sasl_password_file is None:
+            return self.kafka_sasl_password.get_secret_value()
+        try:
+            return self.kafka_sasl_password_file.read_text().rstrip("\n")
+        except OSError as error:
+            raise SettingError("kafka_sasl_password_file", f"cannot be read: {error}") from error
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -61,8 +126,20 @@ class Settings(BaseSettings):
 
     def shown(self) -> list[tuple[str, str, str]]:
         """Name, value without secrets, and meaning of every setting."""
-        fields = type(self).model_fields
-        return [(name, _masked(str(getattr(self, name))), field.description or "") for name, field in fields.items()]
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        return [
+            (name, "" if value is None else _masked(str(value)), type(self).model_fields[name].description or "")
+            for name, value in values.items()
+        ]
+
+    def environment(self) -> dict[str, str]:
+        """The variables that give another process these very settings, with secrets in the clear."""
+        said = {}
+        for name, value in self.model_dump().items():
+            if value is not None:
+                plain = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+                said[f"{_PREFIX}{name.upper()}"] = plain
+        return said
 
 
 def _masked(value: str) -> str:

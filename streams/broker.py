@@ -1,32 +1,114 @@
-"""The broker: how every client of ours is configured to reach it, and whether it answers."""
+"""The broker: how every client of ours reaches it and logs in, and whether it answers."""
 
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
-from featurestore.errors import BrokerError
+from featurestore.errors import BrokerAccessError, BrokerError
+from featurestore.settings import Settings
 
 # librdkafka's own words go where an application lets them: it retries by itself what it complains of.
 log = logging.getLogger("featurestore.kafka")
 log.addHandler(logging.NullHandler())
 
 _ANSWER_S = 5.0
+# A refused login is told between two tries, so the answer is waited for in pieces.
+_LOOK_S = 0.25
+_RIGHTS = "kafka_sasl_username, and what the brokers allow it"
+_REFUSALS = {
+    KafkaError._AUTHENTICATION: "kafka_sasl_username and kafka_sasl_password, and kafka_sasl_mechanism",
+    KafkaError._SSL: "kafka_ssl_ca (kafka_ssl_certificate and kafka_ssl_key where it wants ours)",
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: _RIGHTS,
+    KafkaError.GROUP_AUTHORIZATION_FAILED: _RIGHTS,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED: _RIGHTS,
+    KafkaError.FENCED_INSTANCE_ID: "worker_id, which another worker has taken",
+}
 
 
-def client_config(bootstrap: str) -> dict[str, Any]:
-    """What all clients share."""
-    return {"bootstrap.servers": bootstrap, "logger": log}
+@dataclass(frozen=True, slots=True)
+class Broker:
+    """Where it is and how to log in. `login` holds a password, so it is never shown."""
+
+    bootstrap: str
+    login: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def __str__(self) -> str:
+        return self.bootstrap
 
 
-def admin_client(bootstrap: str) -> AdminClient:
-    """A client for topics and offsets; raises BrokerError when no broker answers."""
-    admin = AdminClient(client_config(bootstrap))
+def broker_of(settings: Settings) -> Broker:
+    """The broker of these settings, for every client: reader, producers, admin."""
+    protocol: str = settings.kafka_security_protocol
+    login: dict[str, str] = {"security.protocol": protocol}
+    if protocol.startswith("SASL_"):
+        login |= {
+            "sasl.mechanism": settings.kafka_sasl_mechanism,
+            "sasl.username": settings.kafka_sasl_username,
+            "sasl.password": settings.sasl_password(),
+        }
+    if protocol.endswith("SSL"):
+        files = {
+            "ssl.ca.location": settings.kafka_ssl_ca,
+            "ssl.certificate.location": settings.kafka_ssl_certificate,
+            "ssl.key.location": settings.kafka_ssl_key,
+        }
+        login |= {name: str(file) for name, file in files.items() if file is not None}
+        if settings.kafka_ssl_key_password.get_secret_value():
+            login["ssl.key.password"] = settings.kafka_ssl_key_password.get_secret_value()
+    return Broker(settings.kafka_bootstrap, login)
+
+
+def client_config(broker: Broker | str) -> dict[str, Any]:
+    """What all clients share. A mere address is a broker that asks for no login."""
+    if isinstance(broker, str):
+        broker = Broker(broker)
+    return {"bootstrap.servers": broker.bootstrap, **broker.login, "logger": log}
+
+
+def refusal(error: KafkaError) -> BrokerAccessError | None:
+    """What to tell when the broker will not talk to us, which no retry mends; None of any other error."""
+    look_at = _REFUSALS.get(error.code())
+    return None if look_at is None else BrokerAccessError(error.str(), look_at)
+
+
+class Refusals:
+    """Listens to a client's errors for one that no retry mends: `error_cb` of its configuration."""
+
+    def __init__(self) -> None:
+        self.first: BrokerAccessError | None = None
+
+    def __call__(self, error: KafkaError) -> None:
+        self.first = self.first or refusal(error)
+
+    def check(self) -> None:
+        """Raises BrokerAccessError when there was one."""
+        if self.first is not None:
+            raise self.first
+
+
+def admin_client(broker: Broker | str) -> AdminClient:
+    """A client for topics and offsets; raises BrokerError when no broker answers, BrokerAccessError when it refuses."""
+    refusals = Refusals()
     try:
-        admin.list_topics(timeout=_ANSWER_S)
+        config: dict[str, Any] = {**client_config(broker), "error_cb": refusals}
+        admin = AdminClient(config)
     except KafkaException as error:
-        raise BrokerError(bootstrap, str(error.args[0].str())) from error
-    return admin
+        # Of what was configured, such as a file that is not there.
+        raise BrokerAccessError(error.args[0].str(), "the kafka_ssl_* and kafka_sasl_* settings") from error
+    deadline = time.monotonic() + _ANSWER_S
+    while True:
+        try:
+            admin.list_topics(timeout=_LOOK_S)
+            return admin
+        except KafkaException as error:
+            admin.poll(0)
+            refusals.check()
+            if time.monotonic() > deadline:
+                raise BrokerError(str(broker), str(error.args[0].str())) from error

@@ -12,6 +12,7 @@ from featurestore.offline import EventLog
 from featurestore.online import OnlineStore
 from featurestore.settings import Settings
 from featurestore.spec import Repository
+from streams.broker import broker_of
 from streams.dead_letters import DeadLetterBox
 from streams.engine import Engine
 from streams.online_sink import OnlineSink
@@ -35,8 +36,9 @@ def build_worker(settings: Settings, repository: Repository) -> StreamApp:
     store = online_store(settings)
     store.ensure_ready()
     topics = sorted({view.source.name for view in repository.views.values()})
-    ids = Topics(settings.kafka_bootstrap).ids(topics)
-    letters = DeadLetterBox(kafka_producer(settings.kafka_bootstrap))
+    broker = broker_of(settings)
+    ids = Topics(broker).ids(topics)
+    letters = DeadLetterBox(kafka_producer(broker))
     engines = {
         name: Engine(
             repository.topic(name),
@@ -51,7 +53,15 @@ def build_worker(settings: Settings, repository: Repository) -> StreamApp:
     }
     # A worker that comes back under its own name gets its partitions back at once, without waiting for its old
     # self's session to end.
-    member = {"group.instance.id": settings.worker_id} if settings.worker_id else {}
-    port = EnginePort(engines, ReaderOptions(batch_records_max=settings.batch_records_max, config=member))
+    options = ReaderOptions(
+        batch_records_max=settings.batch_records_max,
+        batch_bytes_max=settings.batch_bytes_max,
+        ahead_bytes_max=settings.worker_ahead_bytes_max,
+        rebalance=settings.worker_rebalance,
+        session_s=settings.worker_session_s,
+        instance_id=settings.worker_id,
+        drain_s=settings.worker_drain_s,
+    )
+    port = EnginePort(engines, options, broker.login)
     folder = Path(settings.offline_path).parent / "faust"
     return stream_app(f"{settings.project}-worker", settings.kafka_bootstrap, port, str(folder))

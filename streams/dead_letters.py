@@ -11,7 +11,7 @@ import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from featurestore.errors import DeadLetterError
-from streams.broker import admin_client, client_config
+from streams.broker import Broker, admin_client, client_config
 
 _FLUSH_S = 30.0
 _SUFFIX = ".dead"
@@ -71,13 +71,13 @@ class DeadLetterBox:
             self._failed.append(str(error))
 
 
-def read_letters(bootstrap: str, topics: Sequence[str], timeout_s: float = 10.0) -> list[DeadLetter]:
+def read_letters(broker: Broker | str, topics: Sequence[str], timeout_s: float = 10.0) -> list[DeadLetter]:
     """Every letter of the topics as of now, each once, by topic, partition and offset of its event."""
     letters: dict[bytes, DeadLetter] = {}
-    existing = admin_client(bootstrap).list_topics(timeout=timeout_s).topics
+    existing = admin_client(broker).list_topics(timeout=timeout_s).topics
     consumer = Consumer(
         {
-            **client_config(bootstrap),
+            **client_config(broker),
             "group.id": "dead-letters-reader",
             "enable.auto.commit": False,
             "auto.offset.reset": "error",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from featurestore.offline import EventLog
 from featurestore.settings import Settings
 from featurestore.spec import Repository
+from streams.broker import broker_of
 from streams.dead_letters import read_letters
 from streams.progress import Progress
 
@@ -37,7 +38,7 @@ def ledgers(settings: Settings, repository: Repository) -> list[TopicLedger]:
     """Of every topic that a view reads, from the log, the letters and the broker; the stream must stand still."""
     out = []
     for progress in Progress(settings, repository).look():
-        letters = read_letters(settings.kafka_bootstrap, [progress.topic])
+        letters = read_letters(broker_of(settings), [progress.topic])
         table = EventLog(settings.offline_path, repository.topic(progress.topic)).read(["partition", "offset"])
         places = list(zip(table["partition"].to_pylist(), table["offset"].to_pylist(), strict=True))
         logged = set(places)

@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import msgspec
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from featurestore.event_time import SECOND_US
 from streams.engine import Engine
@@ -74,10 +75,11 @@ class WorkerMetrics:
         return (200 if idle_s < STUCK_S else 503), msgspec.json.encode(said)
 
 
-def serve_metrics(metrics: WorkerMetrics, port: int) -> int:
+def serve_metrics(metrics: WorkerMetrics, port: int, *more: Collector) -> int:
     """Answer on 127.0.0.1 until the process ends; 0 takes any free port. Returns the port."""
     registry = CollectorRegistry()
-    registry.register(metrics)
+    for each in (metrics, *more):
+        registry.register(each)
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -12,19 +13,23 @@ from confluent_kafka import KafkaError, Producer
 
 from featurestore.errors import InvalidEventError, NotAcknowledgedError
 from featurestore.spec import Topic
-from streams.broker import client_config
+from streams.broker import Broker, Refusals, client_config
 from streams.codecs.json import JsonCodec
 
 _FLUSH_S = 60.0
+_LOOK_S = 0.5
 # Answers of the broker are looked at this often: each look costs as much as a send.
 _POLL_EVERY = 1_000
 
 
-def kafka_producer(bootstrap: str, compression: str = "lz4") -> Producer:
+def kafka_producer(
+    broker: Broker | str, compression: str = "lz4", on_error: Callable[[KafkaError], None] | None = None
+) -> Producer:
     """An idempotent producer: every acknowledged record is stored once, in order a key."""
     return Producer(
         {
-            **client_config(bootstrap),
+            **client_config(broker),
+            **({} if on_error is None else {"error_cb": on_error}),
             "enable.idempotence": True,
             "acks": "all",
             "compression.type": compression,
@@ -43,8 +48,9 @@ class EventProducer:
         producer.send(arrivals, {"tailnum": "N14228", "arrived_at": 1_767_225_600_000_000, "arr_delay": 4.0})
     """
 
-    def __init__(self, bootstrap: str, compression: str = "lz4") -> None:
-        self._producer = kafka_producer(bootstrap, compression)
+    def __init__(self, broker: Broker | str, compression: str = "lz4") -> None:
+        self._refusals = Refusals()
+        self._producer = kafka_producer(broker, compression, self._refusals)
         self._codecs: dict[str, JsonCodec] = {}
         self._failed: list[str] = []
         self._unpolled = 0
@@ -85,8 +91,14 @@ class EventProducer:
             self._producer.poll(0)
 
     def flush(self) -> None:
-        """Return when the broker has acknowledged everything; raises NotAcknowledgedError when it refused something."""
-        left = self._producer.flush(_FLUSH_S)
+        """Return when the broker has acknowledged everything; raises NotAcknowledgedError when it refused something.
+
+        Raises BrokerAccessError when it refuses us.
+        """
+        deadline = time.monotonic() + _FLUSH_S
+        while (left := self._producer.flush(_LOOK_S)) and time.monotonic() < deadline:
+            # No retry mends a login that is refused.
+            self._refusals.check()
         if left or self._failed:
             reason = self._failed[0] if self._failed else f"{left} events were not acknowledged within {_FLUSH_S:.0f} s"
             raise NotAcknowledgedError(reason)

@@ -11,7 +11,7 @@ from featurestore.offline import EventLog
 from featurestore.online import OnlineStore
 from featurestore.settings import Settings
 from featurestore.spec import Repository
-from streams.broker import admin_client
+from streams.broker import admin_client, broker_of
 from streams.build import online_store
 from streams.dead_letters import dead_letter_topic
 
@@ -44,7 +44,7 @@ class Progress:
 
     def __init__(self, settings: Settings, repository: Repository) -> None:
         self._repository, self._store = repository, online_store(settings)
-        self._admin = admin_client(settings.kafka_bootstrap)
+        self._admin = admin_client(broker_of(settings))
         self._topics = sorted({view.source.name for view in repository.views.values()})
         self._logs = {name: EventLog(settings.offline_path, repository.topic(name)) for name in self._topics}
 

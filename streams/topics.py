@@ -9,7 +9,7 @@ from confluent_kafka.cimpl import NewPartitions, NewTopic
 
 from featurestore.errors import TopicError
 from featurestore.spec import Topic
-from streams.broker import admin_client
+from streams.broker import Broker, admin_client
 from streams.dead_letters import dead_letter_topic
 
 _TIMEOUT_S = 30.0
@@ -18,8 +18,8 @@ _TIMEOUT_S = 30.0
 class Topics:
     """The topics of one broker; raises BrokerError when it does not answer."""
 
-    def __init__(self, bootstrap: str) -> None:
-        self._admin = admin_client(bootstrap)
+    def __init__(self, broker: Broker | str) -> None:
+        self._admin = admin_client(broker)
 
     def create(self, topics: Iterable[Topic], replication: int = 1) -> list[str]:
         """Create what is missing, with dead letters beside it, and add partitions; returns the names of the new ones.

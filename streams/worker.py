@@ -12,15 +12,18 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import faust
 from faust.types import StreamT
 
 from featurestore.errors import LostTailError
 from streams.engine import Engine
+from streams.logs import json_logging
 from streams.metrics import WorkerMetrics, serve_metrics
 from streams.transport import Batch, Consumer, Place, ReaderOptions
+from streams.transport_metrics import TransportMetrics
+from streams.watchdog import EXIT_ABANDONED, end_now, watch
 
 _TICK_S = 0.25
 
@@ -32,14 +35,18 @@ log = logging.getLogger("featurestore.worker")
 class EnginePort:
     """The engines of a worker, behind the transport: partitions open and close between batches."""
 
-    def __init__(self, engines: Mapping[str, Engine], reader_options: ReaderOptions) -> None:
-        self.engines, self.reader_options = engines, reader_options
+    def __init__(
+        self, engines: Mapping[str, Engine], reader_options: ReaderOptions, login: Mapping[str, str] | None = None
+    ) -> None:
+        self.engines, self.reader_options, self.login = engines, reader_options, login or {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self.ticked_s = time.monotonic()
 
     def open(self, places: list[Place]) -> Mapping[Place, int]:
         starts = {place: self._thread.submit(self.engines[place[0]].open, place[1]).result() for place in places}
-        log.info("reading %s", ", ".join(f"{t}/{p} from {o}" for (t, p), o in sorted(starts.items())) or "nothing")
+        told = [{"topic": topic, "partition": number, "offset": o} for (topic, number), o in sorted(starts.items())]
+        said = ", ".join(f"{each['topic']}/{each['partition']} from {each['offset']}" for each in told)
+        log.info("reading %s", said or "nothing", extra={"places": told})
         return starts
 
     def close(self, places: list[Place]) -> Mapping[Place, int]:
@@ -134,24 +141,35 @@ def _body(app: StreamApp, port: EnginePort) -> Callable[[StreamT[Batch]], Any]:
     return body
 
 
-def run_worker(app: StreamApp, topics: Sequence[str], metrics_port: int = 0) -> int:
-    """Run until SIGTERM or a failure; returns the exit code.
+def run_worker(
+    app: StreamApp,
+    topics: Sequence[str],
+    metrics_port: int = 0,
+    *,
+    stall_s: float = 120.0,
+    log_format: Literal["text", "json"] = "text",
+) -> int:
+    """Run until SIGTERM or a failure; returns the exit code, or ends the process when a batch had to be given up.
 
     metrics_port  of this machine alone; 0 takes any free one
+    stall_s       a worker that has records and finishes none for this long ends with EXIT_STALLED
     """
     started = time.monotonic()
     # Events become objects by the ten thousand: a collector that goes through everything each time costs a third.
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 20, 50)
-    metrics = WorkerMetrics(app.port.engines, lambda: cast(Consumer, app.consumer).ends(), lambda: app.port.ticked_s)
-    port = serve_metrics(metrics, metrics_port)
+    consumer = cast(Consumer, app.consumer)
+    metrics = WorkerMetrics(app.port.engines, consumer.ends, lambda: app.port.ticked_s)
+    port = serve_metrics(metrics, metrics_port, TransportMetrics(consumer.counts, consumer.statistics))
+    watch(stall_s, consumer.progress)
 
     @app.task  # type: ignore[untyped-decorator]  # before it starts, Faust has not set logging up
     async def tell() -> None:
         log.info("metrics and health at http://127.0.0.1:%d, for %s", port, ", ".join(topics))
 
-    worker = faust.Worker(app, loglevel="INFO", blocking_timeout=30.0)
+    config = json_logging("INFO") if log_format == "json" else None
+    worker = faust.Worker(app, loglevel="INFO", logging_config=config, blocking_timeout=30.0)
     try:
         worker.execute_from_commandline()
     except SystemExit as ended:
@@ -159,6 +177,11 @@ def run_worker(app: StreamApp, topics: Sequence[str], metrics_port: int = 0) -> 
         for topic, engine in app.port.engines.items():
             counts = engine.counts
             log.info("%s: applied %d, clamped %d, dead %s", topic, counts.applied, counts.clamped, dict(counts.dead))
+        if consumer.has_abandoned:
+            code = EXIT_ABANDONED
         log.info("worker ended after %.0f s with code %d", time.monotonic() - started, code)
+        if consumer.has_abandoned:
+            # A thread that is stuck would hold an orderly end up for ever.
+            end_now(code)
         return code
     return 0

@@ -28,6 +28,8 @@ EXPRESSIONS = ("tests/kernel/test_expressions.py",)
 OWN = ("tests/kernel/test_own.py",)
 SIMULATION = ("tests/simulation",)
 LOOPS = ("tests/kernel/test_loops.py",)
+RANGES = ("tests/streams/test_ranges.py",)
+PRESSURE = ("tests/streams/transport/test_pressure.py",)
 LIMIT_S = 600
 
 
@@ -50,6 +52,7 @@ class Mutant:
 K = "featurestore/kernel/"
 A = K + "aggregates/"
 S = "streams/"
+T = S + "transport/"
 ONLINE = "featurestore/online/"
 MUTANTS = (
     Mutant("window tail one tile late", K + "windows.py", "(moments_us - self.shift_us - self.size_us) // self.slide_us", "(moments_us - self.shift_us - self.size_us) // self.slide_us + 1"),
@@ -163,6 +166,23 @@ MUTANTS = (
     Mutant("letters are not sent before the log", S + "engine.py", "        self._letters.flush()\n", "", SIMULATION),
     Mutant("lateness begins anew with a restart", S + "engine.py", "new = Mark(batch.end_offset, newest_us,", "new = Mark(batch.end_offset, 0,", SIMULATION),
     Mutant("the group is told before the store holds it", S + "engine.py", "min([mark.offset, *(sink.settled(partition) for sink in self._sinks)])", "self._marks[partition].offset", SIMULATION),
+    # The transport's ranges: F1 to F6 are how Faust's own bookkeeping commits past unfinished work.
+    Mutant("F1: the head of the line is off by one", T + "ranges.py", "return self.open[0].first if self.open else self.hand_end", "return self.open[0].first + 1 if self.open else self.hand_end", RANGES),
+    Mutant("F2: nothing told yet, so what is in flight is passed", T + "ranges.py", "end = min(at.settled, at.finished_end)", "end = at.settled if at.told is None else min(at.settled, at.finished_end)", RANGES),
+    Mutant("F3: a hole counts as done before the batch after it", T + "ranges.py", "ticket = Ticket(place, at.hand_end, end, size_bytes)", "ticket = Ticket(place, end - 1, end, size_bytes)", RANGES),
+    Mutant("F4: a hole is a list of offsets", T + "ranges.py", "        at.read_end = end\n\n    def seek_back", "        at.read_end = max([at.read_end, *(offset + 1 for offset in list(range(at.read_end, end)))])\n\n    def seek_back", RANGES),
+    Mutant("F5: what was not begun counts as done", T + "ranges.py", "            at.hand_end = back[0].first\n", "            pass\n", RANGES),
+    Mutant("F6: a refused commit counts as told", T + "ranges.py", "        if at is not None and at.asked == end:\n            at.asked = None", "        if at is not None and at.asked == end:\n            at.told, at.asked = end, None", RANGES),
+    Mutant("a batch of before a rebalance is applied", T + "ranges.py", "                for ticket in at.open:\n                    ticket.is_void = True\n", "                pass\n", RANGES),
+    Mutant("a seek of before a rebalance is done", T + "ranges.py", "if at is None or at.epoch != epoch or offset >= at.hand_end:", "if at is None or offset >= at.hand_end:", RANGES),
+    Mutant("a seek forward passes over what waits", T + "ranges.py", "if at is None or at.epoch != epoch or offset >= at.hand_end:", "if at is None or at.epoch != epoch:", RANGES),
+    Mutant("batches of before a seek back count", T + "ranges.py", "            at.open.pop().is_void = True\n", "            at.open.pop()\n", RANGES),
+    Mutant("sinks that fell back do not lower the commit", T + "ranges.py", "            at.settled = min(at.settled, offset)\n", "            pass\n", RANGES),
+    Mutant("the group is told although sinks lack it", T + "ranges.py", "end = min(at.settled, at.finished_end)", "end = at.finished_end", RANGES),
+    Mutant("an earlier answer counts for a later commit", T + "ranges.py", "        if at is not None and at.asked == end:\n            at.told, at.asked = end, None", "        if at is not None and at.asked is not None:\n            at.told, at.asked = at.asked, None", RANGES),
+    Mutant("bytes are not bounded", T + "pressure.py", "if total >= self._bytes_max:", "if False:", PRESSURE),
+    Mutant("what is paused stays so", T + "pressure.py", "return Advice(resume=resume & held.keys())", "return Advice()", PRESSURE),
+    Mutant("a short stall pauses", T + "pressure.py", "if now_s - self._since_s < STALLED_S and not self.paused:", "if False:", PRESSURE),
     # The compiled loops.
     Mutant("a carry lost while adding", K + "loops/fold.py", "        carry = total >> 32\n", "        carry = np.int64(0)\n", LOOPS),
     Mutant("a stored tile before the new one is lost", K + "loops/fold.py", "                kept += (source - copied) // size\n", "", LOOPS),
@@ -185,7 +205,10 @@ def main() -> int:
     chosen = [one for one in MUTANTS if not words or any(word in one.what or word in one.file for word in words)]
     with tempfile.TemporaryDirectory(prefix="mutants-") as name, ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         folder = Path(name)
-        if not _passes(_copy(folder), TIME + SIMULATION if words else KERNEL + TIME + SIMULATION):
+        if not _passes(
+            _copy(folder),
+            TIME + SIMULATION + RANGES + PRESSURE if words else KERNEL + TIME + SIMULATION + RANGES + PRESSURE,
+        ):
             console.print("[red]the tests fail without any fault[/]; run `make test` first")
             return 1
         table = Table("planted", "where", "found", title="mutants", title_justify="left")

@@ -94,11 +94,12 @@ def apply() -> None:
     from featurestore.feast.registry import FeastRegistry
     from featurestore.settings import Settings
     from featurestore.spec import load
+    from streams.broker import broker_of
     from streams.topics import Topics
 
     chosen = Settings()
     repository = load(chosen.definitions)
-    made = Topics(chosen.kafka_bootstrap).create(repository.topics.values())
+    made = Topics(broker_of(chosen)).create(repository.topics.values())
     rows = [[view.name, view.version, view.source.name, str(len(view.outputs))] for view in repository.views.values()]
     show_table("feature views", ["view", "version", "topic", "features"], rows)
     console.print(f"created {len(made)} topics" + (": " + ", ".join(made) if made else ""))
@@ -114,7 +115,9 @@ def apply() -> None:
 
 
 @app.command()
-def worker() -> None:
+def worker(
+    log_format: Annotated[str | None, typer.Option(help="text or json; default: the setting log_format")] = None,
+) -> None:
     """Run one stream worker until it is told to stop."""
     from featurestore.settings import Settings
     from featurestore.spec import load
@@ -123,7 +126,14 @@ def worker() -> None:
 
     chosen = Settings()
     built = build_worker(chosen, load(chosen.definitions))
-    raise typer.Exit(run_worker(built, list(built.port.engines), chosen.worker_port))
+    code = run_worker(
+        built,
+        list(built.port.engines),
+        chosen.worker_port,
+        stall_s=chosen.worker_stall_s,
+        log_format="json" if log_format == "json" else chosen.log_format,
+    )
+    raise typer.Exit(code)
 
 
 @app.command("dead-letters")
@@ -136,12 +146,13 @@ def dead_letters(
 
     from featurestore.settings import Settings
     from featurestore.spec import load
+    from streams.broker import broker_of
     from streams.dead_letters import read_letters
 
     chosen = Settings()
     repository = load(chosen.definitions)
     names = list(repository.topics) if topic is None else [repository.topic(topic).name]
-    letters = read_letters(chosen.kafka_bootstrap, names)
+    letters = read_letters(broker_of(chosen), names)
     rows = [
         [
             one.topic,
@@ -264,7 +275,7 @@ def send(
     from featurestore.errors import InvalidEventError
     from featurestore.settings import Settings
     from featurestore.spec import load
-    from streams.broker import admin_client
+    from streams.broker import admin_client, broker_of
     from streams.codecs.json import JsonCodec
     from streams.producer import EventProducer
 
@@ -275,8 +286,9 @@ def send(
     if rejected:
         first = rejected[0]
         raise InvalidEventError(topic, f"line {first.index + 1}: {first.reason}: {first.detail}")
-    admin_client(chosen.kafka_bootstrap)  # says at once when nobody is there
-    with EventProducer(chosen.kafka_bootstrap) as producer:
+    broker = broker_of(chosen)
+    admin_client(broker)  # says at once when nobody is there
+    with EventProducer(broker) as producer:
         for line in lines:
             producer.send_json(wanted, line.strip())
     console.print(f"{producer.acknowledged[topic]:,} events acknowledged")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from featurestore.errors import LocalServerError
@@ -20,12 +20,15 @@ _API_VERSIONS = bytes.fromhex("0000000a0012000000000007ffff")
 Say = Callable[[str], None]
 
 
-def start_kafka(folder: Path, port: int, say: Say) -> ChildServer:
-    """Start, or start again on the data that `folder` has."""
+def start_kafka(folder: Path, port: int, say: Say, more: Mapping[str, object] | None = None) -> ChildServer:
+    """Start, or start again on the data that `folder` has.
+
+    more  of the broker's own settings: listeners with a login, certificates
+    """
     folder.mkdir(parents=True, exist_ok=True)
     classpath = _classpath(say)
     properties = folder / "server.properties"
-    properties.write_text(_properties(folder, port, free_port()))
+    properties.write_text(_properties(folder, port, free_port(), more or {}))
     if not (folder / "data" / "meta.properties").exists():
         say("kafka: formatting its storage")
         _java(classpath, folder, "kafka.tools.StorageTool", "format", "-t", _CLUSTER_ID, "-c", str(properties))
@@ -84,7 +87,7 @@ def _java(classpath: str, folder: Path, *arguments: str) -> None:
         raise LocalServerError("kafka", f"could not run {arguments[0]}", done.stdout + done.stderr)
 
 
-def _properties(folder: Path, port: int, controller_port: int) -> str:
+def _properties(folder: Path, port: int, controller_port: int, more: Mapping[str, object]) -> str:
     settings = {
         "process.roles": "broker,controller",
         "node.id": 1,
@@ -95,6 +98,8 @@ def _properties(folder: Path, port: int, controller_port: int) -> str:
         "log.dirs": folder / "data",
         "auto.create.topics.enable": "false",
         "group.initial.rebalance.delay.ms": 0,
+        # A worker that wants to be missed after a second may say so.
+        "group.min.session.timeout.ms": 1_000,
         "offsets.topic.num.partitions": 4,
         "offsets.topic.replication.factor": 1,
         "transaction.state.log.num.partitions": 4,
@@ -104,5 +109,6 @@ def _properties(folder: Path, port: int, controller_port: int) -> str:
         "share.coordinator.state.topic.min.isr": 1,
         # The demo replays a year of events; none of it may expire while it is read.
         "log.retention.ms": -1,
+        **more,
     }
     return "".join(f"{name}={value}\n" for name, value in settings.items())

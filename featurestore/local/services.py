@@ -10,7 +10,6 @@ from featurestore.local.process import ChildServer, answers, free_port
 from featurestore.local.stack import LocalStack
 from featurestore.settings import Settings
 
-_PREFIX = "FEATURESTORE_"
 # The first process on a machine compiles the kernel's loops, for half a minute or, where it is slow, for longer.
 _READY_S = 180.0
 
@@ -32,8 +31,7 @@ def local_settings(stack: LocalStack, folder: Path, definitions: Path, project: 
 
 def environment_of(settings: Settings) -> dict[str, str]:
     """The environment in which a command of ours uses these settings."""
-    said = {f"{_PREFIX}{name.upper()}": str(value) for name, value in settings.model_dump().items()}
-    return {**os.environ, **said}
+    return {**os.environ, **settings.environment()}
 
 
 def command(*arguments: str) -> list[str]:

@@ -15,9 +15,21 @@ from faust.transport import base
 from featurestore.errors import TransportError
 from streams.transport.batch import Batch
 from streams.transport.consumer import Consumer, Port
-from streams.transport.reader import Place, ReaderOptions
+from streams.transport.options import ReaderOptions
+from streams.transport.ranges import Place
+from streams.transport.statistics import ReaderCounts, Statistics
 
-__all__ = ["Batch", "Consumer", "Place", "Port", "Producer", "ReaderOptions", "Transport"]
+__all__ = [
+    "Batch",
+    "Consumer",
+    "Place",
+    "Port",
+    "Producer",
+    "ReaderCounts",
+    "ReaderOptions",
+    "Statistics",
+    "Transport",
+]
 
 
 class Producer(base.Producer):

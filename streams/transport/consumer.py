@@ -10,27 +10,34 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine, Iterable, Mapping
+from concurrent.futures import wait
+from contextlib import suppress
 from typing import Any, Protocol
 
 from faust.transport import base
 from faust.types import TP, ConsumerMessage
 
 from featurestore.errors import TransportError
-from streams.broker import client_config
+from streams.broker import Broker, client_config
 from streams.transport.batch import Batch
-from streams.transport.reader import Place, Reader, ReaderOptions
+from streams.transport.options import ReaderOptions
+from streams.transport.ranges import Place, Ticket
+from streams.transport.reader import Reader
+from streams.transport.statistics import ReaderCounts, Statistics
 
-# Two batches a partition: one at work, one waiting, so that the body never waits for the loop.
-_CREDIT = 2
-# A batch takes a second at most; what takes longer than this is stuck, and the process is better restarted.
-_DRAIN_S = 30.0
+# Beyond the drain, which is bounded itself: what Faust does at a rebalance takes a second at most.
 _REBALANCE_S = 60.0
+# How often a crash is looked for while a batch is waited for.
+_LOOK_S = 0.1
+# The last commit and the good-bye to the group.
+_LEAVE_S = 5.0
 
 
 class Port(Protocol):
     """What stands behind the agents: it knows where to read from. Called from the poll thread."""
 
     reader_options: ReaderOptions
+    login: Mapping[str, str]
 
     def open(self, places: list[Place]) -> Mapping[Place, int]: ...
 
@@ -46,26 +53,36 @@ class Consumer(base.Consumer):
         self._port: Port = self.app.port  # type: ignore[attr-defined]  # a StreamApp has one
         self._reader: Reader | None = None
         self._assigned: set[TP] = set()
+        self._topics: list[str] = []
         # By identity: what was handed out before a rebalance may still lie in Faust's queues, and is another's by then.
-        self._handed: dict[int, Batch] = {}
+        self._handed: dict[int, tuple[Batch, Ticket]] = {}
         self._at_work: dict[int, Batch] = {}
         self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
         self._turn = 0
+        self._drain_until_s: float | None = None
+        # A batch at work was given up: the process must end, since its thread cannot be.
+        self.has_abandoned = False
 
     # -- what agents say -------------------------------------------------------------------------------------------
 
     def begun(self, batch: Batch) -> bool:
         """Whether the batch is still this worker's to apply; then it is waited for before its partition leaves."""
-        is_ours = id(batch) in self._handed
-        if is_ours:
-            self._at_work[id(batch)] = batch
-        return is_ours
+        entry = self._handed.get(id(batch))
+        if entry is None or self._reader is None or not self._reader.begin(entry[1]):
+            return False
+        self._at_work[id(batch)] = batch
+        return True
 
     def finished(self, batch: Batch) -> None:
         """The body is done with the batch: there is room for another one of its partition."""
-        self._handed.pop(id(batch), None)
+        entry = self._handed.pop(id(batch), None)
+        if entry is not None and self._reader is not None:
+            self._reader.finish(entry[1])
         self._at_work.pop(id(batch), None)
         self._wake.set()
+        if not self._at_work:
+            self._idle.set()
 
     def settle(self, ends: Mapping[Place, int]) -> None:
         """Every sink holds these partitions up to these offsets."""
@@ -81,17 +98,36 @@ class Consumer(base.Consumer):
         """End offsets of the assigned partitions; none before the first assignment."""
         return {} if self._reader is None else self._reader.ends()
 
+    def statistics(self) -> Statistics:
+        """What librdkafka said within the last seconds; safe to ask from any thread, as are the counts."""
+        return Statistics() if self._reader is None else self._reader.statistics()
+
+    def counts(self) -> ReaderCounts:
+        return ReaderCounts() if self._reader is None else self._reader.counts()
+
+    def progress(self) -> tuple[int, str]:
+        """Batches finished so far; and what there is to do, in words, empty when there is nothing."""
+        counts, waiting = self.counts(), []
+        if counts.in_hand:
+            waiting.append(f"{counts.in_hand} batches are handed out")
+        if counts.waiting_records:
+            waiting.append(f"{counts.waiting_records} records wait")
+        return counts.finished, " and ".join(waiting)
+
     # -- what the reader says, from its thread ---------------------------------------------------------------------
 
     def assigned(self, places: list[Place]) -> Mapping[Place, int]:
         starts = self._port.open(places)
-        self._bridge(self._on_assigned({TP(*place) for place in places}))
+        # Faust is told of all partitions each time, also of those that stay.
+        self._bridge(self._on_assigned(self._assigned | {TP(*place) for place in places}))
         return starts
 
     def revoked(self, places: list[Place]) -> None:
         if not self.should_stop:
             self._bridge(self._on_revoked({TP(*place) for place in places}))
-        self.settle(self._port.close(places))
+        # The engine's thread is not to be waited for when it is stuck.
+        if not self.has_abandoned:
+            self.settle(self._port.close(places))
 
     def lost(self, places: list[Place]) -> None:
         self.revoked(places)
@@ -106,42 +142,56 @@ class Consumer(base.Consumer):
     def _bridge(self, work: Coroutine[Any, Any, None]) -> None:
         """Run on the event loop and wait, serving the reader meanwhile: a commit from there must not deadlock."""
         future = asyncio.run_coroutine_threadsafe(work, self.loop)
-        deadline = time.monotonic() + _REBALANCE_S
-        while not future.done():
+        limit_s = _REBALANCE_S + self._port.reader_options.drain_s
+        deadline = time.monotonic() + limit_s
+        while wait([future], 0.002).not_done:
             if time.monotonic() > deadline:
                 future.cancel()
-                raise TransportError(f"a rebalance was not finished within {_REBALANCE_S:.0f} s")
+                raise TransportError(f"a rebalance was not finished within {limit_s:.0f} s")
             if self._reader is not None:
                 self._reader.serve()
-            time.sleep(0.002)
         future.result()
 
     async def _on_assigned(self, assigned: set[TP]) -> None:
-        # librdkafka sends no revoke before the first assign, but Faust wants to hear of a rebalance each time.
+        # librdkafka sends no revoke before the first assign, but Faust wants to hear of a rebalance each time. It
+        # empties its queues when it goes on, and skips batches of an earlier generation.
         self.app.on_rebalance_start()
+        self.stop_flow()
+        self.app.flow_control.suspend()
+        self.app.flow_control.clear()
         self.app.consumer_generation_id += 1
+        self._take_back()
         self._assigned = assigned
-        self._handed.clear()
-        await self.on_partitions_assigned(assigned, self.app.consumer_generation_id)
+        await self.on_partitions_assigned(set(assigned), self.app.consumer_generation_id)
 
     async def _on_revoked(self, revoked: set[TP]) -> None:
         self.app.on_rebalance_start()
         await self.on_partitions_revoked(revoked)
-        self._handed.clear()
+        self._take_back()
         self._assigned = self._assigned - revoked
+
+    def _take_back(self) -> None:
+        """What no body has begun waits in the reader again; nothing of partitions that are left for others."""
+        if self._reader is not None:
+            self._reader.take_back()
+        self._handed = {key: entry for key, entry in self._handed.items() if not entry[1].is_void}
 
     # -- what Faust asks -------------------------------------------------------------------------------------------
 
     async def subscribe(self, topics: Iterable[str]) -> None:
-        # The conductor may ask again for the same topics; the reader already has them.
-        if self._reader is None:
-            config = {
-                **client_config(",".join(f"{url.host}:{url.port}" for url in self.transport.url)),
-                "group.id": self.app.conf.id,
-                "client.id": self.app.conf.broker_client_id,
-            }
-            self._reader = Reader(config, self._port.reader_options, self)
-            self._reader.start(sorted(topics))
+        wanted = sorted(topics)
+        if self._reader is not None:
+            # The conductor may ask again for the same topics; the reader already has them.
+            if wanted != self._topics:
+                raise TransportError(f"topics changed from {self._topics} to {wanted}; start the worker again")
+            return
+        client = {
+            **client_config(Broker(",".join(f"{url.host}:{url.port}" for url in self.transport.url), self._port.login)),
+            "group.id": self.app.conf.id,
+            "client.id": self.app.conf.broker_client_id,
+        }
+        self._reader, self._topics = Reader(client, self._port.reader_options, self), wanted
+        self._reader.start(wanted)
 
     async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> dict[TP, list[Batch]]:
         """One batch, of the next partition in turn that has one and room for it."""
@@ -152,23 +202,20 @@ class Consumer(base.Consumer):
                 for index in range(len(places)):
                     place = places[(self._turn + index) % len(places)]
                     tp = TP(*place)
-                    if tp not in (active_partitions or ()) or self._credit_used(place) >= _CREDIT:
-                        continue
-                    batch = self._reader.take(place)
-                    if batch is not None:
+                    taken = self._reader.take(place) if tp in (active_partitions or ()) else None
+                    if taken is not None:
                         self._turn += index + 1
-                        return {tp: [batch]}
+                        self._handed[id(taken[0])] = taken
+                        return {tp: [taken[0]]}
             try:
                 await asyncio.wait_for(self._wake.wait(), timeout)
             except TimeoutError:
                 break
         return {}
 
-    def _credit_used(self, place: Place) -> int:
-        return sum((batch.topic, batch.partition) == place for batch in self._handed.values())
-
     def _to_message(self, tp: TP, batch: Batch) -> ConsumerMessage:
-        self._handed[id(batch)] = batch
+        # Faust drops what lies before the last offset that it saw of a partition; after a seek back that is wanted.
+        self._read_offset[tp] = None
         return ConsumerMessage(
             batch.topic,
             batch.partition,
@@ -184,22 +231,43 @@ class Consumer(base.Consumer):
         )
 
     async def wait_empty(self) -> None:
-        """Until no batch is at work; raises TransportError when one is stuck.
+        """Until no batch is at work; when one is stuck, the process is to end.
 
         Batches that wait in Faust's queues are not waited for: Faust stops handing them on before it asks for this.
+        Faust asks twice when it stops; the bound is for both.
         """
-        deadline = time.monotonic() + _DRAIN_S
+        limit_s = self._port.reader_options.drain_s
+        if self._drain_until_s is None:
+            self._drain_until_s = time.monotonic() + limit_s
         while self._at_work:
-            if self.crashed or self.app.crashed:
+            if self.crashed or self.app.crashed or self.has_abandoned:
                 return
-            if time.monotonic() > deadline:
-                raise TransportError(f"a batch was not finished within {_DRAIN_S:.0f} s")
-            await asyncio.sleep(0.005)
+            if time.monotonic() > self._drain_until_s:
+                self.has_abandoned = True
+                at_work = ", ".join(
+                    f"{b.topic}/{b.partition} {b.first_offset} to {b.end_offset}" for b in self._at_work.values()
+                )
+                error = TransportError(
+                    f"a batch was not finished within {limit_s:.1f} s (worker_drain_s): {at_work}; it is given up, "
+                    "and whoever reads its partition next applies it"
+                )
+                if not (self.should_stop or self.app.should_stop):
+                    raise error
+                self.log.error("%s", error)
+                return
+            self._idle.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), _LOOK_S)
+        self._drain_until_s = None
 
     async def on_stop(self) -> None:
         await self.wait_empty()
         if self._reader is not None:
-            await asyncio.get_running_loop().run_in_executor(None, self._reader.stop)
+            limit_s = _LEAVE_S + self._port.reader_options.drain_s
+            loop = asyncio.get_running_loop()
+            if not await loop.run_in_executor(None, self._reader.stop, limit_s):
+                self.has_abandoned = True
+                self.log.error("the group was not left within %.0f s; its coordinator will find out by itself", limit_s)
 
     def close(self) -> None:
         """`on_stop` has closed the reader."""

@@ -1,55 +1,48 @@
 """The poll thread: the only one that touches librdkafka's consumer, which serialises all its methods.
 
 It polls for ever, groups records into batches a partition, and hands rebalances to its owner while it keeps
-serving commits. Every record is in exactly one batch: what cannot be used is read again by seeking.
+serving commits. Every record is in exactly one batch: what cannot be used is read again by seeking. What is read,
+handed out and finished is `Ranges`' to know.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from itertools import pairwise
+from dataclasses import replace
+from itertools import compress, pairwise
 from operator import ne
 from typing import Any, Protocol
 
-import msgspec
 import numpy as np
-from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from featurestore.errors import RecordsGoneError
+from streams.broker import refusal
 from streams.transport.batch import Batch
+from streams.transport.options import ReaderOptions, consumer_config
+from streams.transport.pressure import Pressure
+from streams.transport.ranges import Place, Ranges, Ticket
+from streams.transport.statistics import ReaderCounts, Statistics, read_statistics
 
-Place = tuple[str, int]
+log = logging.getLogger("featurestore.transport")
 
-# librdkafka leaves the broker idle with its defaults: it waits a second whenever its queue was full once.
-_FETCH = {
-    "fetch.queue.backoff.ms": 20,
-    "queued.min.messages": 100_000,
-    "queued.max.messages.kbytes": 16_384,
-    "fetch.max.bytes": 16_777_216,
-    "max.partition.fetch.bytes": 4_194_304,
-    "fetch.wait.max.ms": 10,
-}
-# A dead worker's partitions are another's after this long; the poll thread never pauses for as long.
-_MEMBERSHIP = {"session.timeout.ms": 10_000, "heartbeat.interval.ms": 1_000}
 _COMMIT_EVERY_S = 1.0
 _POLL_S = 0.02
 # More at once would keep more message objects alive than the processor's cache can hold.
 _CONSUME_MAX = 10_000
-# Beyond this a backlog waits in the broker: polling stops, and after a while its fetches pause.
-_WAITING_BYTES_MAX = 32 << 20
-_WAITING_BATCHES_MAX = 4
-_STALLED_S = 5.0
-
-
-@dataclass(frozen=True)
-class ReaderOptions:
-    """Bounds of a batch, and what librdkafka is told beyond them."""
-
-    batch_records_max: int = 50_000
-    config: Mapping[str, Any] = field(default_factory=dict)
+# Read ahead of a partition: four batches, so that the next is there when one is done; and never less than some of
+# librdkafka's runs, which has tens of thousands of one partition in a row. Stopped within one, the others starve.
+_AHEAD_BATCHES_MAX = 4
+_AHEAD_RECORDS_MIN = 100_000
+# One batch at work and one waiting for it, so that the body never waits for the loop.
+_CREDIT = 2
+# A seek needs its partition's fetcher to have started, which takes milliseconds after an assignment.
+_SEEK_S = 30.0
+_NOT_YET = (KafkaError._STATE, KafkaError._PREV_IN_PROGRESS, KafkaError._TIMED_OUT)
 
 
 class Owner(Protocol):
@@ -78,25 +71,41 @@ class _Waiting:
         self.records = self.bytes = 0
 
     def put(self, part: Batch) -> None:
-        size = sum(map(len, filter(None, part.values)))
-        self._parts.append((part, size))
-        self.records += len(part.values)
-        self.bytes += size
+        self._count(part, _bytes_of(part), self._parts.append)
 
-    def take(self, records_max: int) -> list[Batch]:
+    def put_back(self, parts: list[Batch]) -> None:
+        """Before everything that waits."""
+        for part in reversed(parts):
+            self._count(part, _bytes_of(part), self._parts.appendleft)
+
+    def take(self, records_max: int, bytes_max: int) -> tuple[list[Batch], int]:
+        """Parts up to both bounds, one at least if there is one, and their bytes."""
         taken: list[Batch] = []
-        count = 0
-        while self._parts and (not taken or count + len(self._parts[0][0].values) <= records_max):
-            part, size = self._parts.popleft()
+        count = size = 0
+        while self._parts:
+            part, part_bytes = self._parts[0]
+            if taken and (count + len(part.values) > records_max or size + part_bytes > bytes_max):
+                break
+            self._parts.popleft()
             count += len(part.values)
-            self.records -= len(part.values)
-            self.bytes -= size
+            size += part_bytes
             taken.append(part)
-        return taken
+        self.records -= count
+        self.bytes -= size
+        return taken, size
 
     def clear(self) -> None:
         self._parts.clear()
         self.records = self.bytes = 0
+
+    def _count(self, part: Batch, size: int, put: Callable[[tuple[Batch, int]], None]) -> None:
+        put((part, size))
+        self.records += len(part.values)
+        self.bytes += size
+
+
+def _bytes_of(part: Batch) -> int:
+    return sum(map(len, filter(None, part.values)))
 
 
 def _runs(messages: list[Message]) -> Iterator[tuple[Place, list[Message]]]:
@@ -117,139 +126,199 @@ def _runs(messages: list[Message]) -> Iterator[tuple[Place, list[Message]]]:
 
 
 class Reader:
-    """Reads topics as a member of a group, from offsets of its owner's choice."""
+    """Reads topics as a member of a group, from offsets of its owner's choice.
 
-    def __init__(self, config: Mapping[str, Any], options: ReaderOptions, owner: Owner) -> None:
+    client          where the broker is and how to log in; group and client id
+    consumer_class  librdkafka's consumer, or one that looks on
+    """
+
+    def __init__(
+        self,
+        client: Mapping[str, Any],
+        options: ReaderOptions,
+        owner: Owner,
+        consumer_class: Callable[[dict[str, Any]], Consumer] = Consumer,
+    ) -> None:
         self._options, self._owner = options, owner
-        self._consumer = Consumer(
-            {
-                **_FETCH,
-                **_MEMBERSHIP,
-                **options.config,
-                **config,
-                "enable.auto.commit": False,
-                # Our start offsets are the sinks'. One that the broker no longer has is lost data: stop, do not skip.
-                "auto.offset.reset": "error",
-                "isolation.level": "read_committed",
-                "check.crcs": True,
-                "statistics.interval.ms": 1_000,
-                "stats_cb": self._on_statistics,
-            }
-        )
+        self._is_cooperative = options.rebalance == "cooperative"
+        callbacks = {"stats_cb": self._on_statistics, "error_cb": self._on_error, "on_commit": self._on_commit}
+        self._consumer = consumer_class({**consumer_config(options, client), **callbacks})
+        self._consume_max = min(_CONSUME_MAX, options.batch_records_max)
         self._commands: deque[Callable[[], None]] = deque()
+        # Over what the event loop asks of and tells the poll thread: ranges, queues, parts and counts.
         self._lock = threading.Lock()
+        self._ranges = Ranges()
         self._queues: dict[Place, _Waiting] = {}
-        self._next: dict[Place, int] = {}
-        self._settled: dict[Place, int] = {}
-        self._committed: dict[Place, int] = {}
-        self._ends: dict[Place, int] = {}
+        self._out: dict[Ticket, list[Batch]] = {}
+        self._counts = ReaderCounts()
+        ahead_max = max(_AHEAD_BATCHES_MAX * options.batch_records_max, _AHEAD_RECORDS_MIN)
+        self._pressure = Pressure(ahead_max, options.ahead_bytes_max)
+        # Where librdkafka does not stand where we do: until it is told to, what it hands over is not for us.
+        self._to_seek: dict[Place, float] = {}
         self._rebalanced = False
-        self._paused = False
-        self._stalled_since: float | None = None
+        self._statistics = Statistics()
         self._failure: BaseException | None = None
         self._stopping = threading.Event()
+        self._topics: list[str] = []
         self._thread = threading.Thread(target=self._run, name="kafka-reader", daemon=True)
+        self.polled_s = time.monotonic()
+
+    # -- from any thread -------------------------------------------------------------------------------------------
 
     def start(self, topics: list[str]) -> None:
-        self._consumer.subscribe(topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
+        self._topics = topics
         self._thread.start()
 
-    def stop(self) -> None:
-        """Commit what is settled and leave the group."""
+    def stop(self, limit_s: float) -> bool:
+        """Commit what is settled and leave the group; whether that was done in time."""
         self._stopping.set()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(limit_s)
+        return not self._thread.is_alive()
 
-    def take(self, place: Place) -> Batch | None:
-        """All that waits of a partition, up to the bound, as one batch: small without lag, large behind a backlog.
+    def take(self, place: Place) -> tuple[Batch, Ticket] | None:
+        """All that waits of a partition, up to the bounds, as one batch: small without lag, large behind a backlog.
 
-        None when nothing waits.
+        None when nothing waits, or when the partition has as many batches out as it may: two, the second only while
+        the bytes of all that are out allow it.
         """
         with self._lock:
-            waiting = self._queues.get(place)
-            parts = waiting.take(self._options.batch_records_max) if waiting else []
-        return parts[0].followed_by(parts[1:]) if parts else None
+            waiting, out = self._queues.get(place), self._ranges.in_hand(place)
+            if waiting is None or out >= _CREDIT:
+                return None
+            if out and self._ranges.in_hand_bytes() >= self._options.ahead_bytes_max:
+                return None
+            parts, size = waiting.take(self._options.batch_records_max, self._options.batch_bytes_max)
+            if not parts:
+                return None
+            ticket = self._ranges.hand(place, parts[-1].end_offset, size)
+            self._out[ticket] = parts
+            self._counts.batches += 1
+            self._counts.records += sum(len(part.values) for part in parts)
+        return parts[0].followed_by(parts[1:]), ticket
+
+    def begin(self, ticket: Ticket) -> bool:
+        """Whether the batch is still to be applied."""
+        with self._lock:
+            return self._ranges.begin(ticket)
+
+    def finish(self, ticket: Ticket) -> None:
+        """The batch is done with: there is room for another one of its partition."""
+        with self._lock:
+            self._ranges.finish(ticket)
+            self._out.pop(ticket, None)
+
+    def take_back(self) -> None:
+        """What was handed out and not begun waits again, in its place: Faust has emptied its queues."""
+        with self._lock:
+            for place in self._ranges.places():
+                back = self._ranges.take_back(place)
+                self._queues[place].put_back([part for ticket in back for part in self._out.pop(ticket)])
 
     def places(self) -> list[Place]:
         with self._lock:
-            return list(self._queues)
+            return self._ranges.places()
 
     def settle(self, place: Place, end_offset: int) -> None:
         """Every sink holds the partition up to here: the group may be told."""
         with self._lock:
-            if place in self._queues:
-                self._settled[place] = end_offset
+            self._ranges.settle(place, end_offset)
 
     def seek_back(self, place: Place, offset: int) -> None:
         """Read the partition again from an earlier offset; batches that wait are dropped."""
-        self._commands.append(lambda: self._seek(place, offset))
+        with self._lock:
+            epoch = self._ranges.epoch(place)
+        self._commands.append(lambda: self._seek_back(place, offset, epoch))
+
+    def ends(self) -> dict[Place, int]:
+        """End offsets of the assigned partitions, as the broker told them within the last seconds."""
+        ours = set(self.places())
+        return {place: end for place, end in self._statistics.ends.items() if place in ours}
+
+    def statistics(self) -> Statistics:
+        """What librdkafka said within the last seconds."""
+        return self._statistics
+
+    def counts(self) -> ReaderCounts:
+        with self._lock:
+            return replace(
+                self._counts,
+                waiting_records=sum(waiting.records for waiting in self._queues.values()),
+                waiting_bytes=sum(waiting.bytes for waiting in self._queues.values()),
+                in_hand_bytes=self._ranges.in_hand_bytes(),
+                finished=self._ranges.finished,
+                in_hand=sum(self._ranges.in_hand(place) for place in self._ranges.places()),
+                paused=len(self._pressure.paused),
+            )
+
+    # -- the poll thread -------------------------------------------------------------------------------------------
 
     def serve(self) -> None:
         """Run what other threads asked for; also while a rebalance callback waits for its owner."""
+        self.polled_s = time.monotonic()
         while self._commands:
             self._commands.popleft()()
 
     def _run(self) -> None:
         committed_at = time.monotonic()
         try:
+            self._consumer.subscribe(
+                self._topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+            )
             while not self._stopping.is_set():
                 self.serve()
+                if self._to_seek:
+                    self._seek()
                 if self._must_wait():
                     self._stopping.wait(_POLL_S)
                 else:
                     self._poll()
                 if time.monotonic() - committed_at >= _COMMIT_EVERY_S:
                     committed_at = time.monotonic()
-                    self._commit(asynchronous=True)
+                    self._commit(wait=False)
         except Exception as error:  # told to the owner, which ends the process
+            self._failure = error
             self._owner.failed(error)
         finally:
             self._close()
 
     def _must_wait(self) -> bool:
         with self._lock:
-            held = self._queues.values()
-            records_max = _WAITING_BATCHES_MAX * self._options.batch_records_max
-            full = any(waiting.records >= records_max for waiting in held)
-            full = full or sum(waiting.bytes for waiting in held) >= _WAITING_BYTES_MAX
-        now = time.monotonic()
-        if not full:
-            self._stalled_since = None
-            if self._paused:
-                self._consumer.resume([TopicPartition(*place) for place in self.places()])
-                self._paused = False
-            return False
-        if self._stalled_since is None:
-            self._stalled_since = now
-        if now - self._stalled_since < _STALLED_S:
-            return True
-        if not self._paused:
+            held = {place: (waiting.records, waiting.bytes) for place, waiting in self._queues.items()}
+        advice = self._pressure.look(held, time.monotonic())
+        if advice.resume:
+            self._consumer.resume([TopicPartition(*place) for place in advice.resume])
+        if advice.pause:
             # The group must hear from us, so polling goes on; pausing drops what was prefetched, hence so late.
-            self._consumer.pause([TopicPartition(*place) for place in self.places()])
-            self._paused = True
-        return False
+            self._consumer.pause([TopicPartition(*place) for place in advice.pause])
+            self._counts.pauses += len(advice.pause)
+        return advice.wait
 
     def _poll(self) -> None:
         self._rebalanced = False
-        messages = self._consumer.consume(_CONSUME_MAX, _POLL_S)
+        messages = self._consumer.consume(self._consume_max, _POLL_S)
         if self._failure is not None:
             raise self._failure
         # Errors ride in the same list as records: look at all of them before anything is dropped.
-        error = next(filter(None, map(Message.error, messages)), None)
-        if error is not None:
-            raise KafkaException(error)
+        said = list(compress(messages, map(Message.error, messages)))
+        if said:
+            for message in said:
+                self._check(message)
+            messages = [message for message in messages if message.error() is None]
         if self._rebalanced:
             # Records of before and after the rebalance may be mixed: read them again from where we stand.
-            for place, offset in list(self._next.items()):
-                self._seek(place, offset)
+            for place in {_place(message) for message in messages}:
+                self._to_seek[place] = time.monotonic() + _SEEK_S
             return
         for place, run in _runs(messages):
             self._enqueue(place, run)
-        if messages:
+        for message in said:
+            self._pass_over(_place(message), message.offset() or 0)
+        if messages or said:
             self._owner.ready()
 
     def _enqueue(self, place: Place, messages: list[Message]) -> None:
-        first = self._next.get(place)
+        first = self._ranges.expected(place)
         if first is None:
             return
         offsets = np.fromiter(map(Message.offset, messages), dtype=np.int64, count=len(messages))
@@ -264,91 +333,171 @@ class Reader:
         epoch = fresh[-1].leader_epoch()
         end = int(offsets[-1]) + 1
         values = list(map(Message.value, fresh))
-        batch = Batch(*place, first, end, values, offsets, stamps, -1 if epoch is None else epoch)
-        with self._lock:
-            self._queues[place].put(batch)
-        self._next[place] = end
+        self._put(Batch(*place, first, end, values, offsets, stamps, -1 if epoch is None else epoch))
 
-    def _seek(self, place: Place, offset: int) -> None:
-        if place not in self._next:
+    def _pass_over(self, place: Place, end: int) -> None:
+        """The partition ends here: what lies between the last record and its end are markers and holes."""
+        first = self._ranges.expected(place)
+        if first is not None and first < end:
+            nothing = np.empty(0, dtype=np.int64)
+            self._put(Batch(*place, first, end, [], nothing, nothing))
+
+    def _put(self, part: Batch) -> None:
+        place = part.topic, part.partition
+        with self._lock:
+            self._queues[place].put(part)
+            self._ranges.read(place, part.end_offset)
+
+    def _check(self, message: Message) -> None:
+        error = message.error()
+        if error is None or error.code() == KafkaError._PARTITION_EOF:
             return
-        with self._lock:
-            if offset < self._next[place]:
-                self._queues[place].clear()
-        self._next[place] = offset
-        self._consumer.seek(TopicPartition(*place, offset))
+        if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+            topic, partition = _place(message)
+            raise RecordsGoneError(topic, partition, self._ranges.expected((topic, partition)), error.str())
+        raise refusal(error) or KafkaException(error)
 
-    def _commit(self, *, asynchronous: bool) -> None:
+    def _seek_back(self, place: Place, offset: int, epoch: int) -> None:
         with self._lock:
-            moved = {place: end for place, end in self._settled.items() if self._committed.get(place) != end}
-        if moved:
-            offsets = [TopicPartition(*place, end) for place, end in moved.items()]
-            if asynchronous:
-                self._consumer.commit(offsets=offsets, asynchronous=True)
+            if not self._ranges.seek_back(place, offset, epoch):
+                return
+            self._queues[place].clear()
+        self._to_seek[place] = time.monotonic() + _SEEK_S
+
+    def _seek(self) -> None:
+        """Bring librdkafka to where we stand, before it is polled again."""
+        for place, until_s in list(self._to_seek.items()):
+            expected = self._ranges.expected(place)
+            if expected is not None:
+                try:
+                    self._consumer.seek(TopicPartition(*place, expected))
+                except KafkaException as error:
+                    if error.args[0].code() not in _NOT_YET or time.monotonic() > until_s:
+                        raise
+                    continue
+                self._counts.seeks += 1
+            del self._to_seek[place]
+
+    def _commit(self, *, wait: bool) -> None:
+        """Tell the group. It may refuse, in the middle of a rebalance; nothing but its own figures depends on it."""
+        with self._lock:
+            moved = self._ranges.to_commit()
+        if not moved:
+            return
+        offsets = [TopicPartition(*place, end) for place, end in moved.items()]
+        try:
+            if wait:
+                self._answered(None, self._consumer.commit(offsets=offsets, asynchronous=False))
             else:
-                self._consumer.commit(offsets=offsets, asynchronous=False)
-            self._committed.update(moved)
+                self._consumer.commit(offsets=offsets, asynchronous=True)
+        except KafkaException as error:
+            self._answered(error.args[0], offsets)
 
-    def ends(self) -> dict[Place, int]:
-        """End offsets of the assigned partitions, as the broker told them within the last seconds."""
-        return dict(self._ends)
+    def _answered(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
+        refused = [each for each in partitions if error is not None or each.error is not None]
+        with self._lock:
+            for each in partitions:
+                (self._ranges.refused if each in refused else self._ranges.told)(
+                    (each.topic, each.partition), each.offset
+                )
+            self._counts.commits_refused += len(refused)
+        if refused:
+            log.warning("the group did not take offsets, they are told again: %s", error or refused[0].error)
+
+    # -- librdkafka calls, from within `consume` -------------------------------------------------------------------
 
     def _on_statistics(self, said: str) -> None:
-        topics = msgspec.json.decode(said).get("topics", {})
-        ends = {
-            (topic, int(partition)): each["ls_offset"]
-            for topic, about in topics.items()
-            for partition, each in about["partitions"].items()
-            if each["ls_offset"] >= 0
-        }
-        self._ends = {place: end for place, end in ends.items() if place in self._next}
+        self._guard(lambda: setattr(self, "_statistics", read_statistics(said)))
+
+    def _on_error(self, error: KafkaError) -> None:
+        def judge() -> None:
+            refused = refusal(error)
+            if refused is not None:
+                raise refused
+            if error.fatal():
+                raise KafkaException(error)
+            log.warning("librdkafka: %s", error.str())
+
+        self._guard(judge)
+
+    def _on_commit(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
+        self._guard(lambda: self._answered(error, partitions))
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         def assign() -> None:
             places = [(each.topic, each.partition) for each in partitions]
             starts = self._owner.assigned(places)
             with self._lock:
-                self._queues = {place: _Waiting() for place in places}
-                self._settled, self._committed = {}, {}
-            self._next = {place: starts[place] for place in places}
-            consumer.assign([TopicPartition(*place, starts[place]) for place in places])
+                if not self._is_cooperative:
+                    self._forget(self._ranges.places())
+                self._ranges.assign({place: starts[place] for place in places})
+                self._queues.update({place: _Waiting() for place in places})
+            begin = [TopicPartition(*place, starts[place]) for place in places]
+            if self._is_cooperative:
+                consumer.incremental_assign(begin)
+            else:
+                consumer.assign(begin)
 
-        self._callback(assign)
+        self._rebalance(assign)
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         def revoke() -> None:
             self._owner.revoked([(each.topic, each.partition) for each in partitions])
-            self._commit(asynchronous=False)
-            self._forget()
-            consumer.unassign()
+            self._commit(wait=True)
+            self._leave(consumer, partitions)
 
-        self._callback(revoke)
+        self._rebalance(revoke)
 
     def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         def lose() -> None:
             self._owner.lost([(each.topic, each.partition) for each in partitions])
-            self._forget()
+            self._leave(consumer, partitions)
+
+        self._rebalance(lose)
+
+    def _leave(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        with self._lock:
+            self._forget([(each.topic, each.partition) for each in partitions])
+        if self._is_cooperative:
+            consumer.incremental_unassign(partitions)
+        else:
             consumer.unassign()
 
-        self._callback(lose)
+    def _forget(self, places: list[Place]) -> None:
+        self._ranges.revoke(places)
+        for place in places:
+            self._queues.pop(place, None)
+            self._to_seek.pop(place, None)
+        self._out = {ticket: parts for ticket, parts in self._out.items() if ticket.place in self._queues}
 
-    def _callback(self, act: Callable[[], None]) -> None:
-        self._rebalanced, self._paused = True, False
+    def _rebalance(self, act: Callable[[], None]) -> None:
+        self._rebalanced = True
+        self._counts.rebalances += 1
+        paused = self._pressure.forget()
+        self._guard(act)
+        # Partitions that stay go on; it is judged anew who is to be paused.
+        stay = [TopicPartition(*place) for place in paused & set(self._ranges.places())]
+        if stay and self._failure is None:
+            self._guard(lambda: self._consumer.resume(stay))
+
+    def _guard(self, act: Callable[[], None]) -> None:
+        """An exception inside a callback would surface as an unreadable SystemError: keep it for `_poll`."""
         try:
             act()
         except Exception as error:
-            # An exception inside a callback would surface as an unreadable SystemError: keep it for `_poll`.
-            self._failure = error
-
-    def _forget(self) -> None:
-        with self._lock:
-            self._queues, self._settled, self._committed = {}, {}, {}
-        self._next = {}
+            self._failure = self._failure or error
 
     def _close(self) -> None:
+        told = self._failure
         try:
-            if self._failure is None:
-                self._commit(asynchronous=False)
+            if told is None:
+                self._commit(wait=True)
             self._consumer.close()
         except KafkaException as error:
-            self._owner.failed(error)
+            self._failure = self._failure or error
+        if self._failure is not None and self._failure is not told:
+            self._owner.failed(self._failure)
+
+
+def _place(message: Message) -> Place:
+    return message.topic() or "", message.partition() or 0

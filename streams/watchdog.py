@@ -1,0 +1,69 @@
+"""Ends a worker that has records and does nothing with them, from a thread that nothing else can hold up.
+
+Faust's own detection is out of use here, and an engine that hangs (in a store, in a library, in a loop) holds the
+event loop's timers up as well. The process ends with a code of its own and whoever runs it starts it again.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+from featurestore.errors import StalledError
+
+log = logging.getLogger("featurestore.worker")
+
+# Of our own, so that a supervisor's log says why: work was given up; nothing was done for too long.
+EXIT_ABANDONED = 70
+EXIT_STALLED = 71
+
+_LOOKS_A_LIMIT = 10
+_LOOK_MAX_S = 1.0
+
+
+class Stall:
+    """Pure: since when is there something to do, and nothing gets done?"""
+
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self._done: int | None = None
+        self._since_s = 0.0
+
+    def look(self, now_s: float, done: int, waiting: str) -> StalledError | None:
+        """done: what was finished so far. waiting: what there is to do, in words; empty when there is nothing."""
+        if done != self._done or not waiting:
+            self._done, self._since_s = done, now_s
+            return None
+        idle_s = now_s - self._since_s
+        return StalledError(idle_s, waiting) if idle_s >= self._limit_s else None
+
+
+def watch(limit_s: float, look: Callable[[], tuple[int, str]], end: Callable[[int], None] | None = None) -> None:
+    """Look several times in the limit, for as long as the process lives; see `Stall.look`."""
+
+    def run() -> None:
+        stall = Stall(limit_s)
+        while True:
+            error = stall.look(time.monotonic(), *look())
+            if error is not None:
+                log.error("%s", error)
+                # Where every thread stands is what its authors will want to know.
+                faulthandler.dump_traceback(sys.stderr)
+                (end or end_now)(EXIT_STALLED)
+                return
+            time.sleep(min(limit_s / _LOOKS_A_LIMIT, _LOOK_MAX_S))
+
+    threading.Thread(target=run, name="watchdog", daemon=True).start()
+
+
+def end_now(code: int) -> None:
+    """End the process although threads are at work; what was logged is written."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

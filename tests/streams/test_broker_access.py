@@ -1,0 +1,197 @@
+"""A broker that wants a login and speaks TLS: every client of ours gets in, and a refusal names the setting."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from featurestore.errors import BrokerAccessError, BrokerError, SettingError
+from featurestore.local import LocalStack
+from featurestore.local.kafka import start_kafka
+from featurestore.local.process import free_port
+from featurestore.settings import Settings
+from streams.broker import admin_client, broker_of
+from streams.dead_letters import read_letters
+from streams.producer import EventProducer
+from tests.project import Project
+
+PASSWORD = "right-and-secret"
+DEFINITIONS = """
+from featurestore import Entity, FeatureView, Topic, count
+
+paid = Topic("guarded", schema={"user": str, "at": "timestamp"}, event_time="at", key="user", partitions=2)
+by_user = FeatureView("by_user", Entity("user", key="user"), paid, features={"n": count()})
+"""
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """Addresses of one broker by how it wants to be spoken to, and who signs its certificate."""
+
+    plain: str
+    login: str
+    both: str
+    ca: Path
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    folder = tmp_path_factory.mktemp("guarded")
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+
+    new = ("-newkey", "rsa:2048", "-nodes")
+    for name in ("ca", "other"):
+        openssl(
+            "req", "-x509", *new, "-keyout", f"{name}.key", "-out", f"{name}.pem", "-days", "2", "-subj", f"/CN={name}"
+        )
+    openssl("req", *new, "-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=localhost")
+    (folder / "names").write_text("subjectAltName=IP:127.0.0.1")
+    signing = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", "names")
+    openssl("x509", "-req", "-in", "server.csr", *signing, "-out", "server.pem", "-days", "2")
+    (folder / "store.pem").write_text((folder / "server.key").read_text() + (folder / "server.pem").read_text())
+
+    plain, login, both, controller = (free_port() for _ in range(4))
+    ports = {"PLAINTEXT": plain, "LOGIN": login, "BOTH": both}
+    listeners = ",".join(f"{name}://127.0.0.1:{port}" for name, port in ports.items())
+    module = "org.apache.kafka.common.security.plain.PlainLoginModule"
+    jaas = f'{module} required user_reader="{PASSWORD}";'
+    more = {
+        "controller.quorum.voters": f"1@127.0.0.1:{controller}",
+        "listeners": f"{listeners},CONTROLLER://127.0.0.1:{controller}",
+        "advertised.listeners": listeners,
+        "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,LOGIN:SASL_PLAINTEXT,BOTH:SASL_SSL",
+        "inter.broker.listener.name": "PLAINTEXT",
+        "listener.name.login.sasl.enabled.mechanisms": "PLAIN",
+        "listener.name.login.plain.sasl.jaas.config": jaas,
+        "listener.name.both.sasl.enabled.mechanisms": "PLAIN",
+        "listener.name.both.plain.sasl.jaas.config": jaas,
+        "listener.name.both.ssl.keystore.type": "PEM",
+        "listener.name.both.ssl.keystore.location": folder / "store.pem",
+    }
+    broker = start_kafka(folder / "kafka", plain, lambda line: None, more)
+    try:
+        yield Guarded(*(f"127.0.0.1:{port}" for port in ports.values()), folder / "ca.pem")
+    finally:
+        broker.stop()
+
+
+def access(guarded: Guarded, **more: object) -> dict[str, Any]:
+    return {
+        "kafka_bootstrap": guarded.both,
+        "kafka_security_protocol": "SASL_SSL",
+        "kafka_sasl_username": "reader",
+        "kafka_sasl_password": PASSWORD,
+        "kafka_ssl_ca": guarded.ca,
+        **more,
+    }
+
+
+def test_every_client_logs_in_over_tls_and_no_one_tells_the_password(
+    guarded: Guarded, stack: LocalStack, tmp_path: Path
+) -> None:
+    plain: Any = SimpleNamespace(kafka_bootstrap=guarded.plain, redis_url=stack.redis_url)
+    project = Project(plain, tmp_path / "guarded", "guarded", DEFINITIONS, **access(guarded))
+    try:
+        applied = project.command("apply")
+        assert applied.returncode == 0, applied.stderr
+        worker = project.start_worker()
+        broker = broker_of(project.settings)
+        with EventProducer(broker) as producer:
+            for number in range(300):
+                event = {"user": f"u{number % 3}", "at": time.time_ns() // 1_000}
+                producer.send(project.repository.topic("guarded"), event)
+            producer.send_raw("guarded", b"u1", b"{broken")
+        project.wait_until_applied(worker)
+        table = project.store.get_many("by_user", {"user": ["u0", "u1", "u2"]})
+        assert table["by_user__n"].to_pylist() == [100, 100, 100]
+        assert [letter.reason for letter in read_letters(broker, ["guarded"])] == ["broken_json"]
+        worker.terminate()
+        assert worker.wait(60) == 0, project.said()
+        shown = project.command("settings").stdout
+        assert "kafka_sasl_password" in shown
+        for said in (project.log.read_text(), shown, repr(broker), repr(project.settings), applied.stdout):
+            assert PASSWORD not in said
+    finally:
+        project.stop()
+
+
+def test_a_wrong_password_is_one_line_that_names_the_setting(
+    guarded: Guarded, stack: LocalStack, tmp_path: Path
+) -> None:
+    plain: Any = SimpleNamespace(kafka_bootstrap=guarded.plain, redis_url=stack.redis_url)
+    wrong = access(
+        guarded,
+        kafka_bootstrap=guarded.login,
+        kafka_security_protocol="SASL_PLAINTEXT",
+        kafka_sasl_password="wrong-one",
+    )
+    project = Project(plain, tmp_path / "wrong", "wrong", DEFINITIONS, **wrong)
+    for command in (("dead-letters", "guarded"), ("worker",)):
+        done = project.command(*command)
+        assert done.returncode == 1
+        [line] = done.stderr.splitlines()
+        assert "check the settings kafka_sasl_username and kafka_sasl_password" in line
+        assert "wrong-one" not in line
+    # The SDK says so too, and does not wait for a minute first.
+    with (
+        pytest.raises(BrokerAccessError, match="kafka_sasl_password"),
+        EventProducer(broker_of(project.settings)) as sdk,
+    ):
+        sdk.send_raw("guarded", None, b"{}")
+
+
+def test_a_password_may_stand_in_a_file(guarded: Guarded, tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text(PASSWORD + "\n")
+    settings = Settings(**access(guarded, kafka_sasl_password="", kafka_sasl_password_file=file))
+    assert admin_client(broker_of(settings)).list_topics(timeout=30).brokers
+    file.unlink()
+    with pytest.raises(SettingError, match="kafka_sasl_password_file"):
+        broker_of(settings)
+
+
+def test_a_certificate_of_someone_else_is_refused_and_names_the_setting(guarded: Guarded) -> None:
+    settings = Settings(**access(guarded, kafka_ssl_ca=guarded.ca.with_name("other.pem")))
+    with pytest.raises(BrokerAccessError, match="kafka_ssl_ca"):
+        admin_client(broker_of(settings))
+    settings = Settings(**access(guarded, kafka_ssl_ca=guarded.ca.with_name("nowhere.pem")))
+    with pytest.raises(BrokerAccessError, match="kafka_ssl_"):
+        admin_client(broker_of(settings))
+
+
+def test_a_client_that_speaks_in_the_clear_gets_no_answer(guarded: Guarded) -> None:
+    with pytest.raises(BrokerError, match="kafka_security_protocol"):
+        admin_client(broker_of(Settings(kafka_bootstrap=guarded.login)))
+
+
+def test_no_client_is_made_from_a_mere_address() -> None:
+    # An address alone would leave the login out: settings go through `broker_of`.
+    allowed = {"streams/broker.py", "streams/build.py", "featurestore/settings.py", "featurestore/errors.py"}
+    allowed |= {"featurestore/feast/registry.py"}  # Feast is told an address, and connects to nothing
+    own = {"local", "demo", "bench"}  # their broker is one of this machine
+    root = Path(__file__).parents[2]
+    for file in (*root.glob("streams/**/*.py"), *root.glob("featurestore/**/*.py")):
+        path = file.relative_to(root)
+        if path.as_posix() not in allowed and path.parts[1] not in own:
+            assert "kafka_bootstrap" not in file.read_text(), path
+
+
+def test_a_login_needs_a_name_and_settings_pass_whole_to_another_process() -> None:
+    with pytest.raises(ValidationError, match="kafka_sasl_username"):
+        Settings(kafka_security_protocol="SASL_SSL")
+    told = Settings(
+        kafka_security_protocol="SASL_SSL", kafka_sasl_username="reader", kafka_sasl_password=PASSWORD, worker_drain_s=3
+    )
+    said = {name.removeprefix("FEATURESTORE_").lower(): value for name, value in told.environment().items()}
+    assert Settings.model_validate(said) == told
+    assert PASSWORD not in str(told.shown())

@@ -1,0 +1,93 @@
+"""A whole worker (Faust, transport, engine thread, exit codes) whose engine keeps a journal instead of features.
+
+`python -m tests.streams.transport.recorder SPEC`, a JSON object. The journal is one file for all workers: a line for
+each range applied; where it ends is where a partition is read from.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from featurestore.errors import LostTailError
+from streams.transport import Batch, ReaderOptions
+from streams.worker import EnginePort, run_worker, stream_app
+
+
+class JournalEngine:
+    """Applies a batch by writing down its range."""
+
+    def __init__(self, topic: str, spec: dict[str, Any]) -> None:
+        self.topic = SimpleNamespace(name=topic)
+        self.counts = SimpleNamespace(applied=0, clamped=0, dead={})
+        self._spec, self._ends = spec, dict[int, int]()
+        self._journal = Path(spec["folder"]) / "journal"
+        self._lost = spec.get("lose_at")
+
+    def _say(self, *what: object) -> None:
+        with self._journal.open("a") as journal:
+            journal.write(json.dumps([self._spec["name"], *what]) + "\n")
+
+    def _stands(self, partition: int) -> int:
+        lines = [json.loads(line) for line in self._journal.read_text().splitlines()] if self._journal.exists() else []
+        return max([line[4] for line in lines if line[1:3] == ["applied", partition]], default=0)
+
+    def open(self, partition: int) -> int:
+        self._ends[partition] = self._stands(partition)
+        self._say("opened", partition, self._ends[partition])
+        return self._ends[partition]
+
+    def close(self, partition: int) -> int | None:
+        self._say("closed", partition)
+        return self._ends.pop(partition, None)
+
+    def reopen(self, partition: int) -> None:
+        self._ends[partition] = self._spec["lose_to"]
+
+    def stands(self, partition: int) -> int | None:
+        return self._ends.get(partition)
+
+    def marks(self) -> dict[int, Any]:
+        return {partition: SimpleNamespace(offset=end, newest_us=0) for partition, end in list(self._ends.items())}
+
+    def settled(self) -> dict[int, int]:
+        return dict(self._ends)
+
+    def tick(self) -> None:
+        pass
+
+    def apply(self, batch: Batch) -> None:
+        if batch.first_offset != self._ends[batch.partition]:
+            self._say("refused", batch.partition, batch.first_offset, batch.end_offset)
+            return
+        print(f"plain {batch.end_offset}", flush=True)
+        if not (self._journal.parent / "fast").exists():
+            time.sleep(self._spec.get("batch_s", 0.0))
+        if self._lost is not None and batch.end_offset > self._lost:
+            self._lost = None
+            raise LostTailError("view", batch.topic, batch.partition, self._spec["lose_to"])
+        if (fails_at := self._spec.get("fails_at")) is not None and batch.end_offset > fails_at:
+            raise ValueError("the body fails")
+        if (hangs_at := self._spec.get("hangs_at")) is not None and batch.end_offset > hangs_at:
+            self._say("hangs", batch.partition)
+            time.sleep(600)
+        self._ends[batch.partition] = batch.end_offset
+        self._say("applied", batch.partition, batch.first_offset, batch.end_offset, len(batch.values))
+
+
+def main() -> int:
+    spec = json.loads(sys.argv[1])
+    engine: Any = JournalEngine(spec["topic"], spec)
+    port = EnginePort({spec["topic"]: engine}, ReaderOptions(**spec["options"]))
+    app = stream_app(spec["group"], spec["bootstrap"], port, str(Path(spec["folder"]) / "faust"))
+    return run_worker(
+        app, [spec["topic"]], stall_s=spec.get("stall_s", 120.0), log_format=spec.get("log_format", "text")
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
