@@ -108,19 +108,27 @@ def values_at(
     returns    output name -> (m) values in spine order
     """
     # Not at the top: the loops need Numba, whose import takes a third of a second.
+    from featurestore.kernel.plain import PlainValues
     from featurestore.kernel.ranges import Over, ranged
 
     ordered = plan.prepare(events.sorted())
     place = _Places(ordered)
     up_to = place.after(spine_row, spine_us)
+    plain = PlainValues(ordered, plan.outputs)
+    out: dict[str, pa.Array] = {}
+    ranges: dict[Window, tuple[Ints, Ints]] = {}
+    for over in dict.fromkeys(output.window for output in plan.outputs):
+        ranges[over] = _ranges(ordered, place, over, spine_row, spine_us, up_to)
+        out.update(plain.over(over, *ranges[over]))
     overs: dict[str, Over] = {}
-    out = {}
     spans: dict[Window, tuple[Ints, Ints, Ints]] = {}
     states: dict[tuple[Window, str], State] = {}
     for output in plan.outputs:
+        if output.name in out:
+            continue
         over = output.window
         if over not in spans:
-            low, high = _ranges(ordered, place, over, spine_row, spine_us, up_to)
+            low, high = ranges[over]
             some = np.flatnonzero(low < high)
             spans[over] = (some, low, high) if len(some) == len(low) else (some, low[some], high[some])
         some, low, high = spans[over]
@@ -139,7 +147,7 @@ def values_at(
             states[over, partial.name] = state
         mine = {partial.name: states[over, partial.name] for partial in output.aggregate.partials}
         out[output.name] = _finished(output, some, mine, spine_us)
-    return out
+    return {output.name: out[output.name] for output in plan.outputs}
 
 
 def _ranges(
