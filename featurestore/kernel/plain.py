@@ -14,44 +14,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from featurestore.kernel.aggregates.compiled import given
-from featurestore.kernel.aggregates.counting import CountPartial
-from featurestore.kernel.aggregates.extremes import ExtremePartial
 from featurestore.kernel.aggregates.partial import Array
-from featurestore.kernel.aggregates.sums import SumPartial
+from featurestore.kernel.aggregates.plain import Asked, asked
 from featurestore.kernel.events import Column, DataType, Events, arrow_type
 from featurestore.kernel.loops import ranges as loops
 from featurestore.kernel.plan import Output
 from featurestore.kernel.windows import Window
 
 Ints = npt.NDArray[np.int64]
-
-# Units of the running sums, as powers of two.
-FLOAT_UNIT, INT_UNIT = -64, 0
-_NUMBERS: tuple[DataType, ...] = ("float64", "int64", "bool", "timestamp")
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What a plain output is finished from: how many values `counter` has, and what is made of `value`."""
-
-    counter: str | None
-    value: str | None
-    dtype: DataType
-
-
-def asked(output: Output) -> Asked | None:
-    """None where the loops cannot finish it."""
-    kind, partials = output.aggregate.plain, output.aggregate.partials
-    match partials:
-        case (CountPartial() as counter,) if kind == "count":
-            return Asked(counter.column, None, "int64")
-        case (CountPartial() as counter, SumPartial(power=1) as found) if kind in ("sum", "mean"):
-            fits = found.dtype in _NUMBERS and output.aggregate.dtype in ("float64", "int64")
-        case (CountPartial() as counter, ExtremePartial() as found) if kind in ("min", "max"):
-            fits = found.dtype in _NUMBERS and output.aggregate.dtype == found.dtype
-        case _:
-            return None
-    return Asked(counter.column, found.column, found.dtype) if fits else None
 
 
 def arrow_of(dtype: str, values: Array, nulls: pa.Buffer | None) -> pa.Array:
@@ -64,41 +34,53 @@ def nulls_of(valid: npt.NDArray[np.bool_]) -> pa.Buffer | None:
     return None if valid.all() else pa.py_buffer(np.packbits(valid, bitorder="little"))
 
 
-def running_sums(column: Column, is_float: bool) -> Array | None:
-    """Sums of all events before each one, in units of 2**-64 or of one; None where 128 bits might not hold them."""
-    valid = valid_of(column)
-    prefix = np.empty((len(valid) + 1, 2), dtype=np.uint64)
-    if is_float:
-        return prefix if loops.sum_floats(bits_of(column, is_float), valid, prefix) else None
-    loops.sum_ints(bits_of(column, is_float), valid, prefix)
-    return prefix
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """A column as the loops take it: int64 (of floats the bits), which are there, and whether they are floats."""
 
+    numbers: Ints
+    valid: npt.NDArray[np.bool_]
+    is_float: bool
 
-def block_extremes(column: Column, is_float: bool) -> tuple[Ints, Ints]:
-    """The least and the greatest key of stretches of blocks."""
-    numbers = bits_of(column, is_float)
-    blocks = (len(numbers) + (1 << loops.BLOCK_BITS) - 1) >> loops.BLOCK_BITS
-    least, most = np.empty((2, max(1, blocks.bit_length()), blocks), dtype=np.int64)
-    loops.block_extremes(numbers, valid_of(column), is_float, least, most)
-    return least, most
+    @classmethod
+    def of(cls, column: Column, dtype: DataType) -> Numbers:
+        is_float = dtype == "float64"
+        numbers = np.ascontiguousarray(column.values, dtype=np.float64 if is_float else np.int64).view(np.int64)
+        valid = np.ones(len(numbers), dtype=np.bool_) if column.valid is None else column.valid
+        return cls(numbers, np.ascontiguousarray(valid), is_float)
 
+    @property
+    def unit(self) -> int:
+        """Of sums, as a power of two."""
+        return -64 if self.is_float else 0
 
-def newest_extremes(column: Column, is_float: bool, high: Ints) -> tuple[Ints, Ints]:
-    """The least and the greatest key from the block on in which each range ends."""
-    least, most = np.empty((2, len(high)), dtype=np.int64)
-    loops.newest_extremes(bits_of(column, is_float), valid_of(column), is_float, high, least, most)
-    return least, most
+    @property
+    def given(self) -> tuple[Ints, npt.NDArray[np.bool_], bool]:
+        return self.numbers, self.valid, self.is_float
 
+    def block_sums(self) -> Array | None:
+        """Sums of all events before each block, in units; None where 128 bits might not hold them."""
+        prefix = np.empty(((len(self.numbers) >> loops.SUM_BITS) + 1, 2), dtype=np.uint64)
+        return prefix if loops.block_sums(*self.given, prefix) else None
 
-def bits_of(column: Column, is_float: bool) -> Ints:
-    """The numbers as int64; of floats the bits."""
-    if is_float:
-        return np.ascontiguousarray(column.values, dtype=np.float64).view(np.int64)
-    return np.ascontiguousarray(column.values, dtype=np.int64)
+    def sums_before(self, prefix: Array, places: Ints) -> Array:
+        """The sums of all events before each place."""
+        sums = np.empty((len(places), 2), dtype=np.uint64)
+        loops.sums_before(*self.given, prefix, places, sums)
+        return sums
 
+    def block_extremes(self) -> tuple[Ints, Ints]:
+        """The least and the greatest key of stretches of blocks."""
+        blocks = (len(self.numbers) + (1 << loops.BLOCK_BITS) - 1) >> loops.BLOCK_BITS
+        least, most = np.empty((2, max(1, blocks.bit_length()), blocks), dtype=np.int64)
+        loops.block_extremes(*self.given, least, most)
+        return least, most
 
-def valid_of(column: Column) -> npt.NDArray[np.bool_]:
-    return np.ones(len(column.values), dtype=np.bool_) if column.valid is None else column.valid
+    def newest_extremes(self, high: Ints) -> tuple[Ints, Ints]:
+        """The least and the greatest key from the block on in which each range ends."""
+        least, most = np.empty((2, len(high)), dtype=np.int64)
+        loops.newest_extremes(*self.given, high, least, most)
+        return least, most
 
 
 class PlainValues:
@@ -106,11 +88,14 @@ class PlainValues:
 
     def __init__(self, events: Events, outputs: Sequence[Output]) -> None:
         self._events = events
-        self._asked = [(output, found) for output in outputs if (found := asked(output)) is not None]
+        self._asked = [(output, found) for output in outputs if (found := asked(output.aggregate)) is not None]
         # What is made of a column once, for all windows.
         self._counts: dict[str | None, Ints] = {}
-        self._sums: dict[str, Array | None] = {}
+        self._columns: dict[str, Numbers] = {}
+        self._prefix: dict[str, Array | None] = {}
         self._blocks: dict[str, tuple[Ints, Ints]] = {}
+        # What lies before the ends of ranges, which for most windows are the moments themselves.
+        self._before: dict[str, tuple[Ints, Array]] = {}
         self._newest: dict[str, tuple[Ints, Ints, Ints]] = {}
 
     def over(self, window: Window, low: Ints, high: Ints) -> dict[str, pa.Array]:
@@ -131,25 +116,53 @@ class PlainValues:
     def _finished(self, found: Asked, kinds: set[str], counts: Ints, low: Ints, high: Ints) -> dict[str, pa.Array]:
         if found.value is None:
             return {"count": arrow_of("int64", counts, None)}
-        is_float, size, nulls = found.dtype == "float64", len(low), nulls_of(counts > 0)
-        column, out = self._events.columns[found.value], {}
+        nulls = nulls_of(counts > 0)
+        out = {}
         if kinds & {"min", "max"}:
-            least, most = np.empty((2, size), dtype=np.int64)
-            edges = self._edges(found.value, column, is_float, high)
-            loops.extremes(bits_of(column, is_float), valid_of(column), is_float, *edges, counts, low, high, least, most)
-            out = {"min": arrow_of(found.dtype, least, nulls), "max": arrow_of(found.dtype, most, nulls)}
-        if found.value not in self._sums and kinds & {"sum", "mean"}:
-            self._sums[found.value] = running_sums(column, is_float)
-        if not kinds & {"sum", "mean"} or (prefix := self._sums[found.value]) is None:
-            return out
-        if "sum" in kinds and not is_float:
-            whole, fits = np.empty(size, dtype=np.int64), np.empty(size, dtype=np.bool_)
-            loops.whole_sums(prefix, counts, low, high, whole, fits)
+            out.update(self._extremes(found, counts, nulls, low, high))
+        if kinds & {"sum", "mean"}:
+            out.update(self._sums(found, kinds, counts, nulls, low, high))
+        return out
+
+    def _extremes(
+        self, found: Asked, counts: Ints, nulls: pa.Buffer | None, low: Ints, high: Ints
+    ) -> dict[str, pa.Array]:
+        column, name = self._numbers(found), given(found.value)
+        if name not in self._blocks:
+            self._blocks[name] = column.block_extremes()
+        if name not in self._newest or self._newest[name][0] is not high:
+            self._newest[name] = high, *column.newest_extremes(high)
+        least, most = (np.empty(len(low), dtype=np.int64) for _ in range(2))
+        edges = *self._blocks[name], *self._newest[name][1:]
+        loops.extremes(*column.given, *edges, counts, low, high, least, most)
+        return {"min": arrow_of(found.dtype, least, nulls), "max": arrow_of(found.dtype, most, nulls)}
+
+    def _sums(
+        self, found: Asked, kinds: set[str], counts: Ints, nulls: pa.Buffer | None, low: Ints, high: Ints
+    ) -> dict[str, pa.Array]:
+        column, name = self._numbers(found), given(found.value)
+        if name not in self._prefix:
+            self._prefix[name] = column.block_sums()
+        if (prefix := self._prefix[name]) is None:
+            return {}
+        if name not in self._before or self._before[name][0] is not high:
+            self._before[name] = high, column.sums_before(prefix, high)
+        ends = self._before[name][1], column.sums_before(prefix, low)
+        out = {}
+        if "sum" in kinds and not column.is_float:
+            whole, fits = np.empty(len(low), dtype=np.int64), np.empty(len(low), dtype=np.bool_)
+            loops.whole_sums(*ends, counts, whole, fits)
             out["sum"] = arrow_of("int64", whole, nulls_of(fits))
-        sums, means = (np.empty(size if kind in kinds - set(out) else 0) for kind in ("sum", "mean"))
-        loops.sums_and_means(prefix, FLOAT_UNIT if is_float else INT_UNIT, counts, low, high, sums, means)
-        floats = {"sum": sums, "mean": means}
-        return {**{kind: arrow_of("float64", each, nulls) for kind, each in floats.items() if kind in kinds}, **out}
+        sums, means = (np.empty(len(low) if kind in kinds - set(out) else 0) for kind in ("sum", "mean"))
+        loops.sums_and_means(*ends, column.unit, counts, sums, means)
+        floats = {kind: each for kind, each in (("sum", sums), ("mean", means)) if kind in kinds - set(out)}
+        return {**out, **{kind: arrow_of("float64", each, nulls) for kind, each in floats.items()}}
+
+    def _numbers(self, found: Asked) -> Numbers:
+        name = given(found.value)
+        if name not in self._columns:
+            self._columns[name] = Numbers.of(self._events.columns[name], found.dtype)
+        return self._columns[name]
 
     def _counted(self, counter: str | None, low: Ints, high: Ints) -> Ints:
         """How many values each range has."""
@@ -161,11 +174,3 @@ class PlainValues:
         counts = np.empty(len(low), dtype=np.int64)
         loops.counts_of(self._counts[counter], low, high, counts)
         return counts
-
-    def _edges(self, name: str, column: Column, is_float: bool, high: Ints) -> tuple[Ints, Ints, Ints, Ints]:
-        """Extremes of blocks, and from the last of them on to where each range ends: of most windows the moment."""
-        if name not in self._blocks:
-            self._blocks[name] = block_extremes(column, is_float)
-        if name not in self._newest or self._newest[name][0] is not high:
-            self._newest[name] = (high, *newest_extremes(column, is_float, high))
-        return *self._blocks[name], *self._newest[name][1:]

@@ -13,16 +13,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from featurestore.kernel.aggregates.compiled import given
 from featurestore.kernel.aggregates.counting import CountPartial
 from featurestore.kernel.aggregates.extremes import ExtremePartial
 from featurestore.kernel.aggregates.order import OrderPartial
 from featurestore.kernel.aggregates.partial import Partial
+from featurestore.kernel.aggregates.plain import asked
 from featurestore.kernel.aggregates.sums import ProductPartial, SumPartial
 from featurestore.kernel.events import DataType, Events
 from featurestore.kernel.tilings import Single
 
 if TYPE_CHECKING:
-    from featurestore.kernel.plan import Level
+    from featurestore.kernel.plan import Level, Output
 
 Ints = npt.NDArray[np.int64]
 Shorts = npt.NDArray[np.int32]
@@ -34,6 +36,11 @@ KIND, COLUMN, IS_FLOAT, SLOT, WORDS = range(5)
 # four factors.
 POWER, RUNG_PLACE, FACTORS = 0, 1, 2
 _FACTORS_MAX = 4
+# The columns of the table of finishes: kind (of COUNT, SUM, MEAN, LEAST and MOST), the operations that count and hold
+# its values.
+MEAN = 6
+FINISH, COUNTER, VALUE = range(3)
+_FINISHES = {"count": COUNT, "sum": SUM, "mean": MEAN, "min": LEAST, "max": MOST}
 # Digits that one value's product can have: four factors of 64 bits, at any shift.
 DIGITS_MAX = 12
 
@@ -48,6 +55,10 @@ class Program:
     slots        the number of each sum, by the name of its partial
     columns      the events' columns that the tables point to
     is_float     (columns) whether each holds floats
+    finishes     (plain, 3) kind, operation that counts, operation that holds the values
+    finish_at    (spans + 1) where the finishes of each span begin; spans are the windows, level by level
+    plain        the outputs of these finishes
+    is_needed    (operations) whether a finish reads it
     """
 
     header_words: int
@@ -57,6 +68,10 @@ class Program:
     slots: Mapping[str, int]
     columns: tuple[str, ...]
     is_float: npt.NDArray[np.bool_]
+    finishes: Shorts
+    finish_at: Shorts
+    plain: tuple[Output, ...]
+    is_needed: npt.NDArray[np.bool_]
 
     def numbers(self, events: Events) -> tuple[Ints, npt.NDArray[np.bool_]]:
         """The columns as int64 (of floats the bits), and where they are not null: both (columns, n)."""
@@ -74,7 +89,7 @@ class Program:
         return values, valid
 
 
-def program_of(levels: Sequence[Level], rung_names: Sequence[str]) -> Program | None:
+def program_of(levels: Sequence[Level], rung_names: Sequence[str], outputs: Sequence[Output]) -> Program | None:
     """The tables of these levels; None where a partial has no fixed width."""
     columns: dict[str, DataType | None] = {}
     sums: dict[str, list[int]] = {}
@@ -94,6 +109,7 @@ def program_of(levels: Sequence[Level], rung_names: Sequence[str]) -> Program | 
                 return None
             operations.append(operation)
         level_at.append(len(operations))
+    finishes, finish_at, plain = _finishes(levels, level_at, outputs)
     return Program(
         # Layout, newest event time, a count a level, and rungs of a byte each.
         1 + 2 + len(levels) + (max(1, len(rung_names)) + 3) // 4,
@@ -103,7 +119,29 @@ def program_of(levels: Sequence[Level], rung_names: Sequence[str]) -> Program | 
         {name: index for index, name in enumerate(sums)},
         tuple(columns),
         np.array([dtype == "float64" for dtype in columns.values()], dtype=np.bool_),
+        finishes,
+        finish_at,
+        plain,
+        np.isin(np.arange(len(operations)), finishes[:, COUNTER:]),
     )
+
+
+def _finishes(
+    levels: Sequence[Level], level_at: Sequence[int], outputs: Sequence[Output]
+) -> tuple[Shorts, Shorts, tuple[Output, ...]]:
+    """The tables of the plain outputs, whose windows are whole tiles between two numbers."""
+    finishes: list[list[int]] = []
+    finish_at, plain = [0], []
+    for level, begin in zip(levels, level_at, strict=False):
+        place = {partial.name: begin + index for index, partial in enumerate(level.partials)}
+        for over in level.windows:
+            for output in outputs:
+                if output.window == over and asked(output.aggregate) is not None:
+                    first, last = (place[output.aggregate.partials[end].name] for end in (0, -1))
+                    finishes.append([_FINISHES[given(output.aggregate.plain)], first, last])
+                    plain.append(output)
+            finish_at.append(len(finishes))
+    return np.array(finishes, dtype=np.int32).reshape(-1, 3), np.array(finish_at, dtype=np.int32), tuple(plain)
 
 
 def _operation(

@@ -17,7 +17,7 @@ from featurestore.kernel.aggregates.partial import Partial, State
 from featurestore.kernel.aggregates.sums import SumPartial
 from featurestore.kernel.events import Column, Events
 from featurestore.kernel.loops import ranges as loops
-from featurestore.kernel.plain import bits_of, block_extremes, newest_extremes, running_sums, valid_of
+from featurestore.kernel.plain import Numbers
 
 Ints = npt.NDArray[np.int64]
 Over = Callable[[Ints, Ints], State]
@@ -48,28 +48,27 @@ def _counted(events: Events, partial: CountPartial) -> Over:
 
 
 def _summed(partial: SumPartial, column: Column) -> Over | None:
-    is_float = partial.dtype == "float64"
-    prefix = running_sums(column, is_float)
+    numbers = Numbers.of(column, partial.dtype)
+    prefix = numbers.block_sums()
     if prefix is None:
         return None
 
     def over(low: Ints, high: Ints) -> State:
-        digits = np.empty((len(low), 4 if is_float else 3), dtype=np.int64)
-        loops.differences(prefix, low, high, digits)
+        digits = np.empty((len(low), 4 if numbers.is_float else 3), dtype=np.int64)
+        loops.differences(numbers.sums_before(prefix, high), numbers.sums_before(prefix, low), digits)
         return {"digits": digits}
 
     return over
 
 
 def _extremes(partial: ExtremePartial, column: Column) -> Over:
-    is_float = partial.dtype == "float64"
-    blocks, numbers, valid = block_extremes(column, is_float), bits_of(column, is_float), valid_of(column)
+    numbers = Numbers.of(column, partial.dtype)
+    blocks = numbers.block_extremes()
 
     def over(low: Ints, high: Ints) -> State:
         both = np.empty((2, len(low)), dtype=np.int64)
-        newest = newest_extremes(column, is_float, high)
-        loops.extremes(numbers, valid, is_float, *blocks, *newest, high - low, low, high, *both)
+        loops.extremes(*numbers.given, *blocks, *numbers.newest_extremes(high), high - low, low, high, *both)
         out = both[0 if partial.which == "min" else 1]
-        return {"value": out.view(np.float64) if is_float else out}
+        return {"value": out.view(np.float64) if numbers.is_float else out}
 
     return over

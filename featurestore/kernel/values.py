@@ -65,13 +65,16 @@ def warm_up() -> None:
 
 def roll_up(payloads: Sequence[bytes | None], moment_us: int, plan: Plan) -> dict[str, pa.Array]:
     """Every output's value at the moment, one a payload; an absent row is an entity without events."""
-    moments_us = np.full(len(payloads), moment_us, dtype=np.int64)
     if plan.program is not None and plan.is_rolled_up_packed:
-        from featurestore.kernel.packed_rows import roll_up_packed
+        moments_us = np.full(len(payloads), moment_us, dtype=np.int64)
+        from featurestore.kernel.packed_rows import roll_up_packed, roll_values
 
-        found = roll_up_packed(payloads, moment_us, plan, plan.program)
+        out = roll_values(payloads, moment_us, plan, plan.program)
+        rest = [output for output in plan.outputs if out is None or output.name not in out]
+        found = roll_up_packed(payloads, moment_us, plan, plan.program) if rest else {}
         if found is not None:
-            return {each.name: _finished(each, *found[each.window], moments_us) for each in plan.outputs}
+            out = {**(out or {}), **{each.name: _finished(each, *found[each.window], moments_us) for each in rest}}
+            return {output.name: out[output.name] for output in plan.outputs}
     return roll_up_with_numpy(payloads, moment_us, plan)
 
 

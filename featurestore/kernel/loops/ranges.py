@@ -9,12 +9,14 @@ from featurestore.kernel.loops.rounding import mean_rounded, sum_rounded
 from featurestore.kernel.loops.words import ordered
 
 _FRACTION = np.int64((1 << 52) - 1)
+_LEADING = np.int64(1 << 52)
 _FAR_END = np.int64(np.iinfo(np.int64).max)
 _NEAR_END = np.int64(np.iinfo(np.int64).min)
 # Keys of the infinities: what floats give where there are none.
 _INFINITY = np.int64(0x7FF0_0000_0000_0000)
 _MINUS_INFINITY = np.int64(-_INFINITY - 1)
 BLOCK_BITS = 6
+SUM_BITS = 4
 _STRIDE = 16
 _STRIDES = 4
 
@@ -101,76 +103,95 @@ def _before(number, asked, after):  # type: ignore[no-untyped-def]
 
 
 @loop
-def sum_floats(bits, valid, prefix):  # type: ignore[no-untyped-def]
-    """Running sums in units of 2**-64, in two's complement: `prefix` (n + 1, 2) low and high 64 bits.
+def block_sums(numbers, valid, floats, prefix):  # type: ignore[no-untyped-def]
+    """Sums of all events before each block, in two's complement: `prefix` (blocks, 2) low and high 64 bits.
 
-    False where a float is no multiple of 2**-64 below 2**31: only of such ordinary ones 128 bits hold any sum.
+    Of integers in units of one, of floats (whose bits are given) in units of 2**-64. False where a float is no multiple
+    of that below 2**31: only of such ordinary ones 128 bits hold any sum.
     """
     low, high = np.uint64(0), np.uint64(0)
-    prefix[0, 0] = prefix[0, 1] = np.uint64(0)
-    for index in range(len(bits)):
-        number = bits[index] if valid[index] else np.int64(0)
-        exponent, fraction = (number >> 52) & 0x7FF, number & _FRACTION
-        shift = exponent - 1011
-        if shift >= 0:
-            # The highest bit is at 2**(shift - 12).
-            if shift > 42:
-                return False
-            whole = np.uint64(fraction | (np.int64(1) << 52))
-            add_low = whole << np.uint64(shift)
-            add_high = (whole >> np.uint64(1)) >> np.uint64(63 - shift)
-        elif exponent:
-            whole = np.uint64(fraction | (np.int64(1) << 52))
-            if shift < -52 or whole & ((np.uint64(1) << np.uint64(-shift)) - np.uint64(1)):
-                return False
-            add_low, add_high = whole >> np.uint64(-shift), np.uint64(0)
-        elif fraction:
-            return False
-        else:
-            add_low, add_high = np.uint64(0), np.uint64(0)
-        # All bits of a negative number are turned, and one is added.
-        turn = np.uint64(number >> 63)
-        add_low = (add_low ^ turn) - turn
-        add_high = (add_high ^ turn) + (turn & np.uint64(add_low == np.uint64(0)))
-        low += add_low
-        high += add_high + np.uint64(low < add_low)
-        prefix[index + 1, 0], prefix[index + 1, 1] = low, high
+    for block in range(len(prefix)):
+        prefix[block, 0], prefix[block, 1] = low, high
+        begin, end = block << SUM_BITS, min((block + 1) << SUM_BITS, len(numbers))
+        if floats:
+            for index in range(np.uint64(begin), np.uint64(end)):
+                if valid[index] and not _is_ordinary(numbers[index]):
+                    return False
+        low, high = _added(numbers, valid, floats, begin, end, low, high)
     return True
 
 
 @loop
-def sum_ints(numbers, valid, prefix):  # type: ignore[no-untyped-def]
-    """Running sums of int64 as `sum_floats` gives them, in units of one."""
-    low, high = np.uint64(0), np.uint64(0)
-    prefix[0, 0] = prefix[0, 1] = np.uint64(0)
-    for index in range(len(numbers)):
-        if valid[index]:
-            add = np.uint64(numbers[index])
-            low += add
-            high += np.uint64(numbers[index] >> 63) + (np.uint64(1) if low < add else np.uint64(0))
-        prefix[index + 1, 0], prefix[index + 1, 1] = low, high
+def _is_ordinary(bits):  # type: ignore[no-untyped-def]
+    shift, fraction = ((bits >> 52) & 0x7FF) - 1011, bits & _FRACTION
+    if shift >= 0:
+        # The highest bit is at 2**(shift - 12).
+        return shift <= 42
+    if shift < -52:
+        # Of these only zero.
+        return shift == -1011 and fraction == 0
+    return (fraction | _LEADING) & ((np.int64(1) << -shift) - 1) == 0
 
 
 @loop
-def difference(prefix, begin, end):  # type: ignore[no-untyped-def]
-    """The sum of a range as a high and a low word."""
-    less = prefix[end, 0] - prefix[begin, 0]
-    borrow = np.uint64(prefix[end, 0] < prefix[begin, 0])
-    return np.int64(prefix[end, 1] - prefix[begin, 1] - borrow), less
-
-
-@loop
-def differences(prefix, low, high, digits):  # type: ignore[no-untyped-def]
-    """Sums of the ranges as digits (m, 3 or 4), the last one signed."""
-    for index in range(len(low)):
-        more, less = difference(prefix, low[index], high[index])
-        digits[index, 0] = np.int64(less & np.uint64(0xFFFF_FFFF))
-        digits[index, 1] = np.int64(less >> np.uint64(32))
-        if digits.shape[1] == 3:
-            digits[index, 2] = more
+def _added(numbers, valid, floats, begin, end, low, high):  # type: ignore[no-untyped-def]
+    """The sum in two words with a few events added."""
+    for index in range(np.uint64(begin), np.uint64(end)):
+        number = numbers[index] if valid[index] else np.int64(0)
+        if floats:
+            shift = ((number >> 52) & 0x7FF) - 1011
+            whole = np.uint64((number & _FRACTION) | _LEADING)
+            if shift >= 0:
+                add_low, add_high = whole << np.uint64(shift), (whole >> np.uint64(1)) >> np.uint64(63 - shift)
+            else:
+                # Nothing is lost, as every float is ordinary; zero is all that is shifted out.
+                add_low, add_high = whole >> np.uint64(min(-shift, 63)), np.uint64(0)
+            # All bits of a negative number are turned, and one is added.
+            turn = np.uint64(number >> 63)
+            add_low = (add_low ^ turn) - turn
+            add_high = (add_high ^ turn) + (turn & np.uint64(add_low == np.uint64(0)))
         else:
-            digits[index, 2] = more & np.int64(0xFFFF_FFFF)
-            digits[index, 3] = more >> 32
+            add_low, add_high = np.uint64(number), np.uint64(number >> 63)
+        low += add_low
+        high += add_high + np.uint64(low < add_low)
+    return low, high
+
+
+@loop
+def sums_before(numbers, valid, floats, prefix, places, sums):  # type: ignore[no-untyped-def]
+    """The sum of all events before each place: `sums` (m, 2) out."""
+    at, low, high = np.int64(-1), np.uint64(0), np.uint64(0)
+    for index in range(len(places)):
+        place = places[index]
+        if place != at:
+            block = place >> SUM_BITS
+            # From where the last sum ended, where that is in the same block.
+            if not block << SUM_BITS <= at <= place:
+                at, low, high = block << SUM_BITS, prefix[block, 0], prefix[block, 1]
+            low, high = _added(numbers, valid, floats, at, place, low, high)
+            at = place
+        sums[index, 0], sums[index, 1] = low, high
+
+
+@loop
+def difference(more, less, index):  # type: ignore[no-untyped-def]
+    """What one sum has more than another, as a high and a low word."""
+    borrow = np.uint64(more[index, 0] < less[index, 0])
+    return np.int64(more[index, 1] - less[index, 1] - borrow), more[index, 0] - less[index, 0]
+
+
+@loop
+def differences(more, less, digits):  # type: ignore[no-untyped-def]
+    """Sums of ranges as digits (m, 3 or 4), the last one signed."""
+    for index in range(len(digits)):
+        high_word, low_word = difference(more, less, index)
+        digits[index, 0] = np.int64(low_word & np.uint64(0xFFFF_FFFF))
+        digits[index, 1] = np.int64(low_word >> np.uint64(32))
+        if digits.shape[1] == 3:
+            digits[index, 2] = high_word
+        else:
+            digits[index, 2] = high_word & np.int64(0xFFFF_FFFF)
+            digits[index, 3] = high_word >> 32
 
 
 @loop
@@ -282,17 +303,17 @@ def extremes(  # type: ignore[no-untyped-def]
 
 
 @loop
-def sums_and_means(prefix, exponent, counts, low, high, sums, means):  # type: ignore[no-untyped-def]
+def sums_and_means(more, less, exponent, counts, sums, means):  # type: ignore[no-untyped-def]
     """The sum and the mean of each range, rounded once; 0 where it has no values.
 
-    prefix       in units of 2**exponent
+    more, less   (m, 2) sums of all events before the ends and before the beginnings, in units of 2**exponent
     counts       (m) how many values each range has
     sums, means  (m) out, or without length where it is not asked for
     """
-    for index in range(len(low)):
+    for index in range(len(counts)):
         high_word, low_word = np.int64(0), np.uint64(0)
         if counts[index] > 0:
-            high_word, low_word = difference(prefix, low[index], high[index])
+            high_word, low_word = difference(more, less, index)
         if len(sums):
             sums[index] = sum_rounded(high_word, low_word, exponent)
         if len(means):
@@ -300,12 +321,12 @@ def sums_and_means(prefix, exponent, counts, low, high, sums, means):  # type: i
 
 
 @loop
-def whole_sums(prefix, counts, low, high, sums, fits):  # type: ignore[no-untyped-def]
+def whole_sums(more, less, counts, sums, fits):  # type: ignore[no-untyped-def]
     """The sum of each range of integers, and whether it is one and fits int64; elsewhere 0."""
-    for index in range(len(low)):
+    for index in range(len(counts)):
         fits[index], sums[index] = False, 0
         if counts[index] > 0:
-            high_word, low_word = difference(prefix, low[index], high[index])
+            high_word, low_word = difference(more, less, index)
             if high_word == np.int64(low_word) >> 63:
                 fits[index], sums[index] = True, np.int64(low_word)
 

@@ -25,14 +25,16 @@ _MASK = np.uint64(0xFFFF_FFFF)
 _DOUBT = 2.0**-50
 
 
-@intrinsic
-def _fused(context, left, right, more):  # type: ignore[no-untyped-def]
+def _fuse(context, left, right, more):  # type: ignore[no-untyped-def]
     """left * right + more, rounded once."""
 
     def build(context: Any, builder: Any, signature: Any, given: Any) -> Any:
         return builder.fma(*given)
 
     return types.float64(types.float64, types.float64, types.float64), build
+
+
+_fused: Any = intrinsic(_fuse)
 
 
 @loop
