@@ -8,7 +8,7 @@ from featurestore.kernel.loops.finish import means, to_floats
 from featurestore.kernel.loops.fold import _COUNTS_AT, _TILE_WORDS, has_header, is_whole, learn_widths
 from featurestore.kernel.loops.jit import loop
 from featurestore.kernel.loops.payloads import bytes_at, words_at
-from featurestore.kernel.loops.roll_up import _extreme, _sum
+from featurestore.kernel.loops.roll_up import _sum
 from featurestore.kernel.loops.rounding import mean_rounded, sum_rounded
 from featurestore.kernel.loops.words import FIRST_DIGIT, get
 from featurestore.kernel.program import (
@@ -120,31 +120,64 @@ def roll_values(  # type: ignore[no-untyped-def]
     return True
 
 
+# Tiles are walked by adding, since the length of a range with a step takes a division.
 @loop
 def _count(words, word, end, size):  # type: ignore[no-untyped-def]
-    total = np.int64(0)
-    for each in range(np.uint64(word), np.uint64(end), np.uint64(size)):
+    total, each, stop, step = np.int64(0), np.uint64(word), np.uint64(end), np.uint64(size)
+    while each < stop:
         total += np.int64(words[each])
+        each += step
     return total
+
+
+@loop
+def _extreme(words, word, end, size, least, floats):  # type: ignore[no-untyped-def]
+    """The least or greatest value, of floats the bits. Two at a time: each comparison waits for the one before."""
+    each, stop, step = np.uint64(word), np.uint64(end), np.uint64(size)
+    if floats:
+        sign = 1.0 if least else -1.0
+        best = last = sign * _float(words, each)
+        while each + step < stop:
+            here, there = sign * _float(words, each), sign * _float(words, each + step)
+            best, last = here if here < best else best, there if there < last else last
+            each += step + step
+        if each < stop:
+            here = sign * _float(words, each)
+            best = here if here < best else best
+        # Zeros have no sign in a row, and shall have none here.
+        return np.float64(sign * min(best, last) + 0.0).view(np.int64)
+    found = get(words, each)
+    while each < stop:
+        found = min(found, get(words, each)) if least else max(found, get(words, each))
+        each += step
+    return found
+
+
+@loop
+def _float(words, at):  # type: ignore[no-untyped-def]
+    return np.int64(get(words, at)).view(np.float64)
 
 
 @loop
 def _two_words(words, word, end, size, width):  # type: ignore[no-untyped-def]
     """The sum's high and low word; and whether it is, or may be, wider than those."""
     low, high, tops, tiles = np.uint64(0), np.int64(0), np.int64(0), np.int64(0)
+    each, stop, step = np.uint64(word), np.uint64(end), np.uint64(size)
     if width == 4:
-        for each in range(np.uint64(word), np.uint64(end), np.uint64(size)):
+        while each < stop:
             more = np.uint64(get(words, each))
             low += more
             high += get(words, each + np.uint64(2)) + np.int64(low < more)
             tops += np.int64(np.int32(words[each + np.uint64(3)]))
             tiles += 1
+            each += step
         return high, np.int64(low), np.int64(not -_TOPS_MAX < tops < _TOPS_MAX - tiles)
     if width == 3:
-        for each in range(np.uint64(word), np.uint64(end), np.uint64(size)):
+        while each < stop:
             more = np.uint64(get(words, each))
             low += more
             high += np.int64(np.int32(words[each + np.uint64(2)])) + np.int64(low < more)
+            each += step
         return high, np.int64(low), np.int64(0)
     return high, np.int64(low), _WIDE
 
