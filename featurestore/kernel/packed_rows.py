@@ -90,13 +90,25 @@ def roll_values(
         return None
     addresses, lengths = np.empty((2, len(held)), dtype=np.int64)
     find(id(held), id(None), addresses, lengths)
-    out = np.empty((len(program.plain), len(held)), dtype=np.int64)
-    there = np.empty(out.shape, dtype=np.bool_)
+    numbers, lows = np.empty((2, len(program.read), len(held)), dtype=np.int64)
     if not rolled.roll_values(
         addresses, lengths, plan.layout, *_tables(program), *_spans(moment_us, plan),
-        program.finishes, program.finish_at, program.is_needed, out, out.view(np.float64), there,
+        program.read, program.read_at, numbers, lows,
     ):  # fmt: skip
         return None
+    out = np.empty((len(program.plain), len(held)), dtype=np.int64)
+    there = np.empty(out.shape, dtype=np.bool_)
+    rolled.finish_values(
+        program.operations,
+        program.sums,
+        program.read,
+        program.finishes,
+        numbers,
+        lows,
+        out,
+        out.view(np.float64),
+        there,
+    )
     values, size = pa.py_buffer(out), 8 * len(held)
     all_there, bits = there.all(axis=1).tolist(), np.packbits(there, axis=1, bitorder="little")
     arrays = {}

@@ -18,6 +18,7 @@ from featurestore.kernel.aggregates.partial import Array
 from featurestore.kernel.aggregates.plain import Asked, asked
 from featurestore.kernel.events import Column, DataType, Events, arrow_type
 from featurestore.kernel.loops import ranges as loops
+from featurestore.kernel.loops.rounding import FLOAT_UNIT
 from featurestore.kernel.plan import Output
 from featurestore.kernel.windows import Window
 
@@ -52,7 +53,7 @@ class Numbers:
     @property
     def unit(self) -> int:
         """Of sums, as a power of two."""
-        return -64 if self.is_float else 0
+        return FLOAT_UNIT if self.is_float else 0
 
     @property
     def given(self) -> tuple[Ints, npt.NDArray[np.bool_], bool]:

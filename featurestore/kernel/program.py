@@ -36,8 +36,8 @@ KIND, COLUMN, IS_FLOAT, SLOT, WORDS = range(5)
 # four factors.
 POWER, RUNG_PLACE, FACTORS = 0, 1, 2
 _FACTORS_MAX = 4
-# The columns of the table of finishes: kind (of COUNT, SUM, MEAN, LEAST and MOST), the operations that count and hold
-# its values.
+# The columns of the table of finishes: kind (of COUNT, SUM, MEAN, LEAST and MOST), and which reads count and hold its
+# values.
 MEAN = 6
 FINISH, COUNTER, VALUE = range(3)
 _FINISHES = {"count": COUNT, "sum": SUM, "mean": MEAN, "min": LEAST, "max": MOST}
@@ -55,10 +55,10 @@ class Program:
     slots        the number of each sum, by the name of its partial
     columns      the events' columns that the tables point to
     is_float     (columns) whether each holds floats
-    finishes     (plain, 3) kind, operation that counts, operation that holds the values
-    finish_at    (spans + 1) where the finishes of each span begin; spans are the windows, level by level
+    read         operations that plain outputs need, span by span; spans are the windows, level by level
+    read_at      (spans + 1) where each span's begin
+    finishes     (plain, 3) kind, number of the read that counts, number of the one that holds the values
     plain        the outputs of these finishes
-    is_needed    (operations) whether a finish reads it
     """
 
     header_words: int
@@ -68,10 +68,10 @@ class Program:
     slots: Mapping[str, int]
     columns: tuple[str, ...]
     is_float: npt.NDArray[np.bool_]
+    read: Shorts
+    read_at: Shorts
     finishes: Shorts
-    finish_at: Shorts
     plain: tuple[Output, ...]
-    is_needed: npt.NDArray[np.bool_]
 
     def numbers(self, events: Events) -> tuple[Ints, npt.NDArray[np.bool_]]:
         """The columns as int64 (of floats the bits), and where they are not null: both (columns, n)."""
@@ -109,7 +109,6 @@ def program_of(levels: Sequence[Level], rung_names: Sequence[str], outputs: Sequ
                 return None
             operations.append(operation)
         level_at.append(len(operations))
-    finishes, finish_at, plain = _finishes(levels, level_at, outputs)
     return Program(
         # Layout, newest event time, a count a level, and rungs of a byte each.
         1 + 2 + len(levels) + (max(1, len(rung_names)) + 3) // 4,
@@ -119,29 +118,31 @@ def program_of(levels: Sequence[Level], rung_names: Sequence[str], outputs: Sequ
         {name: index for index, name in enumerate(sums)},
         tuple(columns),
         np.array([dtype == "float64" for dtype in columns.values()], dtype=np.bool_),
-        finishes,
-        finish_at,
-        plain,
-        np.isin(np.arange(len(operations)), finishes[:, COUNTER:]),
+        *_finishes(levels, level_at, outputs),
     )
 
 
 def _finishes(
     levels: Sequence[Level], level_at: Sequence[int], outputs: Sequence[Output]
-) -> tuple[Shorts, Shorts, tuple[Output, ...]]:
-    """The tables of the plain outputs, whose windows are whole tiles between two numbers."""
-    finishes: list[list[int]] = []
-    finish_at, plain = [0], []
+) -> tuple[Shorts, Shorts, Shorts, tuple[Output, ...]]:
+    """The tables of the plain outputs: what is read, where each span begins, the finishes, and whose they are."""
+    read: list[int] = []
+    read_at, finishes, plain = [0], [], []
     for level, begin in zip(levels, level_at, strict=False):
         place = {partial.name: begin + index for index, partial in enumerate(level.partials)}
         for over in level.windows:
-            for output in outputs:
-                if output.window == over and asked(output.aggregate) is not None:
-                    first, last = (place[output.aggregate.partials[end].name] for end in (0, -1))
-                    finishes.append([_FINISHES[given(output.aggregate.plain)], first, last])
-                    plain.append(output)
-            finish_at.append(len(finishes))
-    return np.array(finishes, dtype=np.int32).reshape(-1, 3), np.array(finish_at, dtype=np.int32), tuple(plain)
+            here = [each for each in outputs if each.window == over and asked(each.aggregate) is not None]
+            ends = [[place[each.aggregate.partials[end].name] for end in (0, -1)] for each in here]
+            needed = sorted({operation for pair in ends for operation in pair})
+            for output, pair in zip(here, ends, strict=True):
+                reads = [len(read) + needed.index(operation) for operation in pair]
+                finishes.append([_FINISHES[given(output.aggregate.plain)], *reads])
+            read.extend(needed)
+            read_at.append(len(read))
+            plain.extend(here)
+    shorts = (np.array(each, dtype=np.int32) for each in (read, read_at, finishes))
+    first, second, third = shorts
+    return first, second, third.reshape(-1, 3), tuple(plain)
 
 
 def _operation(

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from featurestore.kernel.loops.finish import means, to_floats
-from featurestore.kernel.loops.fold import _COUNTS_AT, _TILE_WORDS, has_header, is_whole, learn_widths
+from featurestore.kernel.loops.fold import _COUNTS_AT, _TILE_WORDS, has_header, learn_widths
 from featurestore.kernel.loops.jit import loop
 from featurestore.kernel.loops.payloads import bytes_at, words_at
-from featurestore.kernel.loops.roll_up import _sum
-from featurestore.kernel.loops.rounding import mean_rounded, sum_rounded
-from featurestore.kernel.loops.words import FIRST_DIGIT, get
+from featurestore.kernel.loops.rounding import FLOAT_UNIT, mean_rounded, sum_rounded
+from featurestore.kernel.loops.words import get
 from featurestore.kernel.program import (
     COUNT,
     COUNTER,
@@ -27,97 +25,88 @@ from featurestore.kernel.program import (
 
 # The top digits of all tiles and their carries stay below this, or the sum may not fit 128 bits.
 _TOPS_MAX = np.int64(1) << 30
-# Where a sum is wider, or may be.
-_WIDE = np.int64(1)
 
 
 @loop
 def roll_values(  # type: ignore[no-untyped-def]
     addresses, lengths, layout, operations, level_at, sums, header_words, known, widths, sizes, bases,
-    span_level, span_first, span_end, finishes, finish_at, is_needed, out, floats, held,
+    span_level, span_first, span_end, read, read_at, numbers, lows,
 ):  # fmt: skip
-    """Every finish of every span (a level, and the tiles from first to before end) for every row.
+    """What every span (a level, and the tiles from first to before end) has of the operations that are read, by row.
 
     addresses, lengths  (rows) where each row's bytes are, and how many; none for an entity without events
-    out, floats         (finishes, rows) out: the values, 0 where there is none; the same memory as int64 and float64
-    held                (finishes, rows) out: whether there is a value; of a count always
-    returns             false where a row is damaged, or a value has to be found another way
+    read, read_at       (spans + 1) of each span the operations, in the order of its records
+    numbers, lows       (reads, rows) out: counts, extremes, or high and low words of sums; 0 without a tile
+    returns             false where a row is damaged, or a sum wider than two words
     """
     levels = len(level_at) - 1
-    row_at = np.zeros(2, np.int64)
-    # Of each operation of the level at hand: a number or a sum of two words, and whether it is wider.
-    number, low, wide = np.zeros((3, len(operations)), np.int64)
+    row_at, level_from = np.zeros(2, np.int64), np.zeros(levels + 1, np.int64)
     for row in range(len(addresses)):
         row_at[1] = lengths[row] >> 2
-        if lengths[row] & 3:
-            return False
         words, rungs = words_at(addresses[row], row_at[1]), bytes_at(addresses[row], lengths[row])
         if row_at[1]:
             if not has_header(words, rungs, row_at, 0, layout, level_at, sums, header_words):
                 return False
-            rungs_at = 4 * (_COUNTS_AT + levels)
-            learn_widths(operations, level_at, sums, rungs, rungs_at, known, widths, sizes, bases)
-            if not is_whole(words, rungs, row_at, 0, layout, level_at, sums, sizes, header_words):
-                return False
+            learn_widths(operations, level_at, sums, rungs, 4 * (_COUNTS_AT + levels), known, widths, sizes, bases)
+            level_from[0] = header_words
+            for level in range(levels):
+                level_from[level + 1] = level_from[level] + sizes[level] * np.int64(words[_COUNTS_AT + level])
+        else:
+            level_from[:] = 0
+        if 4 * level_from[levels] != lengths[row]:
+            return False
         for span in range(len(span_level)):
             level = span_level[span]
-            at, end, size = np.int64(0), np.int64(0), sizes[level]
-            if row_at[1]:
-                at = np.int64(header_words)
-                for before in range(level):
-                    at += sizes[before] * np.int64(words[_COUNTS_AT + before])
-                end = at + size * np.int64(words[_COUNTS_AT + level])
-                while at < end and get(words, at) < span_first[span]:
-                    at += size
-                while end > at and get(words, end - size) >= span_end[span]:
-                    end -= size
-            if at < end:
-                word = at + _TILE_WORDS
-                for index in range(level_at[level], level_at[level + 1]):
-                    kind, width = operations[index, KIND], widths[index]
-                    if not is_needed[index]:
-                        pass
-                    elif kind == COUNT:
-                        number[index] = _count(words, word, end, size)
-                    elif kind == SUM:
-                        number[index], low[index], wide[index] = _two_words(words, word, end, size, width)
-                    else:
-                        floating = operations[index, IS_FLOAT] != 0
-                        number[index] = _extreme(words, word, end, size, kind == LEAST, floating)
-                    word += width
-            for each in range(finish_at[span], finish_at[span + 1]):
-                finish, value = finishes[each, FINISH], finishes[each, VALUE]
-                count = number[finishes[each, COUNTER]] if at < end else np.int64(0)
-                held[each, row] = count > 0
-                if finish == COUNT:
-                    out[each, row], held[each, row] = count, True
-                elif count == 0:
-                    out[each, row] = 0
-                elif finish in (SUM, MEAN):
-                    slot = operations[value, SLOT]
-                    has_rung = sums[slot, RUNG_PLACE] >= 0
-                    exponent = 32 * FIRST_DIGIT[known[slot]] if has_rung else np.int64(0)
-                    if wide[value] == _WIDE:
-                        if finish == SUM and not has_rung:
-                            return False
-                        word = at + _TILE_WORDS
-                        for index in range(level_at[level], value):
-                            word += widths[index]
-                        divisor = count if finish == MEAN else np.int64(0)
-                        floats[each, row] = _by_digits(words, word, end, size, widths[value], exponent, divisor)
-                        # The quotient may be subnormal.
-                        if np.isnan(floats[each, row]):
-                            return False
-                    elif finish == MEAN:
-                        floats[each, row] = mean_rounded(number[value], np.uint64(low[value]), exponent, count)
-                    elif has_rung:
-                        floats[each, row] = sum_rounded(number[value], np.uint64(low[value]), exponent)
-                    else:
-                        held[each, row] = number[value] == low[value] >> 63
-                        out[each, row] = low[value] if held[each, row] else 0
+            at, end, size = level_from[level], level_from[level + 1], sizes[level]
+            while at < end and get(words, at) < span_first[span]:
+                at += size
+            while end > at and get(words, end - size) >= span_end[span]:
+                end -= size
+            word, index = at + _TILE_WORDS, level_at[level]
+            for each in range(read_at[span], read_at[span + 1]):
+                while index < read[each]:
+                    word += widths[index]
+                    index += 1
+                kind, low = operations[index, KIND], np.int64(0)
+                if at == end:
+                    number = np.int64(0)
+                elif kind == COUNT:
+                    number = _count(words, word, end, size)
+                elif kind == SUM:
+                    number, low, is_wide = _two_words(words, word, end, size, widths[index])
+                    if is_wide:
+                        return False
                 else:
-                    out[each, row] = number[value]
+                    number = _extreme(words, word, end, size, kind == LEAST, operations[index, IS_FLOAT] != 0)
+                numbers[each, row], lows[each, row] = number, low
     return True
+
+
+@loop
+def finish_values(operations, sums, read, finishes, numbers, lows, out, floats, held):  # type: ignore[no-untyped-def]
+    """Every finish for every row, from what `roll_values` found.
+
+    out, floats  (finishes, rows) out: the values, 0 where there is none; the same memory as int64 and float64
+    held         (finishes, rows) out: whether there is a value; of a count always
+    """
+    for each in range(len(finishes)):
+        finish, counter, value = finishes[each, FINISH], finishes[each, COUNTER], finishes[each, VALUE]
+        counts, high, low = numbers[counter], numbers[value], lows[value]
+        operation = read[value]
+        is_whole = operations[operation, KIND] != SUM or sums[operations[operation, SLOT], RUNG_PLACE] < 0
+        exponent = 0 if is_whole else FLOAT_UNIT
+        for row in range(len(counts)):
+            there = counts[row] > 0
+            if finish == MEAN:
+                floats[each, row] = mean_rounded(high[row], np.uint64(low[row]), exponent, max(counts[row], 1))
+            elif finish == SUM and not is_whole:
+                floats[each, row] = sum_rounded(high[row], np.uint64(low[row]), exponent)
+            elif finish == SUM:
+                there &= high[row] == low[row] >> 63
+                out[each, row] = low[row] if there else 0
+            else:
+                out[each, row] = high[row] if there else 0
+            held[each, row] = there or finish == COUNT
 
 
 # Tiles are walked by adding, since the length of a range with a step takes a division.
@@ -171,24 +160,12 @@ def _two_words(words, word, end, size, width):  # type: ignore[no-untyped-def]
             tops += np.int64(np.int32(words[each + np.uint64(3)]))
             tiles += 1
             each += step
-        return high, np.int64(low), np.int64(not -_TOPS_MAX < tops < _TOPS_MAX - tiles)
+        return high, np.int64(low), not -_TOPS_MAX < tops < _TOPS_MAX - tiles
     if width == 3:
         while each < stop:
             more = np.uint64(get(words, each))
             low += more
             high += np.int64(np.int32(words[each + np.uint64(2)])) + np.int64(low < more)
             each += step
-        return high, np.int64(low), np.int64(0)
-    return high, np.int64(low), _WIDE
-
-
-@loop
-def _by_digits(words, word, end, size, width, exponent, count):  # type: ignore[no-untyped-def]
-    digits, counts, out = np.empty((1, width), np.int64), np.empty(1, np.int64), np.empty(1)
-    _sum(digits, 0, 0, words, word, end, size, width, 0, width)
-    counts[0] = count
-    if count:
-        means(digits, exponent, counts, out)
-    else:
-        to_floats(digits, exponent, out)
-    return out[0]
+        return high, np.int64(low), False
+    return high, np.int64(low), True

@@ -14,6 +14,8 @@ from numba.extending import intrinsic
 from featurestore.kernel.loops.finish import means, to_floats
 from featurestore.kernel.loops.jit import loop
 
+# The unit of sums of floats, as a power of two.
+FLOAT_UNIT = -64
 # The lower half of a sum that is cut in two for floats of 53 bits.
 _LOW_BITS = np.uint64(53)
 _LOW = np.uint64((1 << 53) - 1)
