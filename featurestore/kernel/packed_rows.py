@@ -110,7 +110,8 @@ def roll_values(
         there,
     )
     values, size = pa.py_buffer(out), 8 * len(held)
-    all_there, bits = there.all(axis=1).tolist(), np.packbits(there, axis=1, bitorder="little")
+    all_there: list[bool] = there.all(axis=1).tolist()  # type: ignore[assignment]  # of two axes one is left
+    bits = np.packbits(there, axis=1, bitorder="little")
     arrays = {}
     for index, output in enumerate(program.plain):
         nulls = None if all_there[index] else pa.py_buffer(bits[index])

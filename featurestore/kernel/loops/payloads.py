@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import numba
 import numpy as np
 from llvmlite import ir
-from numba import carray, types
-from numba.core import cgutils
+from numba import types
+from numba.core import cgutils as untyped
 from numba.extending import intrinsic
 
 from featurestore.kernel.loops.jit import loop, with_lock
 
+cgutils: Any = untyped
+carray: Any = numba.carray  # type: ignore[attr-defined]
 _WORD = ir.IntType(64)
 
 
