@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from featurestore.kernel import exact
 from featurestore.kernel.aggregates.counting import CountPartial
@@ -19,9 +20,11 @@ from featurestore.kernel.aggregates.extremes import ExtremePartial
 from featurestore.kernel.aggregates.order import OrderPartial
 from featurestore.kernel.aggregates.partial import Partial, State
 from featurestore.kernel.aggregates.sums import ProductPartial, SumPartial
-from featurestore.kernel.events import Events
+from featurestore.kernel.events import Events, arrow_type
 from featurestore.kernel.loops import fold as folding
 from featurestore.kernel.loops import roll_up as rolling
+from featurestore.kernel.loops import roll_values as rolled
+from featurestore.kernel.loops.payloads import find
 from featurestore.kernel.loops.words import lift
 from featurestore.kernel.plan import Plan
 from featurestore.kernel.program import DIGITS_MAX, POWER, RUNG_PLACE, Program
@@ -78,16 +81,63 @@ def fold_packed(
     return out, np.concatenate(undone) if undone else np.zeros(0, dtype=np.int64)
 
 
+def roll_values(
+    payloads: Sequence[bytes | None], moment_us: int, plan: Plan, program: Program
+) -> dict[str, pa.Array] | None:
+    """The plain outputs' values; None when a row is damaged, or a value has to be found another way."""
+    held = list(payloads)
+    if not {bytes, type(None)}.issuperset(map(type, held)):
+        return None
+    addresses, lengths = np.empty((2, len(held)), dtype=np.int64)
+    find(id(held), id(None), addresses, lengths)
+    numbers, lows = np.empty((2, len(program.read), len(held)), dtype=np.int64)
+    if not rolled.roll_values(
+        addresses, lengths, plan.layout, *_tables(program), *_spans(moment_us, plan),
+        program.read, program.read_at, numbers, lows,
+    ):  # fmt: skip
+        return None
+    out = np.empty((len(program.plain), len(held)), dtype=np.int64)
+    there = np.empty(out.shape, dtype=np.bool_)
+    rolled.finish_values(
+        program.operations,
+        program.sums,
+        program.read,
+        program.finishes,
+        numbers,
+        lows,
+        out,
+        out.view(np.float64),
+        there,
+    )
+    values, size = pa.py_buffer(out), 8 * len(held)
+    all_there: list[bool] = there.all(axis=1).tolist()  # type: ignore[assignment]  # of two axes one is left
+    bits = np.packbits(there, axis=1, bitorder="little")
+    arrays = {}
+    for index, output in enumerate(program.plain):
+        nulls = None if all_there[index] else pa.py_buffer(bits[index])
+        mine = values.slice(index * size, size)
+        arrays[output.name] = pa.Array.from_buffers(arrow_type(output.aggregate.dtype), len(held), [nulls, mine])
+    return arrays
+
+
+def _spans(moment_us: int, plan: Plan) -> tuple[Ints, Ints, Ints]:
+    """Of the windows at the moment, level by level: the level, the first tile, and the first that is too new."""
+    moment = np.array([moment_us], dtype=np.int64)
+    spans = [(index, over) for index, level in enumerate(plan.levels) for over in level.windows]
+    ends = [over.end_tile(moment) for _, over in spans]
+    return (
+        np.array([index for index, _ in spans], dtype=np.int64),
+        np.array([over.first_tile(moment)[0] for _, over in spans], dtype=np.int64),
+        np.array([_FAR_END if each is None else each[0] for each in ends], dtype=np.int64),
+    )
+
+
 def roll_up_packed(
     payloads: Sequence[bytes | None], moment_us: int, plan: Plan, program: Program
 ) -> dict[Window, tuple[Ints, dict[str, State]]] | None:
     """For each window the rows that have a tile in it, and their merged partials; None when a row is damaged."""
-    moment = np.array([moment_us], dtype=np.int64)
+    span_level, first, end = _spans(moment_us, plan)
     spans = [(index, over) for index, level in enumerate(plan.levels) for over in level.windows]
-    first = np.array([over.first_tile(moment)[0] for _, over in spans], dtype=np.int64)
-    ends = [over.end_tile(moment) for _, over in spans]
-    end = np.array([_FAR_END if each is None else each[0] for each in ends], dtype=np.int64)
-    span_level = np.array([index for index, _ in spans], dtype=np.int64)
     tables = _tables(program)
     widest = np.where(program.sums[:, RUNG_PLACE] >= 0, 1, 0)
     chunks = list(_chunks(payloads))

@@ -145,7 +145,7 @@ def compile_plan(
         [(level.tiling.text, [(partial.name, partial.fields(1)) for partial in level.partials]) for level in levels]
     )
     layout = int.from_bytes(blake2b(shape.encode(), digest_size=4).digest(), "little")
-    program = program_of(levels, exact_names(levels))
+    program = program_of(levels, exact_names(levels), outputs)
     return Plan(tuple(outputs), levels, columns.preparation(needed), layout, program)
 
 

@@ -13,16 +13,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from featurestore.kernel.aggregates.compiled import given
 from featurestore.kernel.aggregates.counting import CountPartial
 from featurestore.kernel.aggregates.extremes import ExtremePartial
 from featurestore.kernel.aggregates.order import OrderPartial
 from featurestore.kernel.aggregates.partial import Partial
+from featurestore.kernel.aggregates.plain import asked
 from featurestore.kernel.aggregates.sums import ProductPartial, SumPartial
 from featurestore.kernel.events import DataType, Events
 from featurestore.kernel.tilings import Single
 
 if TYPE_CHECKING:
-    from featurestore.kernel.plan import Level
+    from featurestore.kernel.plan import Level, Output
 
 Ints = npt.NDArray[np.int64]
 Shorts = npt.NDArray[np.int32]
@@ -34,6 +36,11 @@ KIND, COLUMN, IS_FLOAT, SLOT, WORDS = range(5)
 # four factors.
 POWER, RUNG_PLACE, FACTORS = 0, 1, 2
 _FACTORS_MAX = 4
+# The columns of the table of finishes: kind (of COUNT, SUM, MEAN, LEAST and MOST), and which reads count and hold its
+# values.
+MEAN = 6
+FINISH, COUNTER, VALUE = range(3)
+_FINISHES = {"count": COUNT, "sum": SUM, "mean": MEAN, "min": LEAST, "max": MOST}
 # Digits that one value's product can have: four factors of 64 bits, at any shift.
 DIGITS_MAX = 12
 
@@ -48,6 +55,10 @@ class Program:
     slots        the number of each sum, by the name of its partial
     columns      the events' columns that the tables point to
     is_float     (columns) whether each holds floats
+    read         operations that plain outputs need, span by span; spans are the windows, level by level
+    read_at      (spans + 1) where each span's begin
+    finishes     (plain, 3) kind, number of the read that counts, number of the one that holds the values
+    plain        the outputs of these finishes
     """
 
     header_words: int
@@ -57,6 +68,10 @@ class Program:
     slots: Mapping[str, int]
     columns: tuple[str, ...]
     is_float: npt.NDArray[np.bool_]
+    read: Shorts
+    read_at: Shorts
+    finishes: Shorts
+    plain: tuple[Output, ...]
 
     def numbers(self, events: Events) -> tuple[Ints, npt.NDArray[np.bool_]]:
         """The columns as int64 (of floats the bits), and where they are not null: both (columns, n)."""
@@ -74,7 +89,7 @@ class Program:
         return values, valid
 
 
-def program_of(levels: Sequence[Level], rung_names: Sequence[str]) -> Program | None:
+def program_of(levels: Sequence[Level], rung_names: Sequence[str], outputs: Sequence[Output]) -> Program | None:
     """The tables of these levels; None where a partial has no fixed width."""
     columns: dict[str, DataType | None] = {}
     sums: dict[str, list[int]] = {}
@@ -103,7 +118,31 @@ def program_of(levels: Sequence[Level], rung_names: Sequence[str]) -> Program | 
         {name: index for index, name in enumerate(sums)},
         tuple(columns),
         np.array([dtype == "float64" for dtype in columns.values()], dtype=np.bool_),
+        *_finishes(levels, level_at, outputs),
     )
+
+
+def _finishes(
+    levels: Sequence[Level], level_at: Sequence[int], outputs: Sequence[Output]
+) -> tuple[Shorts, Shorts, Shorts, tuple[Output, ...]]:
+    """The tables of the plain outputs: what is read, where each span begins, the finishes, and whose they are."""
+    read: list[int] = []
+    read_at, finishes, plain = [0], [], []
+    for level, begin in zip(levels, level_at, strict=False):
+        place = {partial.name: begin + index for index, partial in enumerate(level.partials)}
+        for over in level.windows:
+            here = [each for each in outputs if each.window == over and asked(each.aggregate) is not None]
+            ends = [[place[each.aggregate.partials[end].name] for end in (0, -1)] for each in here]
+            needed = sorted({operation for pair in ends for operation in pair})
+            for output, pair in zip(here, ends, strict=True):
+                reads = [len(read) + needed.index(operation) for operation in pair]
+                finishes.append([_FINISHES[given(output.aggregate.plain)], *reads])
+            read.extend(needed)
+            read_at.append(len(read))
+            plain.extend(here)
+    shorts = (np.array(each, dtype=np.int32) for each in (read, read_at, finishes))
+    first, second, third = shorts
+    return first, second, third.reshape(-1, 3), tuple(plain)
 
 
 def _operation(

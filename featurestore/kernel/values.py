@@ -65,13 +65,16 @@ def warm_up() -> None:
 
 def roll_up(payloads: Sequence[bytes | None], moment_us: int, plan: Plan) -> dict[str, pa.Array]:
     """Every output's value at the moment, one a payload; an absent row is an entity without events."""
-    moments_us = np.full(len(payloads), moment_us, dtype=np.int64)
     if plan.program is not None and plan.is_rolled_up_packed:
-        from featurestore.kernel.packed_rows import roll_up_packed
+        moments_us = np.full(len(payloads), moment_us, dtype=np.int64)
+        from featurestore.kernel.packed_rows import roll_up_packed, roll_values
 
-        found = roll_up_packed(payloads, moment_us, plan, plan.program)
+        out = roll_values(payloads, moment_us, plan, plan.program)
+        rest = [output for output in plan.outputs if out is None or output.name not in out]
+        found = roll_up_packed(payloads, moment_us, plan, plan.program) if rest else {}
         if found is not None:
-            return {each.name: _finished(each, *found[each.window], moments_us) for each in plan.outputs}
+            out = {**(out or {}), **{each.name: _finished(each, *found[each.window], moments_us) for each in rest}}
+            return {output.name: out[output.name] for output in plan.outputs}
     return roll_up_with_numpy(payloads, moment_us, plan)
 
 
@@ -108,19 +111,27 @@ def values_at(
     returns    output name -> (m) values in spine order
     """
     # Not at the top: the loops need Numba, whose import takes a third of a second.
+    from featurestore.kernel.plain import PlainValues
     from featurestore.kernel.ranges import Over, ranged
 
     ordered = plan.prepare(events.sorted())
     place = _Places(ordered)
     up_to = place.after(spine_row, spine_us)
+    plain = PlainValues(ordered, plan.outputs)
+    out: dict[str, pa.Array] = {}
+    ranges: dict[Window, tuple[Ints, Ints]] = {}
+    for over in dict.fromkeys(output.window for output in plan.outputs):
+        ranges[over] = _ranges(ordered, place, over, spine_row, spine_us, up_to)
+        out.update(plain.over(over, *ranges[over]))
     overs: dict[str, Over] = {}
-    out = {}
     spans: dict[Window, tuple[Ints, Ints, Ints]] = {}
     states: dict[tuple[Window, str], State] = {}
     for output in plan.outputs:
+        if output.name in out:
+            continue
         over = output.window
         if over not in spans:
-            low, high = _ranges(ordered, place, over, spine_row, spine_us, up_to)
+            low, high = ranges[over]
             some = np.flatnonzero(low < high)
             spans[over] = (some, low, high) if len(some) == len(low) else (some, low[some], high[some])
         some, low, high = spans[over]
@@ -139,7 +150,7 @@ def values_at(
             states[over, partial.name] = state
         mine = {partial.name: states[over, partial.name] for partial in output.aggregate.partials}
         out[output.name] = _finished(output, some, mine, spine_us)
-    return out
+    return {output.name: out[output.name] for output in plan.outputs}
 
 
 def _ranges(

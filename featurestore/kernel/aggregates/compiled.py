@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from featurestore.kernel.events import ValueType
 from featurestore.kernel.windows import Lifetime, Window
 
 T = TypeVar("T")
+Plain = Literal["count", "sum", "mean", "min", "max"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class Compiled:
 
     zero_when_empty  SQL's 0 of a count, for an entity without events in the window; null for the rest
     faded            sums that are weighed by their age before they are finished, and the half-life
+    plain            what the finish is, where it is one of those that the compiled loops know as well
     """
 
     partials: tuple[Partial, ...]
@@ -48,6 +50,7 @@ class Compiled:
     zero_when_empty: bool = False
     faded: tuple[str, ...] = ()
     half_life_us: int = 0
+    plain: Plain | None = None
 
 
 NOTHING = Input("@one", "int64", nullable=False)

@@ -68,7 +68,7 @@ def count(ask: Ask) -> Compiled:
     def finish(states: Mapping[str, State], span: Span) -> Finished:
         return always(states[counter.name]["count"])
 
-    return Compiled((counter,), "int64", finish, zero_when_empty=True)
+    return Compiled((counter,), "int64", finish, zero_when_empty=True, plain="count")
 
 
 def rate(ask: Ask) -> Compiled:

@@ -88,7 +88,7 @@ def extreme(which: Literal["min", "max"]) -> Builder:
         def finish(states: Mapping[str, State], span: Span) -> Finished:
             return Finished(states[found.name]["value"], states[counter.name]["count"] > 0)
 
-        return Compiled((counter, found), column.dtype, finish)
+        return Compiled((counter, found), column.dtype, finish, plain=which)
 
     return build
 

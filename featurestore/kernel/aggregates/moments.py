@@ -28,7 +28,7 @@ def total(ask: Ask) -> Compiled:
         values, fits = exact.to_ints(digits)
         return Finished(values, some & fits)
 
-    return Compiled((counter, added), "float64" if column.dtype == "float64" else "int64", finish)
+    return Compiled((counter, added), "float64" if column.dtype == "float64" else "int64", finish, plain="sum")
 
 
 def mean(ask: Ask) -> Compiled:
@@ -39,7 +39,7 @@ def mean(ask: Ask) -> Compiled:
         counts = states[counter.name]["count"]
         return Finished(exact.means(states[added.name]["digits"], np.maximum(counts, 1)), counts > 0)
 
-    return Compiled((counter, added), "float64", finish)
+    return Compiled((counter, added), "float64", finish, plain="mean")
 
 
 def spread(*, ddof: int, root: bool) -> Builder:

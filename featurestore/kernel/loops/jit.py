@@ -18,13 +18,22 @@ import numba
 
 def loop(function: Callable[..., Any]) -> Any:
     """The function as machine code; it takes NumPy arrays, numbers and truths, by position."""
+    return _compiled(function, nogil=True)
+
+
+def with_lock(function: Callable[..., Any]) -> Any:
+    """The same for what looks into the interpreter's own objects, and so keeps its lock."""
+    return _compiled(function, nogil=False)
+
+
+def _compiled(function: Callable[..., Any], *, nogil: bool) -> Any:
     settings: Any = numba.config
     before, folder = settings.CACHE_DIR, _folder(Path(function.__code__.co_filename).parent)
     # A folder that the user named is the user's choice; ours is for our loops alone.
     settings.CACHE_DIR = before or folder
     try:
         is_kept = bool(before or folder)
-        return numba.njit(cache=is_kept, nogil=True, error_model="numpy", boundscheck=False)(function)
+        return numba.njit(cache=is_kept, nogil=nogil, error_model="numpy", boundscheck=False)(function)
     finally:
         settings.CACHE_DIR = before
 

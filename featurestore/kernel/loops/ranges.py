@@ -5,12 +5,20 @@ from __future__ import annotations
 import numpy as np
 
 from featurestore.kernel.loops.jit import loop
+from featurestore.kernel.loops.rounding import mean_rounded, sum_rounded
 from featurestore.kernel.loops.words import ordered
 
 _FRACTION = np.int64((1 << 52) - 1)
-_MINUS_ZERO = np.int64(np.iinfo(np.int64).min)
-_BLOCK_BITS = 4
-_BLOCK = 1 << _BLOCK_BITS
+_LEADING = np.int64(1 << 52)
+_FAR_END = np.int64(np.iinfo(np.int64).max)
+_NEAR_END = np.int64(np.iinfo(np.int64).min)
+# Keys of the infinities: what floats give where there are none.
+_INFINITY = np.int64(0x7FF0_0000_0000_0000)
+_MINUS_INFINITY = np.int64(-_INFINITY - 1)
+BLOCK_BITS = 6
+SUM_BITS = 4
+_STRIDE = 16
+_STRIDES = 4
 
 
 @loop
@@ -37,113 +45,153 @@ def places(row, event_us, asked_row, asked_us, after, out):  # type: ignore[no-u
 
     Looks near the last answer first: moments that rise cost a few steps each, others a binary search.
     """
-    total = len(row)
-    at = np.int64(0)
+    begin, end, at = np.int64(0), np.int64(0), np.int64(0)
     for index in range(len(asked_row)):
         entity, moment = asked_row[index], asked_us[index]
-        step = np.int64(1)
-        if at < total and _before(row[at], event_us[at], entity, moment, after):
-            low, high = at + 1, at + 1
-            while high < total and _before(row[high], event_us[high], entity, moment, after):
-                low = high + 1
-                high += step
-                step *= 2
-            high = min(high, np.int64(total))
-        else:
-            low, high = at - 1, at
-            while low >= 0 and not _before(row[low], event_us[low], entity, moment, after):
-                high = low
-                low -= step
-                step *= 2
-            low = max(low + 1, np.int64(0))
-        while low < high:
-            middle = (low + high) >> 1
-            if _before(row[middle], event_us[middle], entity, moment, after):
-                low = middle + 1
-            else:
-                high = middle
-        at = low
+        if index == 0 or entity != asked_row[index - 1]:
+            begin = _near(row, np.int64(0), np.int64(len(row)), begin, entity, False)
+            end = _near(row, begin, np.int64(len(row)), begin, entity, True)
+            at = begin
+        elif moment == asked_us[index - 1]:
+            # Many windows begin at the same edge of a tile.
+            out[index] = at
+            continue
+        at = _near(event_us, begin, end, at, moment, after)
         out[index] = at
 
 
 @loop
-def _before(row, event_us, entity, moment, after):  # type: ignore[no-untyped-def]
-    if row != entity:
-        return row < entity
-    return event_us <= moment if after else event_us < moment
+def _near(numbers, begin, end, start, asked, after):  # type: ignore[no-untyped-def]
+    """The first place from begin to end whose number does not come before what is asked, looked for from start on."""
+    low, high, step = start, start, np.int64(_STRIDE)
+    if start < end and _before(numbers[np.uint64(start)], asked, after):
+        # A few at a time without a choice between them, which is faster than halving.
+        for _ in range(_STRIDES):
+            if low + _STRIDE > end:
+                break
+            found = np.int64(0)
+            for each in range(np.uint64(low), np.uint64(low) + np.uint64(_STRIDE)):
+                found += _before(numbers[each], asked, after)
+            low += found
+            if found < _STRIDE:
+                return low
+        high = low
+        while high < end and _before(numbers[np.uint64(high)], asked, after):
+            low = high + 1
+            high += step
+            step *= 2
+        high = min(high, end)
+    else:
+        low = start - 1
+        while low >= begin and not _before(numbers[np.uint64(low)], asked, after):
+            high = low
+            low -= step
+            step *= 2
+        low = max(low + 1, begin)
+    while low < high:
+        middle = (low + high) >> 1
+        if _before(numbers[np.uint64(middle)], asked, after):
+            low = middle + 1
+        else:
+            high = middle
+    return low
 
 
 @loop
-def fits_narrow(bits, valid):  # type: ignore[no-untyped-def]
-    """Whether all floats are multiples of 2**-64 below 2**31: so ordinary that 128 bits hold any sum of them."""
-    for index in range(len(bits)):
-        if not valid[index]:
-            continue
-        exponent = ((bits[index] >> 52) & 0x7FF) - 1075
-        whole = bits[index] & _FRACTION
-        if exponent + 53 > 31:
-            return False
-        if exponent < -64:
-            if exponent == -1075:
-                if whole:
+def _before(number, asked, after):  # type: ignore[no-untyped-def]
+    return number <= asked if after else number < asked
+
+
+@loop
+def block_sums(numbers, valid, floats, prefix):  # type: ignore[no-untyped-def]
+    """Sums of all events before each block, in two's complement: `prefix` (blocks, 2) low and high 64 bits.
+
+    Of integers in units of one, of floats (whose bits are given) in units of 2**-64. False where a float is no multiple
+    of that below 2**31: only of such ordinary ones 128 bits hold any sum.
+    """
+    low, high = np.uint64(0), np.uint64(0)
+    for block in range(len(prefix)):
+        prefix[block, 0], prefix[block, 1] = low, high
+        begin, end = block << SUM_BITS, min((block + 1) << SUM_BITS, len(numbers))
+        if floats:
+            for index in range(np.uint64(begin), np.uint64(end)):
+                if valid[index] and not _is_ordinary(numbers[index]):
                     return False
-            elif exponent < -116 or (whole | (np.int64(1) << 52)) & ((np.int64(1) << (-64 - exponent)) - 1):
-                return False
+        low, high = _added(numbers, valid, floats, begin, end, low, high)
     return True
 
 
 @loop
-def sum_floats(bits, valid, prefix):  # type: ignore[no-untyped-def]
-    """Running sums in units of 2**-64, in two's complement: `prefix` (n + 1, 2) low and high 64 bits."""
-    low, high = np.uint64(0), np.uint64(0)
-    prefix[0, 0] = prefix[0, 1] = np.uint64(0)
-    for index in range(len(bits)):
-        exponent = (bits[index] >> 52) & 0x7FF
-        if valid[index] and exponent:
-            whole = np.uint64((bits[index] & _FRACTION) | (np.int64(1) << 52))
-            shift = exponent - 1075 + 64
+def _is_ordinary(bits):  # type: ignore[no-untyped-def]
+    shift, fraction = ((bits >> 52) & 0x7FF) - 1011, bits & _FRACTION
+    if shift >= 0:
+        # The highest bit is at 2**(shift - 12).
+        return shift <= 42
+    if shift < -52:
+        # Of these only zero.
+        return shift == -1011 and fraction == 0
+    return (fraction | _LEADING) & ((np.int64(1) << -shift) - 1) == 0
+
+
+@loop
+def _added(numbers, valid, floats, begin, end, low, high):  # type: ignore[no-untyped-def]
+    """The sum in two words with a few events added."""
+    for index in range(np.uint64(begin), np.uint64(end)):
+        number = numbers[index] if valid[index] else np.int64(0)
+        if floats:
+            shift = ((number >> 52) & 0x7FF) - 1011
+            whole = np.uint64((number & _FRACTION) | _LEADING)
             if shift >= 0:
-                add_low = whole << np.uint64(shift)
-                add_high = (whole >> np.uint64(1)) >> np.uint64(63 - shift)
+                add_low, add_high = whole << np.uint64(shift), (whole >> np.uint64(1)) >> np.uint64(63 - shift)
             else:
-                add_low = whole >> np.uint64(-shift)
-                add_high = np.uint64(0)
-            if bits[index] < 0:
-                high -= add_high + (np.uint64(1) if low < add_low else np.uint64(0))
-                low -= add_low
-            else:
-                low += add_low
-                high += add_high + (np.uint64(1) if low < add_low else np.uint64(0))
-        prefix[index + 1, 0], prefix[index + 1, 1] = low, high
-
-
-@loop
-def sum_ints(numbers, valid, prefix):  # type: ignore[no-untyped-def]
-    """Running sums of int64 as `sum_floats` gives them, in units of one."""
-    low, high = np.uint64(0), np.uint64(0)
-    prefix[0, 0] = prefix[0, 1] = np.uint64(0)
-    for index in range(len(numbers)):
-        if valid[index]:
-            add = np.uint64(numbers[index])
-            low += add
-            high += np.uint64(numbers[index] >> 63) + (np.uint64(1) if low < add else np.uint64(0))
-        prefix[index + 1, 0], prefix[index + 1, 1] = low, high
-
-
-@loop
-def differences(prefix, low, high, digits):  # type: ignore[no-untyped-def]
-    """Sums of the ranges as digits (m, 3 or 4), the last one signed."""
-    for index in range(len(low)):
-        begin, end = low[index], high[index]
-        less = prefix[end, 0] - prefix[begin, 0]
-        more = prefix[end, 1] - prefix[begin, 1] - (np.uint64(1) if prefix[end, 0] < prefix[begin, 0] else np.uint64(0))
-        digits[index, 0] = np.int64(less & np.uint64(0xFFFF_FFFF))
-        digits[index, 1] = np.int64(less >> np.uint64(32))
-        if digits.shape[1] == 3:
-            digits[index, 2] = np.int64(more)
+                # Nothing is lost, as every float is ordinary; zero is all that is shifted out.
+                add_low, add_high = whole >> np.uint64(min(-shift, 63)), np.uint64(0)
+            # All bits of a negative number are turned, and one is added.
+            turn = np.uint64(number >> 63)
+            add_low = (add_low ^ turn) - turn
+            add_high = (add_high ^ turn) + (turn & np.uint64(add_low == np.uint64(0)))
         else:
-            digits[index, 2] = np.int64(more & np.uint64(0xFFFF_FFFF))
-            digits[index, 3] = np.int64(more) >> 32
+            add_low, add_high = np.uint64(number), np.uint64(number >> 63)
+        low += add_low
+        high += add_high + np.uint64(low < add_low)
+    return low, high
+
+
+@loop
+def sums_before(numbers, valid, floats, prefix, places, sums):  # type: ignore[no-untyped-def]
+    """The sum of all events before each place: `sums` (m, 2) out."""
+    at, low, high = np.int64(-1), np.uint64(0), np.uint64(0)
+    for index in range(len(places)):
+        place = places[index]
+        if place != at:
+            block = place >> SUM_BITS
+            # From where the last sum ended, where that is in the same block.
+            if not block << SUM_BITS <= at <= place:
+                at, low, high = block << SUM_BITS, prefix[block, 0], prefix[block, 1]
+            low, high = _added(numbers, valid, floats, at, place, low, high)
+            at = place
+        sums[index, 0], sums[index, 1] = low, high
+
+
+@loop
+def difference(more, less, index):  # type: ignore[no-untyped-def]
+    """What one sum has more than another, as a high and a low word."""
+    borrow = np.uint64(more[index, 0] < less[index, 0])
+    return np.int64(more[index, 1] - less[index, 1] - borrow), more[index, 0] - less[index, 0]
+
+
+@loop
+def differences(more, less, digits):  # type: ignore[no-untyped-def]
+    """Sums of ranges as digits (m, 3 or 4), the last one signed."""
+    for index in range(len(digits)):
+        high_word, low_word = difference(more, less, index)
+        digits[index, 0] = np.int64(low_word & np.uint64(0xFFFF_FFFF))
+        digits[index, 1] = np.int64(low_word >> np.uint64(32))
+        if digits.shape[1] == 3:
+            digits[index, 2] = high_word
+        else:
+            digits[index, 2] = high_word & np.int64(0xFFFF_FFFF)
+            digits[index, 3] = high_word >> 32
 
 
 @loop
@@ -157,56 +205,135 @@ def count_valid(valid, prefix):  # type: ignore[no-untyped-def]
 
 
 @loop
-def keys_of(numbers, valid, floats, empty, keys):  # type: ignore[no-untyped-def]
-    """Integers in the order of the values (of floats the bits are given), -0.0 as 0.0, nulls as `empty`."""
-    for index in range(len(numbers)):
+def block_extremes(numbers, valid, floats, least, most):  # type: ignore[no-untyped-def]
+    """The least and greatest key of 2**level blocks of events from each one on, both (levels, blocks).
+
+    numbers  int64, or the bits of floats; keys are integers in the order of the values
+    """
+    nothing = _nothing(floats)
+    for block in range(least.shape[1]):
+        begin = block << BLOCK_BITS
+        end = min(begin + (1 << BLOCK_BITS), len(numbers))
+        least[0, block], most[0, block] = _reached(numbers, valid, floats, begin, end, nothing)
+    for level in range(1, least.shape[0]):
+        half = 1 << (level - 1)
+        for block in range(least.shape[1] - 2 * half + 1):
+            least[level, block] = min(least[level - 1, block], least[level - 1, block + half])
+            most[level, block] = max(most[level - 1, block], most[level - 1, block + half])
+
+
+@loop
+def _nothing(floats):  # type: ignore[no-untyped-def]
+    """The least and greatest key of no values."""
+    return (_INFINITY, _MINUS_INFINITY) if floats else (_FAR_END, _NEAR_END)
+
+
+@loop
+def _reached(numbers, valid, floats, begin, end, before):  # type: ignore[no-untyped-def]
+    """The least and greatest key of those before and of some events."""
+    least, most = before
+    for index in range(np.uint64(begin), np.uint64(end)):
         number = numbers[index]
         if floats:
-            number = np.int64(0) if number == _MINUS_ZERO else ordered(number)
-        keys[index] = number if valid[index] else empty
+            # The bits of -0.0 are those of the smallest int64: which zero came first may not show.
+            number = np.int64(0) if number == _NEAR_END else ordered(number)
+        there = valid[index]
+        least, most = min(least, number if there else before[0]), max(most, number if there else before[1])
+    return least, most
 
 
 @loop
-def block_extremes(keys, sign):  # type: ignore[no-untyped-def]
-    """The least (sign 1) or greatest (-1) key of 2**level blocks of events from each one on, by (level, block)."""
-    blocks = (len(keys) + _BLOCK - 1) >> _BLOCK_BITS
-    levels = 1
-    while 1 << levels <= blocks:
-        levels += 1
-    table = np.empty((levels, blocks), np.int64)
-    for block in range(blocks):
-        best = keys[block << _BLOCK_BITS]
-        for index in range(block << _BLOCK_BITS, min((block + 1) << _BLOCK_BITS, len(keys))):
-            best = min(best, keys[index]) if sign > 0 else max(best, keys[index])
-        table[0, block] = best
-    for level in range(1, levels):
-        half = 1 << (level - 1)
-        for block in range(blocks - 2 * half + 1):
-            left, right = table[level - 1, block], table[level - 1, block + half]
-            table[level, block] = min(left, right) if sign > 0 else max(left, right)
-    return table
+def newest_extremes(numbers, valid, floats, high, least, most):  # type: ignore[no-untyped-def]
+    """The least and greatest key from the beginning of the block in which each range ends."""
+    at, held = np.int64(0), _nothing(floats)
+    for index in range(len(high)):
+        end = high[index]
+        begin = (end >> BLOCK_BITS) << BLOCK_BITS
+        if at < begin or at > end:
+            at, held = begin, _nothing(floats)
+        held = _reached(numbers, valid, floats, at, end, held)
+        at = end
+        least[index], most[index] = held
 
 
 @loop
-def extremes(keys, sign, table, low, high, floats, out):  # type: ignore[no-untyped-def]
-    """The least (sign 1) or greatest (-1) value of each range; of floats the bits."""
+def extremes(  # type: ignore[no-untyped-def]
+    numbers, valid, floats, least, most, newest_least, newest_most, counts, low, high, out_least, out_most
+):  # fmt: skip
+    """The least and greatest value of each range, of floats the bits; 0 where it has no values.
+
+    least, most                as `block_extremes` gives them
+    newest_least, newest_most  as `newest_extremes` gives them for `high`
+    counts                     (m) how many values each range has
+    """
+    nothing = _nothing(floats)
+    # Neighbouring ranges begin at the same event or end in the same block, often both.
+    head_at, head = np.int64(-1), nothing
+    body_from, body_to, body, level = np.int64(-1), np.int64(-1), nothing, 0
     for index in range(len(low)):
+        if counts[index] <= 0:
+            out_least[index] = out_most[index] = 0
+            continue
         begin, end = low[index], high[index]
-        first, last = (begin + _BLOCK - 1) >> _BLOCK_BITS, end >> _BLOCK_BITS
-        best = keys[begin]
-        if first >= last:
-            for event in range(begin, end):
-                best = min(best, keys[event]) if sign > 0 else max(best, keys[event])
+        first, last = (begin + (1 << BLOCK_BITS) - 1) >> BLOCK_BITS, end >> BLOCK_BITS
+        if first > last:
+            held = _reached(numbers, valid, floats, begin, end, nothing)
         else:
-            for event in range(begin, first << _BLOCK_BITS):
-                best = min(best, keys[event]) if sign > 0 else max(best, keys[event])
-            for event in range(last << _BLOCK_BITS, end):
-                best = min(best, keys[event]) if sign > 0 else max(best, keys[event])
-            # Any stretch of blocks is two of those in the table.
-            level = 0
-            while 2 << level <= last - first:
-                level += 1
-            left, right = table[level, first], table[level, last - (1 << level)]
-            other = min(left, right) if sign > 0 else max(left, right)
-            best = min(best, other) if sign > 0 else max(best, other)
-        out[index] = ordered(best) if floats else best
+            if begin != head_at:
+                head_at, head = begin, _reached(numbers, valid, floats, begin, first << BLOCK_BITS, nothing)
+            if first != body_from or last != body_to:
+                body_from, body_to, body = first, last, nothing
+                if first < last:
+                    # Any stretch of blocks is two of those in the table.
+                    while 2 << level <= last - first:
+                        level += 1
+                    while 1 << level > last - first:
+                        level -= 1
+                    other = last - (1 << level)
+                    body = (
+                        min(least[level, first], least[level, other]),
+                        max(most[level, first], most[level, other]),
+                    )
+            held = (
+                min(min(head[0], body[0]), newest_least[index]),
+                max(max(head[1], body[1]), newest_most[index]),
+            )
+        out_least[index] = ordered(held[0]) if floats else held[0]
+        out_most[index] = ordered(held[1]) if floats else held[1]
+
+
+@loop
+def sums_and_means(more, less, exponent, counts, sums, means):  # type: ignore[no-untyped-def]
+    """The sum and the mean of each range, rounded once; 0 where it has no values.
+
+    more, less   (m, 2) sums of all events before the ends and before the beginnings, in units of 2**exponent
+    counts       (m) how many values each range has
+    sums, means  (m) out, or without length where it is not asked for
+    """
+    for index in range(len(counts)):
+        high_word, low_word = np.int64(0), np.uint64(0)
+        if counts[index] > 0:
+            high_word, low_word = difference(more, less, index)
+        if len(sums):
+            sums[index] = sum_rounded(high_word, low_word, exponent)
+        if len(means):
+            means[index] = mean_rounded(high_word, low_word, exponent, max(counts[index], 1))
+
+
+@loop
+def whole_sums(more, less, counts, sums, fits):  # type: ignore[no-untyped-def]
+    """The sum of each range of integers, and whether it is one and fits int64; elsewhere 0."""
+    for index in range(len(counts)):
+        fits[index], sums[index] = False, 0
+        if counts[index] > 0:
+            high_word, low_word = difference(more, less, index)
+            if high_word == np.int64(low_word) >> 63:
+                fits[index], sums[index] = True, np.int64(low_word)
+
+
+@loop
+def counts_of(prefix, low, high, counts):  # type: ignore[no-untyped-def]
+    """How many values each range has; every event has one where `prefix` has no length."""
+    for index in range(len(low)):
+        begin, end = low[index], max(low[index], high[index])
+        counts[index] = prefix[end] - prefix[begin] if len(prefix) else end - begin

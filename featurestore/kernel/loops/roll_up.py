@@ -127,17 +127,11 @@ def _sum(out, row, to, words, word, end, size, width, skip, full):  # type: igno
 
 @loop
 def _extreme(words, word, end, size, least, floats):  # type: ignore[no-untyped-def]
-    best = get(words, word)
-    if floats:
-        best = ordered(best)
-        for each in range(word + size, end, size):
-            held = ordered(get(words, each))
-            best = min(best, held) if least else max(best, held)
-        return ordered(best)
-    for each in range(word + size, end, size):
-        held = get(words, each)
+    best = ordered(get(words, word)) if floats else get(words, word)
+    for each in range(np.uint64(word + size), np.uint64(end), np.uint64(size)):
+        held = ordered(get(words, each)) if floats else get(words, each)
         best = min(best, held) if least else max(best, held)
-    return best
+    return ordered(best) if floats else best
 
 
 @loop

@@ -23,13 +23,16 @@ _NO_RUNG = len(exact.RUNGS)
 @loop
 def get(words, at):  # type: ignore[no-untyped-def]
     """The int64 in two words."""
-    return np.int64(words[at]) | (np.int64(words[at + 1]) << 32)
+    # Without a sign, since a place may otherwise be counted from the end, and two loads do not become one.
+    place = np.uint64(at)
+    return np.int64(words[place]) | (np.int64(words[place + np.uint64(1)]) << 32)
 
 
 @loop
 def put(words, at, number):  # type: ignore[no-untyped-def]
-    words[at] = np.uint32(number & MASK)
-    words[at + 1] = np.uint32((number >> 32) & MASK)
+    place = np.uint64(at)
+    words[place] = np.uint32(number & MASK)
+    words[place + np.uint64(1)] = np.uint32((number >> 32) & MASK)
 
 
 @loop

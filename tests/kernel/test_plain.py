@@ -1,0 +1,192 @@
+"""Values that the loops finish themselves, against plain Python: sums as fractions, ranges as slices of lists."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from featurestore.kernel import Column, Events, Feature, compile_plan, fold, roll_up
+from featurestore.kernel.loops.rounding import mean_rounded, sum_rounded
+from featurestore.kernel.plain import PlainValues
+from featurestore.kernel.values import roll_up_with_numpy
+
+TYPES = {"amount": "float64", "size": "int64", "flag": "bool", "seen": "timestamp"}
+PLAIN = {
+    "n": Feature("count"),
+    **{
+        f"{function}_{column}": Feature(function, column)
+        for column, functions in {
+            "amount": ("count", "sum", "mean", "min", "max"),
+            "size": ("count", "sum", "mean", "min", "max"),
+            "flag": ("sum", "mean"),
+            "seen": ("min", "max"),
+        }.items()
+        for function in functions
+    },
+}
+PLAN = compile_plan("plain", PLAIN, TYPES, frozenset({"amount", "size", "seen"}))  # type: ignore[arg-type]
+HOURS = compile_plan(
+    "hours",
+    {name: feature.over("1h", "6h") for name, feature in PLAIN.items()},
+    TYPES,  # type: ignore[arg-type]
+    frozenset({"amount", "size", "seen"}),
+)
+HOUR_US = 3_600_000_000
+ORDINARY = [0.0, -0.0, 0.01, -0.01, 19.99, 1e9, -1e9, 2.0**31 - 2.0**-22, -(2.0**30), 2.0**-64, -3 * 2.0**-64, 0.1, 1.5]
+SIZES = [0, 1, -1, 7, 2**62, -(2**62), 2**63 - 1, -(2**63), 3_000_000_000]
+
+words = st.one_of(
+    st.integers(-9, 9),
+    st.integers(-(2**127), 2**127 - 1),
+    st.integers(-(2**64), 2**64),
+    st.builds(lambda edge, more: edge + more, st.sampled_from([2**53, 2**64, 2**105, 2**106, -(2**106)]), st.integers(-9, 9)),
+    # Ones that lie in the middle between two floats, or beside it.
+    st.builds(
+        lambda head, places, more: (2 * head + 1) * 2**places + more,
+        st.integers(2**52, 2**53 - 1),
+        st.integers(0, 70),
+        st.integers(-1, 1),
+    ),
+)  # fmt: skip
+counts = st.one_of(st.integers(1, 9), st.integers(1, 2**31 - 1), st.sampled_from([2, 64, 2**30]))
+
+
+@settings(max_examples=1_000, deadline=None)
+@given(total=words, count=counts, exponent=st.sampled_from([0, -64]), times=st.booleans())
+def test_a_sum_of_two_words_is_rounded_once(total: int, count: int, exponent: int, times: bool) -> None:
+    if times and abs(total * count) < 2**127:
+        # Then the quotient is exact, and often a tie.
+        total *= count
+    high, low = np.int64(total >> 64), np.uint64(total & (2**64 - 1))
+    exactly = Fraction(total) * Fraction(2) ** exponent
+    same(sum_rounded(high, low, exponent), float(exactly))
+    same(mean_rounded(high, low, exponent, count), float(exactly / count))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    events=st.integers(0, 300),
+    ranges=st.integers(0, 40),
+    in_order=st.booleans(),
+    amounts=st.sampled_from([ORDINARY, ORDINARY[:6], [0.1], [2.0**31], [5e-324, 1.5], [1e300, -1e300, 1.0]]),
+    share=st.sampled_from([0.0, 0.5, 1.0]),
+)
+def test_plain_values_over_ranges_equal_those_of_slices(
+    seed: int, events: int, ranges: int, in_order: bool, amounts: list[float], share: float
+) -> None:
+    draw = np.random.default_rng(seed)
+    drawn = _drawn(draw, events, amounts, share)
+    low, high = draw.integers(0, events + 1, (2, ranges))
+    if in_order:
+        # As neighbouring moments have them: few beginnings, ends that rise.
+        low, high = np.sort(low) // 50 * 50, np.sort(high)
+    found = PlainValues(drawn, PLAN.outputs).over(PLAN.outputs[0].window, low, high)
+    is_wide = any(amount and not (2.0**-64 <= abs(amount) < 2.0**31) for amount in _values(drawn, "amount") if amount)
+    for output in PLAN.outputs:
+        function, _, column = output.name.partition("_")
+        if output.name not in found:
+            assert column == "amount" and function in ("sum", "mean") and is_wide
+            continue
+        values = _values(drawn, column) if column else [1] * events
+        expected = [_naive(function, values[a:b], output.aggregate.dtype) for a, b in zip(low, high, strict=True)]
+        got = found[output.name]
+        if output.aggregate.dtype == "timestamp":
+            got = got.cast("int64")
+        for ours, theirs in zip(got.to_pylist(), expected, strict=True):
+            same(ours, theirs)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    events=st.integers(0, 120),
+    moment=st.integers(0, 9 * HOUR_US),
+    amounts=st.sampled_from([ORDINARY, [0.1, 0.2], [2.0**62, -(2.0**62), 1.5], [2.0**62], [5e-324, 1.5], [-0.0]]),
+    share=st.sampled_from([0.0, 0.5, 1.0]),
+)
+def test_rows_are_rolled_up_to_the_same_values(
+    seed: int, events: int, moment: int, amounts: list[float], share: float
+) -> None:
+    drawn = _drawn(np.random.default_rng(seed), events, amounts, share)
+    for plan in (PLAN, HOURS):
+        rows = [*fold([None] * 3, drawn, plan), None] if events else [None]
+        ours, theirs = roll_up(tuple(rows), moment, plan), roll_up_with_numpy(rows, moment, plan)
+        for name, values in theirs.items():
+            assert values.equals(ours[name]), name
+            assert values.to_pylist() == ours[name].to_pylist() and _signs(values) == _signs(ours[name])
+
+
+def test_no_rows_have_no_values() -> None:
+    assert {len(values) for values in roll_up([], 0, PLAN).values()} == {0}
+
+
+def test_a_row_that_is_no_bytes_object_is_read_as_well() -> None:
+    [row] = fold([None], _drawn(np.random.default_rng(1), 20, ORDINARY, 1.0, entities=1), HOURS)
+    ours = roll_up([bytearray(row), None], 6 * HOUR_US, HOURS)  # type: ignore[list-item]
+    theirs = roll_up([row, None], 6 * HOUR_US, HOURS)
+    assert all(values.equals(ours[name]) for name, values in theirs.items())
+
+
+@pytest.mark.parametrize("signs", [(1, 1), (-1, -1), (1, -1)])
+def test_tiles_whose_sum_needs_more_than_two_words(signs: tuple[int, int]) -> None:
+    """Each tile alone fits: 2**62 and a little stands on the rung of ordinary sums."""
+    amounts = np.array([sign * 2.0**62 for sign in signs for _ in range(3)])
+    times = np.arange(len(amounts)) * HOUR_US // 10
+    nothing = np.zeros(len(amounts), dtype=np.int64)
+    columns = {"amount": Column(amounts), "size": Column(nothing), "flag": Column(nothing > 0), "seen": Column(nothing)}
+    events = Events(nothing, times, nothing.astype(np.int32), np.arange(len(amounts)), columns)
+    values = roll_up(fold([None], events, HOURS), HOUR_US, HOURS)
+    assert values["sum_amount_6h"].to_pylist() == [sum(amounts.tolist())]
+    assert values["mean_amount_6h"].to_pylist() == [sum(amounts.tolist()) / 6]
+
+
+def same(ours: Any, theirs: Any) -> None:
+    assert type(ours) is type(theirs) or {type(ours), type(theirs)} <= {float, np.float64}
+    assert ours == theirs
+    assert not isinstance(theirs, float) or np.signbit(ours) == np.signbit(theirs)
+
+
+def _drawn(draw: np.random.Generator, count: int, amounts: list[float], share: float, entities: int = 3) -> Events:
+    """Events in order, of which a share has values."""
+    row, event_us = np.sort(draw.integers(0, entities, count)), draw.integers(0, 8 * HOUR_US, count)
+    order = np.lexsort((event_us, row))
+    columns = {
+        "amount": Column(draw.choice(amounts, count), draw.random(count) < share),
+        "size": Column(draw.choice(np.array(SIZES, dtype=np.int64), count), draw.random(count) < share),
+        "flag": Column(draw.random(count) < 0.5),
+        "seen": Column(draw.integers(0, 2**50, count), draw.random(count) < share),
+    }
+    return Events(row, event_us[order], np.zeros(count, dtype=np.int32), np.arange(count), columns)
+
+
+def _values(events: Events, column: str) -> list[Any]:
+    held = events.columns[column]
+    valid = np.ones(len(events), dtype=np.bool_) if held.valid is None else held.valid
+    return [value if there else None for value, there in zip(held.values.tolist(), valid.tolist(), strict=True)]
+
+
+def _naive(function: str, values: list[Any], dtype: str) -> Any:
+    held = [value for value in values if value is not None]
+    if function in ("n", "count"):
+        return len(held)
+    if not held:
+        return None
+    if function in ("min", "max"):
+        found = min(held) if function == "min" else max(held)
+        return found + 0.0 if dtype == "float64" else found
+    exactly = sum(map(Fraction, held))
+    if function == "mean":
+        return float(exactly / len(held))
+    if dtype == "float64":
+        return float(exactly)
+    return int(exactly) if -(2**63) <= exactly < 2**63 else None
+
+
+def _signs(values: Any) -> list[bool]:
+    return [bool(np.signbit(value)) for value in values.to_pylist() if isinstance(value, float)]
