@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow as pa
 
 from featurestore.errors import MissingEntityKeyError, NotServedError, WrongTypeError
-from featurestore.kernel import ARROW_TYPES, DataType, newest_event_us, roll_up
+from featurestore.kernel import DataType, arrow_type, decimal_type, decimals_from, newest_event_us, roll_up
 from featurestore.kernel.keys import encode_keys
 from featurestore.online import OnlineStore
 from featurestore.settings import Settings
-from featurestore.spec import FeatureService, FeatureView, Repository, Topic, ViewSelection, load
+from featurestore.spec import FeatureService, FeatureView, Repository, Topic, ViewSelection, load, typed_column
 
 if TYPE_CHECKING:
     from featurestore.offline import EventLog, TrainingSet
@@ -165,6 +165,18 @@ def _of_text(key: str, dtype: DataType, text: str) -> Any:
     return text
 
 
+def _array(key: str, values: Sequence[Any] | pa.Array, dtype: DataType) -> pa.Array:
+    if isinstance(values, pa.Array):
+        return values
+    decimals = decimal_type(dtype)
+    if decimals is None:
+        return pa.array(list(values), arrow_type(dtype))
+    try:
+        return decimals_from(values, decimals)
+    except ValueError as error:
+        raise WrongTypeError(key, dtype, values, str(error)) from error
+
+
 def _typed_keys(service: FeatureService, entities: Mapping[str, Sequence[Any] | pa.Array]) -> dict[str, pa.Array]:
     types = service.asked
     if set(entities) != set(types):
@@ -175,8 +187,7 @@ def _typed_keys(service: FeatureService, entities: Mapping[str, Sequence[Any] | 
         if isinstance(values, str):
             raise WrongTypeError(key, f"a list of {types[key]}", values)
         try:
-            array = values if isinstance(values, pa.Array) else pa.array(list(values), ARROW_TYPES[types[key]])
-            out[key] = array.cast(ARROW_TYPES[types[key]])
+            out[key] = typed_column(key, _array(key, values, types[key]), types[key])
             if out[key].null_count:
                 raise WrongTypeError(key, types[key], None)
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, TypeError, OverflowError) as error:
