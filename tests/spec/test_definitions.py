@@ -50,6 +50,17 @@ def read(folder: Path, text: str) -> str:
         ("v = FeatureView('v', Entity('w', key='x'), paid, features={'a': count()})", "floats do not name"),
         ("v = FeatureView('v', user, paid, features={'a': count().over('1h'), 'a_1h': count()})", "twice"),
         ("t = Topic('t', schema={'at': list}, event_time='at')", "use one of"),
+        ("t = Topic('t', schema={'at': 'timestamp', 'x': 'decimal(19, 2)'}, event_time='at')", "1 to 18 digits"),
+        (
+            "t = Topic('t', schema={'at': 'timestamp', 'x': 'decimal(2, 3)'}, event_time='at')",
+            "such as 'decimal(12, 2)'",
+        ),
+        ("t = Topic('t', schema={'at': 'timestamp', 'x': 'decimal'}, event_time='at')", "'decimal(12, 2)'"),
+        (
+            "v = FeatureView('v', Entity('w', key='m'), Topic('t', schema={'at': 'timestamp', 'm': 'decimal(3,1)'}, "
+            "event_time='at'), features={'a': count()})",
+            "amounts do not name",
+        ),
         ("t = Topic('t', schema={'at': str}, event_time='at')", "must be a 'timestamp'"),
         ("t = Topic('paid', schema={'at': 'timestamp'}, event_time='at')", "two different definitions"),
         ("s = FeatureService('s', [])", "no views"),
