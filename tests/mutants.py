@@ -159,6 +159,8 @@ MUTANTS = (
     Mutant("nulls of decimals are shown", K + "decimals.py", "if valid is not None and not valid.all():", "if False:", DECIMALS),
     Mutant("a large decimal is rounded twice", K + "decimals.py", "out[place] = int(wholes[place]) / below", "pass", DECIMALS),
     Mutant("a sum of decimals is cut to 64 bits", K + "exact.py", "| (whole[:, 1] << 32), whole[:, 2]]", "| (whole[:, 1] << 32), whole[:, 1] >> 31]", DECIMALS),
+    Mutant("no text is an empty text", A + "texts.py", '_THERE + text if held else b""', "_THERE + (text if held else b'')", shown_by("min")),
+    Mutant("nothing before every text in the join", A + "texts.py", 'nothing = len(ranked) if self.which == "min" else -1', "nothing = -1", shown_by("min")),
     Mutant("a mean counts last digits", K + "exact.py", "    if scale:\n", "    if False:\n", DECIMALS),
     Mutant("a variance in the unit of a mean", K + "exact.py", "*_tens(2 * scale, len(sums))", "*_tens(scale, len(sums))", DECIMALS),
     Mutant("many divisions leave too few bits", K + "exact.py", "pad = 2 + len(divisors)", "pad = 2", DECIMALS),

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from featurestore.errors import DefinitionError, UnknownColumnError
 from featurestore.kernel.decimals import DecimalType, decimal_array, decimal_type, wholes_in, words_of
-from featurestore.kernel.events import ARROW_TYPES, Column, DataType, arrow_type
+from featurestore.kernel.events import ARROW_TYPES, Column, DataType, ValueType, arrow_type
 
 if TYPE_CHECKING:
     import polars as pl
@@ -66,7 +66,7 @@ def shown(text: str) -> str:
     return str(pl.Expr.deserialize(text.encode(), format="json"))
 
 
-def expression(owner: str, text: str, types: Mapping[str, DataType]) -> Expression:
+def expression(owner: str, text: str, types: Mapping[str, ValueType]) -> Expression:
     """What `said` gave, checked over columns of these types; raises DefinitionError, UnknownColumnError."""
     import polars as pl
 
@@ -131,7 +131,7 @@ def _every_part_row_by_row(written: pl.Expr) -> bool:
     return alone and not meta.has_multiple_outputs() and all(_every_part_row_by_row(part) for part in meta.pop())
 
 
-def _mixes_rows(asked: Expression, types: Mapping[str, DataType]) -> bool:
+def _mixes_rows(asked: Expression, types: Mapping[str, ValueType]) -> bool:
     """Whether rows together give other values than rows alone; each column is turned by another number of places."""
     columns = {}
     for turn, name in enumerate(asked.columns):
@@ -153,7 +153,14 @@ _PROBES: dict[DataType, list[Any]] = {
 }
 
 
-def _probes(dtype: DataType) -> pa.Array:
+def _probes(dtype: ValueType) -> pa.Array:
+    """Three values of a type, all different."""
+    if dtype.startswith("list<"):
+        inner = _probes(dtype[5:-1])
+        return pa.ListArray.from_arrays(pa.array([0, 1, 1, 3], pa.int32()), inner)
+    if dtype.startswith("map<"):
+        keys, items = (_probes(each) for each in dtype[4:-1].rsplit(", ", 1))
+        return pa.MapArray.from_arrays(pa.array([0, 1, 2, 3], pa.int32()), keys, items)
     decimals = decimal_type(dtype)
     if decimals is None:
         return pa.array(_PROBES[dtype], ARROW_TYPES[dtype])

@@ -154,6 +154,11 @@ def _windows(owner: str, name: str, feature: Feature) -> list[tuple[str, Window]
     """The served name and the window of each output of a feature."""
     function = function_of(feature.function)
     if feature.windows:
+        if feature.slide is not None and not all(isinstance(each, str) for each in feature.windows):
+            raise DefinitionError(
+                f"{owner}: slide= is for windows written as text; the others move as their kind does, and before(...) "
+                f"takes a slide of its own"
+            )
         written = [each if not isinstance(each, str) else window(name, each, feature.slide) for each in feature.windows]
         for each in written:
             _check_window(owner, function, feature, each)

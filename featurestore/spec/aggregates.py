@@ -69,12 +69,12 @@ def trend(column: str, *, where: Any = None) -> Feature:
 
 
 def min(column: str, *, where: Any = None) -> Feature:
-    """The smallest value."""
+    """The smallest value; of texts the first by code points, of truths whether all are."""
     return _feature("min", column, where)
 
 
 def max(column: str, *, where: Any = None) -> Feature:
-    """The largest value."""
+    """The largest value; of texts the last by code points, of truths whether any is."""
     return _feature("max", column, where)
 
 

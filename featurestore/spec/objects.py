@@ -30,7 +30,6 @@ from featurestore.kernel import (
     as_decimals,
     compile_plan,
     decimal_type,
-    is_single,
 )
 from featurestore.kernel.expressions import Expression, evaluate, expression, said
 from featurestore.spec.names import checked_name
@@ -221,7 +220,8 @@ class FeatureService:
     """What one model is served: features of one or several views, and what is derived from them at the moment.
 
     request  column -> type, given with each lookup (or by the spine): such as the amount of the payment being scored
-    derived  name -> Polars expression over `view__feature` columns, entity keys and request columns
+    derived  name -> Polars expression over `view__feature` columns, entity keys, request columns, and the derived
+             features before it
     """
 
     name: str
@@ -247,8 +247,8 @@ class FeatureService:
                 raise DefinitionError(f"request column {column!r} of {owner} is an entity key already")
             typed[column] = _typed(f"request column {column!r} of {owner}", kind)
         object.__setattr__(self, "request", typed)
-        known = {column: kind for column, kind in self.features.items() if is_single(kind)}
-        derived = _expressions(f"derived feature of {owner}", self.derived, {**known, **self.asked})
+        known = {**self.features, **self.asked}
+        derived = _expressions(f"derived feature of {owner}", self.derived, known, chained=True)
         object.__setattr__(self, "derived", derived)
 
     @cached_property
@@ -297,7 +297,21 @@ class FeatureService:
         typed = dict(columns)
         for name, kind in self.request.items():
             typed[name] = typed_column(name, columns[name], kind)
-        return evaluate(self.derived, typed)
+        out: dict[str, pa.Array] = {}
+        for layer in self._layers:
+            out.update(evaluate(layer, {**typed, **out}))
+        return {name: out[name] for name in self.derived}
+
+    @cached_property
+    def _layers(self) -> list[dict[str, Expression]]:
+        """The derived features by how many others stand below them."""
+        depth: dict[str, int] = {}
+        for name, each in self.derived.items():
+            depth[name] = 1 + max((depth[column] for column in each.columns if column in depth), default=-1)
+        return [
+            {name: self.derived[name] for name in self.derived if depth[name] == level}
+            for level in range(1 + max(depth.values()))
+        ]
 
     @property
     def version(self) -> str:
@@ -354,10 +368,14 @@ def _typed(owner: str, kind: object) -> DataType:
     raise DefinitionError(f"{owner} has type {kind!r}; use one of str, int, float, bool, 'timestamp', 'decimal(12, 2)'")
 
 
-def _expressions(owner: str, written: Mapping[str, object], types: Mapping[str, DataType]) -> dict[str, Expression]:
-    """Authors' expressions, each over columns of these types and named unlike any of them."""
-    out = {}
+def _expressions(
+    owner: str, written: Mapping[str, object], types: Mapping[str, ValueType], *, chained: bool = False
+) -> dict[str, Expression]:
+    """Authors' expressions, each over columns of these types (and, if chained, those before it), named unlike them."""
+    out: dict[str, Expression] = {}
     for name, each in written.items():
+        if chained:
+            types = {**types, **{before: made.dtype for before, made in out.items()}}
         if checked_name("column", name) in types:
             raise DefinitionError(f"{owner} is called {name!r}, which is there already; choose another name")
         if isinstance(each, Expression):

@@ -85,7 +85,8 @@ def value(
         assert argument is not None
         return sorted(values)[int(argument * (len(values) - 1))]
     if function in ("min", "max"):
-        return (min if function == "min" else max)(values) + (0.0 if dtype == "float64" else 0)
+        extreme = (min if function == "min" else max)(values)
+        return extreme + 0.0 if dtype == "float64" else extreme
     exact = [Fraction(v) for v in values]
     total = sum(exact, Fraction(0))
     if function == "sum":

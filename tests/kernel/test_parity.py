@@ -44,8 +44,8 @@ FEATURES = {
             "distinct": ("amount", "size", "flag", "seen", "name", "price"),
             "entropy": ("size", "name"),
             "rate": ("amount",),
-            "min": ("amount", "size", "seen", "flag", "share"),
-            "max": ("amount", "size", "seen", "flag", "price"),
+            "min": ("amount", "size", "seen", "flag", "share", "name"),
+            "max": ("amount", "size", "seen", "flag", "price", "name"),
             "last": ("amount", "size", "flag", "seen", "name", "share"),
         }.items()
         for column in columns

@@ -26,6 +26,7 @@ WINDOWS: dict[str, tuple[str | Window, ...]] = {
     "sliding": ("60us",),
     "long": ("1h",),
     "shifted": (before("50us", "600us"),),
+    "shifted exactly": (before("7us", "50us", slide="1us"),),
     "tumbling": (tumbling("100us"),),
     "tumbling before": (tumbling("100us", ago=1),),
     "hour": (calendar("hour", "Asia/Kathmandu"),),
@@ -69,7 +70,7 @@ def features_of(function: str) -> list[Feature]:
 def is_refused(function: str, window: str) -> bool:
     entry = FUNCTIONS[function]
     if entry.needs_size:
-        return window not in ("sliding", "long", "shifted")
+        return window not in ("sliding", "long", "shifted", "shifted exactly")
     return entry.decays and window not in ("sliding", "long", "all of time")
 
 

@@ -114,6 +114,8 @@ FEATURES = {
     "dear": most("dear").over("1h"),
     "price_each": ratio(total("price"), count()).over("1h"),
     "seen": last("seen"),
+    "kind_least": least("kind").over("1h"),
+    "kind_most": most("kind").over(newest(4)),
     "longest_ago": least("seen").over("1h"),
     "moments": last_n("seen", 2),
 }

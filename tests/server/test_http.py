@@ -35,7 +35,10 @@ pricing = FeatureService("pricing", [by_rider["n", "fare_mean_1h"], by_zone], ow
 bill = FeatureService("bill", [by_rider["tips", "by_card", "tip_counts"]], request={"fee": "decimal(8, 2)"},
                       derived={"due": pl.col("fee") + pl.col("by_rider__tips")})
 quote = FeatureService("quote", [by_rider["fare_mean_1h"], habits], request={"offer": float},
-                       derived={"against_mean": pl.col("offer") / pl.col("by_rider__fare_mean_1h")})
+                       derived={"against_mean": pl.col("offer") / pl.col("by_rider__fare_mean_1h"),
+                                "doubled": pl.col("against_mean") * 2,
+                                "of_two": pl.col("habits__fares").list.sum() + pl.col("doubled"),
+                                "in_zone_1": pl.col("habits__zones_session_30m").map.get(1)})
 """
 
 
@@ -120,6 +123,7 @@ def test_lists_maps_and_derived_features_are_served_and_joined_alike(served: tup
     assert columns["habits__dear"] == [5, 0]
     assert columns["habits__cents"] == [450.0, None]
     assert columns["against_mean"] == [2.0, None]
+    assert (columns["doubled"], columns["of_two"], columns["in_zone_1"]) == ([4.0, None], [21.0, None], [5, None])
     row = client.get("/v1/features/quote", params={"rider": "ann", "offer": "18"}).json()
     assert row["against_mean"] == 4.0
     assert client.get("/v1/features/quote", params={"rider": "ann", "offer": "much"}).status_code == 422

@@ -5,6 +5,7 @@ Adding one is a new entry here, over partials that exist or a new family beside 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -13,8 +14,19 @@ import numpy as np
 
 from featurestore.errors import UnsupportedAggregateError
 from featurestore.event_time import MINUTE_US
-from featurestore.kernel.aggregates import counting, decayed, distinct, extremes, lists, moments, order, pairs, tallies
-from featurestore.kernel.aggregates.compiled import Ask, Builder, Compiled
+from featurestore.kernel.aggregates import (
+    counting,
+    decayed,
+    distinct,
+    extremes,
+    lists,
+    moments,
+    order,
+    pairs,
+    tallies,
+    texts,
+)
+from featurestore.kernel.aggregates.compiled import Ask, Builder, Compiled, given
 from featurestore.kernel.aggregates.heaps import heap_of
 from featurestore.kernel.aggregates.own import OwnAggregate, own_builder
 from featurestore.kernel.aggregates.partial import Input
@@ -29,7 +41,6 @@ Takes = Literal["a column", "two columns", "events", "events or a column", "two 
 
 _NUMBERS: tuple[DataType, ...] = ("int64", "float64", "decimal", "bool")
 _MEASURED: tuple[DataType, ...] = ("int64", "float64", "decimal")
-_ORDERED: tuple[DataType, ...] = ("int64", "float64", "decimal", "bool", "timestamp")
 _NAMED: tuple[DataType, ...] = ("string", "int64", "decimal", "bool")
 _ALL: tuple[DataType, ...] = ("int64", "float64", "decimal", "bool", "timestamp", "string")
 
@@ -74,6 +85,17 @@ _FADED = "exact within a tile; within 1e-12 of the sum of magnitudes"
 _LENGTH = Argument("n", 1, lists.VALUES_MAX)
 _HALF_LIFE = Argument("half_life", 1_000, 100 * 366 * 86_400 * 1_000_000)
 
+
+def _extreme(which: Literal["min", "max"]) -> Builder:
+    numbers = extremes.extreme(which)
+
+    def build(ask: Ask) -> Compiled:
+        column = given(ask.column)
+        return texts.text_extreme(column, which) if column.dtype == "string" else numbers(ask)
+
+    return build
+
+
 FUNCTIONS: dict[str, Function] = {
     each.name: each
     for each in (
@@ -90,8 +112,8 @@ FUNCTIONS: dict[str, Function] = {
         Function("covariance", "two columns", _NUMBERS, moments.together("covariance"), _EXACT),
         Function("correlation", "two columns", _NUMBERS, moments.together("correlation"), _ROOT),
         Function("trend", "a column", _NUMBERS, moments.trend, _EXACT),
-        Function("min", "a column", _ORDERED, extremes.extreme("min"), "exact"),
-        Function("max", "a column", _ORDERED, extremes.extreme("max"), "exact"),
+        Function("min", "a column", _ALL, _extreme("min"), "exact"),
+        Function("max", "a column", _ALL, _extreme("max"), "exact"),
         Function("first", "a column", _ALL, order.edge("first"), "exact"),
         Function("last", "a column", _ALL, order.edge("last"), "exact"),
         Function("first_n", "a column", _ALL, lists.ends("first", distinct=False), "exact", _LENGTH),
@@ -130,18 +152,28 @@ def function_of(function: str | OwnAggregate) -> Function:
 def compile_aggregate(owner: str, function: str | OwnAggregate, ask: Ask) -> Compiled:
     """The partials and the finish of a function on what it is asked for; raises UnsupportedAggregateError."""
     entry = function_of(function)
-    given = [column for column in (ask.column, ask.other) if column is not None]
+    there = [column for column in (ask.column, ask.other) if column is not None]
     wanted = {"a column": 1, "two columns": 2}.get(entry.takes, 0)
-    if len(given) < wanted or (not wanted and given and entry.takes != "events or a column"):
+    if len(there) < wanted or (not wanted and there and entry.takes != "events or a column"):
         raise UnsupportedAggregateError(f"{owner}: {entry.name} takes {entry.takes}")
-    for column in given:
+    for column in there:
         if family(column.dtype) not in entry.accepted and column.dtype not in entry.accepted:
             raise UnsupportedAggregateError(
-                f"{owner}: {entry.name} of {column.name.partition('?')[0]!r} is not defined, since the column is "
+                f"{owner}: {entry.name} of {_written(column)!r} is not defined, since the column is "
                 f"{column.dtype}; it takes {', '.join(entry.accepted)}"
             )
     _check_argument(owner, entry, ask.argument)
+    for part in ask.parts:
+        if family(part.dtype) not in _MEASURED:
+            raise UnsupportedAggregateError(
+                f"{owner}: {entry.name} divides numbers, but one of its parts gives {part.dtype}"
+            )
     return entry.build(ask)
+
+
+def _written(column: Input) -> str:
+    """The name that the author gave: what stands behind it says which of its values count."""
+    return re.split("[?&~]", column.name)[0]
 
 
 def _check_argument(owner: str, entry: Function, argument: float | None) -> None:

@@ -94,20 +94,22 @@ class DistinctPartial:
         code = np.full(len(singles), -1, dtype=np.int64)
         code[there] = codes.reshape(-1)
         index, rank = (np.append(each, 0)[code].astype(np.int64) for each in hll.places_of(hashes))
+        # Where no range can have too many values nothing is estimated, so one register will do.
+        registers = hll.REGISTERS if len(hashes) > EXACT_MAX else 1
         ranks = np.zeros(hll.RANK_MAX + 1, dtype=np.int64)
-        ranks[0] = hll.REGISTERS
+        ranks[0] = registers
         different = np.empty(len(low), dtype=np.int64)
         out = np.empty((len(low), hll.RANK_MAX + 1), dtype=np.int64)
         slide(
             code,
-            index,
+            np.minimum(index, registers - 1),
             rank,
             np.lexsort((low, high)),
             np.ascontiguousarray(low),
             np.ascontiguousarray(high),
             np.zeros(len(hashes), dtype=np.int64),
-            np.zeros((hll.REGISTERS, hll.RANK_MAX + 1), dtype=np.int32),
-            np.zeros(hll.REGISTERS, dtype=np.int64),
+            np.zeros((registers, hll.RANK_MAX + 1), dtype=np.int32),
+            np.zeros(registers, dtype=np.int64),
             ranks,
             different,
             out,

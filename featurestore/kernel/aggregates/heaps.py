@@ -12,6 +12,7 @@ from featurestore.kernel.aggregates.packed import value_bytes
 from featurestore.kernel.aggregates.pairs import PAIR, PairsPartial
 from featurestore.kernel.aggregates.partial import Partial
 from featurestore.kernel.aggregates.tallies import COUNTED_BYTES, TallyPartial
+from featurestore.kernel.aggregates.texts import TextExtremePartial
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,5 +38,7 @@ def heap_of(partial: Partial) -> Heap:
             return Heap(one, one * partial.most, partial.dtype == "string")
         case OrderPartial(dtype="string"):
             return Heap(0, 0, has_texts=True)
+        case TextExtremePartial():
+            return Heap(1, 1, has_texts=True)
     assert not partial.has_heap, "every partial with a heap says how much it keeps"
     return Heap(0, 0)

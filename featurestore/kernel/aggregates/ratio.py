@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.errors import UnsupportedAggregateError
 from featurestore.kernel.aggregates.compiled import Ask, Compiled, Finished, Span
 from featurestore.kernel.aggregates.partial import State
 from featurestore.kernel.decimals import decimal_type, scale_of, wholes_of
@@ -21,9 +20,6 @@ _FLOAT_WHOLE_MAX = 2**53
 
 def ratio(ask: Ask) -> Compiled:
     above, below = ask.parts
-    for part in ask.parts:
-        if part.dtype not in ("int64", "float64") and decimal_type(part.dtype) is None:
-            raise UnsupportedAggregateError(f"a ratio divides numbers, but one of its parts gives {part.dtype}")
 
     def finish(states: Mapping[str, State], span: Span) -> Finished:
         up, down = above.finish(states, span), below.finish(states, span)
