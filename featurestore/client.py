@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
@@ -165,11 +166,28 @@ def _of_text(key: str, dtype: DataType, text: str) -> Any:
     return text
 
 
+def _moment(key: str, text: str) -> datetime:
+    """ISO 8601 text with its zone, as events have it."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise WrongTypeError(key, "timestamp", text) from error
+    if moment.tzinfo is None:
+        raise WrongTypeError(key, "timestamp", text, f"{text} has no zone; write {text}Z")
+    return moment
+
+
 def _array(key: str, values: Sequence[Any] | pa.Array, dtype: DataType) -> pa.Array:
     if isinstance(values, pa.Array):
         return values
     decimals = decimal_type(dtype)
     if decimals is None:
+        if dtype == "timestamp":
+            values = [_moment(key, value) if isinstance(value, str) else value for value in values]
+        if dtype in ("int64", "timestamp"):
+            # Arrow would cut these off, and look something else up.
+            for broken in (value for value in values if isinstance(value, float) and not value.is_integer()):
+                raise WrongTypeError(key, dtype, broken)
         return pa.array(list(values), arrow_type(dtype))
     try:
         return decimals_from(values, decimals)

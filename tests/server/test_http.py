@@ -34,6 +34,8 @@ habits = FeatureView("habits", Entity("rider", key="rider"), ride, columns={"cen
 pricing = FeatureService("pricing", [by_rider["n", "fare_mean_1h"], by_zone], owner="rides@example.org")
 bill = FeatureService("bill", [by_rider["tips", "by_card", "tip_counts"]], request={"fee": "decimal(8, 2)"},
                       derived={"due": pl.col("fee") + pl.col("by_rider__tips")})
+waited = FeatureService("waited", [by_rider["n"]], request={"since": "timestamp"},
+                        derived={"year": pl.col("since").dt.year()})
 quote = FeatureService("quote", [by_rider["fare_mean_1h"], habits], request={"offer": float},
                        derived={"against_mean": pl.col("offer") / pl.col("by_rider__fare_mean_1h"),
                                 "doubled": pl.col("against_mean") * 2,
@@ -114,6 +116,17 @@ def test_decimals_are_text_in_answers_and_text_or_numbers_in_questions(served: t
     assert made.store.point_in_time("bill", spine)["due"].to_pylist() == [Decimal("4.15"), None]
 
 
+def test_moments_are_asked_for_as_events_say_them(served: tuple[Project, httpx.Client]) -> None:
+    _, client = served
+    for since in ("2025-12-31T23:30:00-01:00", "2026-01-01T00:00:00Z", 1_767_225_600_000_000):
+        asked = {"service": "waited", "entities": {"rider": ["ann"], "since": [since]}}
+        assert client.post("/v1/features", json=asked).json()["columns"]["year"] == [2026]
+    assert (
+        client.get("/v1/features/waited", params={"rider": "ann", "since": "2025-01-01T00:00:00Z"}).json()["year"]
+        == 2025
+    )
+
+
 def test_lists_maps_and_derived_features_are_served_and_joined_alike(served: tuple[Project, httpx.Client]) -> None:
     made, client = served
     entities = {"rider": ["ann", "nobody"], "offer": [9.0, 1.0]}
@@ -156,6 +169,9 @@ def test_what_there_is_to_look_up_is_listed(served: tuple[Project, httpx.Client]
         ({"service": "pricing", "entities": {"rider": [5], "zone": [1]}}, 422, "'rider' must be string"),
         ({"service": "pricing", "entities": {"rider": ["a", "b"], "zone": [1]}}, 422, "one length"),
         ({"service": "pricing", "entities": {"rider": ["a"], "zone": [2**70]}}, 422, "'zone' must be int64"),
+        ({"service": "pricing", "entities": {"rider": ["a"], "zone": [1.5]}}, 422, "'zone' must be int64"),
+        ({"service": "waited", "entities": {"rider": ["a"], "since": ["2026-01-01T00:00:00"]}}, 422, "has no zone"),
+        ({"service": "waited", "entities": {"rider": ["a"], "since": ["yesterday"]}}, 422, "'since' must be timestamp"),
         ({"service": "pricing", "entities": {"rider": [None], "zone": [1]}}, 400, "body"),
         ({"service": "pricing"}, 400, "entities"),
         ({"service": "pricing", "entities": {}, "more": 1}, 400, "more"),
