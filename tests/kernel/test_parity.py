@@ -112,7 +112,7 @@ def event_lists(draw: st.DrawFn) -> list[naive.Event]:
 
 def columnar(events: list[naive.Event]) -> Events:
     def column(name: str) -> Column:
-        values = [e.values[name] for e in events]
+        values = [e.values.get(name) for e in events]
         valid = np.array([v is not None for v in values], dtype=np.bool_)
         if TYPES[name] == "string":
             held = np.empty(len(values), dtype=object)
