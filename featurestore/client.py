@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
 from featurestore.errors import MissingEntityKeyError, NotServedError, WrongTypeError
-from featurestore.kernel import ARROW_TYPES, DataType, newest_event_us, roll_up
+from featurestore.kernel import DataType, arrow_type, decimal_type, decimals_from, newest_event_us, roll_up
 from featurestore.kernel.keys import encode_keys
 from featurestore.online import OnlineStore
 from featurestore.settings import Settings
-from featurestore.spec import FeatureService, FeatureView, Repository, Topic, ViewSelection, load
+from featurestore.spec import FeatureService, FeatureView, Repository, Topic, ViewSelection, load, typed_column
 
 if TYPE_CHECKING:
     from featurestore.offline import EventLog, TrainingSet
@@ -165,6 +166,35 @@ def _of_text(key: str, dtype: DataType, text: str) -> Any:
     return text
 
 
+def _moment(key: str, text: str) -> datetime:
+    """ISO 8601 text with its zone, as events have it."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise WrongTypeError(key, "timestamp", text) from error
+    if moment.tzinfo is None:
+        raise WrongTypeError(key, "timestamp", text, f"{text} has no zone; write {text}Z")
+    return moment
+
+
+def _array(key: str, values: Sequence[Any] | pa.Array, dtype: DataType) -> pa.Array:
+    if isinstance(values, pa.Array):
+        return values
+    decimals = decimal_type(dtype)
+    if decimals is None:
+        if dtype == "timestamp":
+            values = [_moment(key, value) if isinstance(value, str) else value for value in values]
+        if dtype in ("int64", "timestamp"):
+            # Arrow would cut these off, and look something else up.
+            for broken in (value for value in values if isinstance(value, float) and not value.is_integer()):
+                raise WrongTypeError(key, dtype, broken)
+        return pa.array(list(values), arrow_type(dtype))
+    try:
+        return decimals_from(values, decimals)
+    except ValueError as error:
+        raise WrongTypeError(key, dtype, values, str(error)) from error
+
+
 def _typed_keys(service: FeatureService, entities: Mapping[str, Sequence[Any] | pa.Array]) -> dict[str, pa.Array]:
     types = service.asked
     if set(entities) != set(types):
@@ -175,8 +205,7 @@ def _typed_keys(service: FeatureService, entities: Mapping[str, Sequence[Any] | 
         if isinstance(values, str):
             raise WrongTypeError(key, f"a list of {types[key]}", values)
         try:
-            array = values if isinstance(values, pa.Array) else pa.array(list(values), ARROW_TYPES[types[key]])
-            out[key] = array.cast(ARROW_TYPES[types[key]])
+            out[key] = typed_column(key, _array(key, values, types[key]), types[key])
             if out[key].null_count:
                 raise WrongTypeError(key, types[key], None)
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, TypeError, OverflowError) as error:

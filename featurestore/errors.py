@@ -120,9 +120,11 @@ class MissingEntityKeyError(RequestError):
 class WrongTypeError(RequestError):
     """A value is not of the type that its column or key declares."""
 
-    def __init__(self, name: str, wanted: str, got: object) -> None:
-        self.name, self.wanted, self.got = name, wanted, got
-        super().__init__(f"{name!r} must be {wanted}, but {got!r} is {type(got).__name__}")
+    def __init__(self, name: str, wanted: str, got: object, why: str = "") -> None:
+        self.name, self.wanted, self.got, self.why = name, wanted, got, why
+        super().__init__(
+            f"{name!r} must be {wanted}" + (f": {why}" if why else f", but {got!r} is {type(got).__name__}")
+        )
 
 
 class NotServedError(RequestError):

@@ -30,6 +30,10 @@ SIMULATION = ("tests/simulation",)
 LOOPS = ("tests/kernel/test_loops.py",)
 RANGES = ("tests/streams/test_ranges.py",)
 PRESSURE = ("tests/streams/transport/test_pressure.py",)
+DECIMALS = ("tests/kernel/test_decimals.py",)
+DISTINCT = ("tests/kernel/test_distinct.py",)
+PAIRS = ("tests/kernel/test_pairs.py",)
+CODEC = ("tests/streams/test_json_codec.py",)
 LIMIT_S = 600
 
 
@@ -76,7 +80,7 @@ MUTANTS = (
     Mutant("lost carry", K + "exact.py", "out[:, place + 1] += out[:, place] >> 32", "out[:, place + 1] += 0"),
     Mutant("a product's middle limb misplaced", K + "exact.py", "place + _LIMB_BITS * index", "place + (_LIMB_BITS - 1) * index"),
     Mutant("rounding forgets low digits", K + "exact.py", "sticky |= ((magnitude != 0) & below).any(axis=1)", "sticky |= False"),
-    Mutant("population for sample variance", K + "exact.py", "[counts, counts - ddof]", "[counts, counts]"),
+    Mutant("population for sample variance", K + "exact.py", "[counts, counts - ddof, ", "[counts, counts, "),
     Mutant("a mean one unit off", K + "exact.py", "out = _rounded(quotient, exponent - 32 * pad, inexact, negative)", "out = np.nextafter(_rounded(quotient, exponent - 32 * pad, inexact, negative), np.inf)"),
     Mutant("negative integers unsigned", K + "exact.py", "out[:, 1] = values >> 32", "out[:, 1] = (values >> 32) & _MASK"),
     Mutant("integer overflow not seen", K + "exact.py", "return low, (top == rest[:, None]).all(axis=1)", "return low, np.ones(len(low), dtype=np.bool_)"),
@@ -95,7 +99,9 @@ MUTANTS = (
     Mutant("pairs forget their counts", A + "pairs.py", "np.add.reduceat(count, firsts)", "1"),
     Mutant("pairs keep what left the window", A + "pairs.py", "if not held[key]:", "if held[key] < 0:"),
     Mutant("negative buckets fall", A + "pairs.py", "top - np.uint64(1) - (whole - top), whole + top)", "whole - top, whole + top)"),
-    Mutant("pairs keep the largest hashes", A + "pairs.py", "else min(end, start + self.pairs_max)\n            out[index] = raw[start * size : stop * size]", "else min(end, start + self.pairs_max)\n            out[index] = raw[(end - (stop - start)) * size : end * size]"),
+    Mutant("full pairs are forgotten", A + "pairs.py", "full[run[pairs[\"count\"][order] == 0]] = True", "pass", PAIRS),
+    Mutant("pairs beyond their bound are kept", A + "pairs.py", "_FULL if full[index] or end - start > self.most else", "_FULL if full[index] else", PAIRS),
+    Mutant("a logarithm without its exponent", K + "logarithm.py", "np.where(small, exponent - 1, exponent)", "exponent", PAIRS),
     Mutant("quantile one rank low", A + "pairs.py", 'side="right")])', 'side="left")])'),
     Mutant("a gap of one event", A + "extremes.py", "* float(SECOND_US)), gaps > 0)", "* float(SECOND_US)), gaps >= 0)"),
     Mutant("deviation of one value", A + "moments.py", "counts > ddof)", "counts >= ddof)"),
@@ -134,7 +140,7 @@ MUTANTS = (
     Mutant("skewness without its sign", A + "moments.py", "return _signed(math.sqrt(_float(above * above / below**3)), above)", "return math.sqrt(_float(above * above / below**3))", shown_by("skewness")),
     Mutant("covariance of a population", A + "moments.py", "/ (n * (n - 1))", "/ (n * n)", shown_by("covariance")),
     Mutant("trend in microseconds", A + "moments.py", "* SECOND_US / below", "/ below", shown_by("trend")),
-    Mutant("a ratio by zero", A + "ratio.py", "& (down.values != 0)", "", shown_by("ratio")),
+    Mutant("a ratio by zero", A + "ratio.py", "some = some & (down != 0)", "some = some & True", shown_by("ratio")),
     Mutant("decay twice as fast", K + "decay.py", "np.divmod(age_us, half_life_us)", "np.divmod(2 * age_us, half_life_us)", shown_by("decayed_sum")),
     Mutant("decay from the start of a tile", K + "prepare.py", "each.decay.tiling.tile_of(event_us) + 1", "each.decay.tiling.tile_of(event_us)", shown_by("decayed_sum")),
     Mutant("the newest tile whole in the join", K + "values.py", "np.where(asked == newest_tile[chosen], head[chosen], sums(spine_row[chosen], asked))", "sums(spine_row[chosen], asked)", shown_by("decayed_sum")),
@@ -145,6 +151,41 @@ MUTANTS = (
     Mutant("a future event moves the watermark", "streams/watermark.py", "np.where(future, np.iinfo(np.int64).min, effective_us)", "effective_us", TIME),
     Mutant("events may come from the future", "streams/watermark.py", "np.minimum(event_us, arrival_us)", "event_us", TIME),
     Mutant("the watermark falls between batches", "streams/watermark.py", "np.maximum(np.maximum.accumulate(moving), newest_before_us)", "np.maximum.accumulate(moving)", TIME),
+    # Decimals: digits that are lost, or counted in the wrong unit.
+    Mutant("a decimal is rounded to fit", K + "decimals.py", "traps = [Inexact, InvalidOperation,", "traps = [InvalidOperation,", DECIMALS),
+    Mutant("a decimal has digits too many", K + "decimals.py", "prec=self.precision,", "prec=38,", DECIMALS),
+    Mutant("a decimal is read through a float", K + "decimals.py", "number = Decimal(text)", "number = Decimal(repr(float(text)))", DECIMALS),
+    Mutant("anything that Python reads is a number", K + "decimals.py", "isinstance(written, bool) or not _NUMBER.fullmatch(text)", "isinstance(written, bool)", DECIMALS),
+    Mutant("a wide decimal is cut to 64 bits", K + "decimals.py", "& (high == low >> 63)", "", DECIMALS),
+    Mutant("nineteen digits are taken", K + "decimals.py", "& (low < most)", "", DECIMALS),
+    Mutant("a slice of decimals begins at the start", K + "decimals.py", "words[array.offset : array.offset + len(array)]", "words[: len(array)]", DECIMALS),
+    Mutant("nulls of decimals are shown", K + "decimals.py", "if valid is not None and not valid.all():", "if False:", DECIMALS),
+    Mutant("a large decimal is rounded twice", K + "decimals.py", "out[place] = int(wholes[place]) / below", "pass", DECIMALS),
+    Mutant("a sum of decimals is cut to 64 bits", K + "exact.py", "| (whole[:, 1] << 32), whole[:, 2]]", "| (whole[:, 1] << 32), whole[:, 1] >> 31]", DECIMALS),
+    Mutant("no text is an empty text", A + "texts.py", '_THERE + text if held else b""', "_THERE + (text if held else b'')", shown_by("min")),
+    Mutant("nothing before every text in the join", A + "texts.py", 'nothing = len(ranked) if self.which == "min" else -1', "nothing = -1", shown_by("min")),
+    Mutant("a mean counts last digits", K + "exact.py", "    if scale:\n", "    if False:\n", DECIMALS),
+    Mutant("a variance in the unit of a mean", K + "exact.py", "*_tens(2 * scale, len(sums))", "*_tens(scale, len(sums))", DECIMALS),
+    Mutant("many divisions leave too few bits", K + "exact.py", "pad = 2 + len(divisors)", "pad = 2", DECIMALS),
+    Mutant("a covariance counts last digits", A + "moments.py", "_in_units(products, x * y)", "products", shown_by("covariance")),
+    Mutant("a ratio forgets the point", A + "ratio.py", "below = 10 ** scale_of(kind)", "below = 1", shown_by("ratio")),
+    Mutant("a decimal fades by last digits", K + "prepare.py", "floats_of(source.values, scale) if scale else source.values", "source.values", shown_by("decayed_sum")),
+    Mutant("a quantile of last digits", A + "pairs.py", "floats_of(column.values, scale) if scale else column.values", "column.values", shown_by("quantile")),
+    Mutant("a list loses the point", A + "packed.py", "decimals.value_of(unpack(raw)[0])", "unpack(raw)[0]", shown_by("last_n")),
+    Mutant("a null decimal where none may be", S + "codecs/json.py", 'if text == "null" and name in self._topic.nullable:', 'if text == "null":', CODEC),
+    Mutant("a bad decimal takes its batch with it", S + "codecs/json.py", 'rejected.append(Rejected(place, "wrong_type", str(error)))\n                continue\n            kept', 'return [], [], rejected\n            kept', CODEC),
+    # Distinct counts.
+    Mutant("one zero less", K + "hyperloglog.py", "(RANK_MAX - bits)", "(RANK_MAX - 1 - bits)", DISTINCT),
+    Mutant("the lesser register stays", A + "distinct.py", "others.max(axis=0)", "others.min(axis=0)", DISTINCT),
+    Mutant("a sketch forgets new hashes", A + "distinct.py", "registers = np.maximum(registers, others.max(axis=0))", "registers = others.max(axis=0)", DISTINCT),
+    Mutant("the bound is one lower in rows", A + "distinct.py", "end - start <= EXACT_MAX:", "end - start < EXACT_MAX:", DISTINCT),
+    Mutant("hashes twice in a tile", A + "distinct.py", "(hashes[1:] != hashes[:-1]) | (run[1:] != run[:-1])", "True", DISTINCT),
+    Mutant("hashes of neighbours run together", A + "distinct.py", "(hashes[1:] != hashes[:-1]) | (run[1:] != run[:-1])", "hashes[1:] != hashes[:-1]", DISTINCT),
+    Mutant("empty registers say nothing", K + "hyperloglog.py", "total = total + REGISTERS * _sigma(share[:, 0])", "pass", DISTINCT),
+    Mutant("a rank too few in the estimate", K + "hyperloglog.py", "range(RANK_MAX - 1, 0, -1)", "range(RANK_MAX - 1, 1, -1)", DISTINCT),
+    Mutant("what left a range keeps its register", K + "loops/distinct.py", "        top[register] = left\n", "", DISTINCT),
+    Mutant("what comes twice leaves once", K + "loops/distinct.py", "    if occurs[value] > 0:\n        return 0\n", "", DISTINCT),
+    Mutant("registers packed in the wrong order", K + "hyperloglog.py", "for shift in (0, 6, 12, 18)", "for shift in (6, 0, 12, 18)", DISTINCT),
     # The protocol, found by the histories of the simulator.
     Mutant("a straddle is taken for done", S + "online_sink.py", "                ends[bucket] = stored.offset\n                return True", "                ends[bucket] = stored.offset\n                return False", SIMULATION),
     Mutant("events that a bucket has are counted again", S + "online_sink.py", "work.offsets[work.waiting] >= floor[bucket]", "work.offsets[work.waiting] >= 0", SIMULATION),

@@ -79,8 +79,8 @@ def plan() -> None:
     for view in repository.views.values():
         change = "" if applied.get(view.name) == view.version else "change" if view.name in applied else "new"
         services = [each.name for each in repository.services.values() if view in [s.view for s in each.selections]]
-        cold, dense, has_more = row_bytes(view.plan)
-        more = " + values" if has_more else ""
+        cold, dense, has_texts = row_bytes(view.plan)
+        more = " + texts" if has_texts else ""
         rows.append([change, view.name, f"{cold:,}{more}", f"{dense:,}{more}", ", ".join(services) if change else ""])
     rows += [["remove", name, "", "", ""] for name in sorted(set(applied) - set(repository.views))]
     show_table("plan", ["", "view", "bytes a row, one event", "every tile full", "services affected"], rows)

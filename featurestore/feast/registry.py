@@ -12,10 +12,10 @@ from typing import Any
 import feast
 from feast.data_format import JsonFormat
 from feast.infra.registry.sql import SqlRegistry, SqlRegistryConfig
-from feast.types import Array, Bool, Float64, Int64, Map, PrimitiveFeastType, String, UnixTimestamp
+from feast.types import Array, Bool, Decimal, Float64, Int64, Map, PrimitiveFeastType, String, UnixTimestamp
 
 from featurestore.event_time import show_duration
-from featurestore.kernel import DataType, Feature, ValueType
+from featurestore.kernel import DataType, Feature, ValueType, decimal_type
 from featurestore.kernel.expressions import shown
 from featurestore.settings import Settings
 from featurestore.spec import Entity, FeatureService, FeatureView, Repository, Topic
@@ -180,6 +180,9 @@ def _view(view: FeatureView, entities: list[feast.Entity], source: feast.KafkaSo
         "featurestore.lateness": show_duration(view.lateness_us),
         "featurestore.features": "; ".join(f"{name}={_said(view, name)}" for name in view.features),
     }
+    decimals = [f"{name}={kind}" for name, kind in view.outputs.items() if "decimal" in kind]
+    if decimals:
+        tags["featurestore.decimals"] = "; ".join(decimals)
     return feast.FeatureView(
         name=view.name,
         entities=entities,
@@ -198,7 +201,8 @@ def _feast_type(kind: ValueType) -> Any:
         return Map
     if kind.startswith("list<"):
         return Array(_feast_type(kind[5:-1]))
-    return _TYPES[kind]  # type: ignore[index]  # one of the five
+    # Feast keeps decimals as text, and does not say how many digits they have: a tag of the view does.
+    return _TYPES[kind] if decimal_type(kind) is None else Decimal
 
 
 def _said(view: FeatureView, name: str) -> str:

@@ -6,13 +6,15 @@ No client library, no clock, no I/O.
 """
 
 from featurestore.kernel.aggregates.own import OwnAggregate
-from featurestore.kernel.events import ARROW_TYPES, Column, DataType, Events, ValueType, arrow_type
+from featurestore.kernel.decimals import PRECISION_MAX, as_decimals, decimal_type, decimals_from
+from featurestore.kernel.events import ARROW_TYPES, Column, DataType, Events, ValueType, arrow_type, is_single
 from featurestore.kernel.plan import Feature, Plan, compile_plan, where_of
 from featurestore.kernel.rows import row_bytes
 from featurestore.kernel.values import fold, newest_event_us, roll_up, values_at, warm_up
 
 __all__ = [
     "ARROW_TYPES",
+    "PRECISION_MAX",
     "Column",
     "DataType",
     "Events",
@@ -21,8 +23,12 @@ __all__ = [
     "Plan",
     "ValueType",
     "arrow_type",
+    "as_decimals",
     "compile_plan",
+    "decimal_type",
+    "decimals_from",
     "fold",
+    "is_single",
     "newest_event_us",
     "roll_up",
     "row_bytes",

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-DataType = Literal["string", "int64", "float64", "bool", "timestamp"]
+from featurestore.kernel.decimals import decimal_type
+
+# What a column may be: one of `ARROW_TYPES`, or a decimal such as `decimal(12, 2)`.
+DataType = str
 # What a feature may be: one value, `list<int64>`, or `map<string, int64>`.
 ValueType = str
 Array = npt.NDArray[Any]
@@ -29,16 +32,28 @@ def arrow_type(kind: ValueType) -> pa.DataType:
     if kind.startswith("list<"):
         return pa.list_(arrow_type(kind[5:-1]))
     if kind.startswith("map<"):
-        key, value = kind[4:-1].split(", ")
+        key, value = kind[4:-1].rsplit(", ", 1)
         return pa.map_(arrow_type(key), arrow_type(value))
-    return ARROW_TYPES[kind]  # type: ignore[index]  # one of the five
+    decimals = decimal_type(kind)
+    return ARROW_TYPES[kind] if decimals is None else decimals.arrow
+
+
+def is_single(kind: ValueType) -> bool:
+    """Whether a feature is one value, and no list or map."""
+    return not kind.startswith(("list<", "map<"))
+
+
+def family(kind: DataType) -> str:
+    """What the catalogue calls a type: decimals of all lengths are one."""
+    return kind if decimal_type(kind) is None else "decimal"
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
     """Values of one column; where `valid` is false the value is null and its slot means nothing.
 
-    values  float64, int64 (integers, time stamps), bool, or object (strings as UTF-8 `bytes`)
+    values  float64, int64 (integers, time stamps, decimals in units of their last digit), bool, or object (strings as
+            UTF-8 `bytes`)
     """
 
     values: Array

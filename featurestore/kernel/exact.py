@@ -214,6 +214,12 @@ def to_ints(digits: Digits) -> tuple[Ints, Mask]:
     return low, (top == rest[:, None]).all(axis=1)
 
 
+def to_words(digits: Digits) -> Ints:
+    """Each sum of integers as the low and high halves of 128 bits, which hold any of them: (n, 2)."""
+    whole = carried(digits)
+    return np.stack([whole[:, 0] | (whole[:, 1] << 32), whole[:, 2]], axis=1)
+
+
 def wholes(digits: Digits, power: int) -> list[Fraction]:
     """Each sum as the fraction that it is; for finishes that need more than one division."""
     scale = Fraction(2) ** (32 * RUNGS[rung_of(digits, power)][0] * power)
@@ -225,8 +231,10 @@ def wholes(digits: Digits, power: int) -> list[Fraction]:
     return [((top << shift) + rest) * scale for top, rest in zip(whole[:, -1].tolist(), low, strict=True)]
 
 
-def means(digits: Digits, counts: Ints) -> Floats:
-    """Each sum divided by its count (over 0), correctly rounded."""
+def means(digits: Digits, counts: Ints, scale: int = 0) -> Floats:
+    """Each sum, in units of 10**-scale, divided by its count (over 0), correctly rounded."""
+    if scale:
+        return _quotients(digits, 32 * RUNGS[rung_of(digits, 1)][0], [counts, *_tens(scale, len(digits))])
     from featurestore.kernel.loops import finish
 
     out = np.empty(len(digits))
@@ -244,8 +252,11 @@ def means_with_numpy(digits: Digits, counts: Ints) -> Floats:
     return _quotients(digits, exponent, [counts])
 
 
-def variances(sums: Digits, squares: Digits, counts: Ints, ddof: int) -> Floats:
-    """(n * sum of squares - square of the sum) / (n * (n - ddof)), correctly rounded; counts over ddof."""
+def variances(sums: Digits, squares: Digits, counts: Ints, ddof: int, scale: int = 0) -> Floats:
+    """(n * sum of squares - square of the sum) / (n * (n - ddof)), correctly rounded; counts over ddof.
+
+    scale  the values are in units of 10**-scale
+    """
     rung = max(rung_of(sums, 1), rung_of(squares, 2))
     sums, squares = aligned(sums, rung, 1), aligned(squares, rung, 2)
     magnitude, _ = _magnitude(sums)
@@ -259,7 +270,12 @@ def variances(sums: Digits, squares: Digits, counts: Ints, ddof: int) -> Floats:
     scaled[:, : squares.shape[1]] = carried(squares)
     scaled = carried(scaled * counts[:, None])
     exponent = 64 * RUNGS[rung][0]
-    return _quotients(scaled - square, exponent, [counts, counts - ddof])
+    return _quotients(scaled - square, exponent, [counts, counts - ddof, *_tens(2 * scale, len(sums))])
+
+
+def _tens(power: int, count: int) -> list[Ints]:
+    """10**power as divisors that each stay below 2**31."""
+    return [np.full(count, 10 ** min(9, power - done), dtype=np.int64) for done in range(0, power, 9)]
 
 
 def _scatter(out: Digits, whole: Ints, place: Ints, sign: Ints) -> None:
@@ -284,8 +300,8 @@ def _magnitude(digits: Digits) -> tuple[Digits, Mask]:
 
 def _quotients(digits: Digits, exponent: int, divisors: list[Ints]) -> Floats:
     magnitude, negative = _magnitude(digits)
-    # Four more digits below keep over 64 significant bits through two divisions by up to 2**31 each.
-    pad = 4
+    # Two more digits below, and one a divisor, keep over 64 significant bits through divisions by up to 2**31 each.
+    pad = 2 + len(divisors)
     quotient = np.zeros((len(digits), magnitude.shape[1] + pad), dtype=np.int64)
     quotient[:, pad:] = magnitude
     inexact = np.zeros(len(digits), dtype=np.bool_)

@@ -17,7 +17,8 @@ import numpy as np
 import pyarrow as pa
 
 from featurestore.errors import DefinitionError, UnknownColumnError
-from featurestore.kernel.events import ARROW_TYPES, Column, DataType
+from featurestore.kernel.decimals import DecimalType, decimal_array, decimal_type, wholes_in, words_of
+from featurestore.kernel.events import ARROW_TYPES, Column, DataType, ValueType, arrow_type
 
 if TYPE_CHECKING:
     import polars as pl
@@ -65,7 +66,7 @@ def shown(text: str) -> str:
     return str(pl.Expr.deserialize(text.encode(), format="json"))
 
 
-def expression(owner: str, text: str, types: Mapping[str, DataType]) -> Expression:
+def expression(owner: str, text: str, types: Mapping[str, ValueType]) -> Expression:
     """What `said` gave, checked over columns of these types; raises DefinitionError, UnknownColumnError."""
     import polars as pl
 
@@ -77,7 +78,7 @@ def expression(owner: str, text: str, types: Mapping[str, DataType]) -> Expressi
     alone = f"{owner}, {written}, must give one value a row from that row alone"
     if not columns or not _every_part_row_by_row(written):
         raise DefinitionError(f"{alone}; leave out aggregates, shifts, sorts and patterns of names")
-    empty = {column: _series(pa.array([], ARROW_TYPES[types[column]])) for column in columns}
+    empty = {column: _series(pa.array([], arrow_type(types[column]))) for column in columns}
     try:
         result = pl.DataFrame(empty).select(written.alias("it")).schema["it"]
     except pl.exceptions.PolarsError as error:
@@ -103,7 +104,7 @@ def evaluate(expressions: Mapping[str, Expression], columns: Mapping[str, pa.Arr
 def _evaluated(asked: Expression, frame: pl.DataFrame) -> pa.Array:
     import polars as pl
 
-    kind = ARROW_TYPES[asked.dtype]
+    kind = arrow_type(asked.dtype)
     try:
         result = frame.select(asked.polars.alias("it"))["it"]
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
@@ -130,12 +131,12 @@ def _every_part_row_by_row(written: pl.Expr) -> bool:
     return alone and not meta.has_multiple_outputs() and all(_every_part_row_by_row(part) for part in meta.pop())
 
 
-def _mixes_rows(asked: Expression, types: Mapping[str, DataType]) -> bool:
+def _mixes_rows(asked: Expression, types: Mapping[str, ValueType]) -> bool:
     """Whether rows together give other values than rows alone; each column is turned by another number of places."""
     columns = {}
     for turn, name in enumerate(asked.columns):
-        values = _PROBES[types[name]]
-        columns[name] = pa.array(values[turn % 3 :] + values[: turn % 3], ARROW_TYPES[types[name]])
+        values = _probes(types[name])
+        columns[name] = pa.concat_arrays([values[turn % 3 :], values[: turn % 3]])
     together = evaluate({"it": asked}, columns)["it"]
     alone = [evaluate({"it": asked}, {name: each[row : row + 1] for name, each in columns.items()}) for row in range(3)]
     return bool(
@@ -152,9 +153,26 @@ _PROBES: dict[DataType, list[Any]] = {
 }
 
 
+def _probes(dtype: ValueType) -> pa.Array:
+    """Three values of a type, all different."""
+    if dtype.startswith("list<"):
+        inner = _probes(dtype[5:-1])
+        return pa.ListArray.from_arrays(pa.array([0, 1, 1, 3], pa.int32()), inner)
+    if dtype.startswith("map<"):
+        keys, items = (_probes(each) for each in dtype[4:-1].rsplit(", ", 1))
+        return pa.MapArray.from_arrays(pa.array([0, 1, 2, 3], pa.int32()), keys, items)
+    decimals = decimal_type(dtype)
+    if decimals is None:
+        return pa.array(_PROBES[dtype], ARROW_TYPES[dtype])
+    return decimal_array(words_of(np.array([3, 1, 2])), None, decimals)
+
+
 def to_arrow(column: Column, dtype: DataType) -> pa.Array:
     """A kernel column as an Arrow array."""
     nulls = None if column.valid is None else ~column.valid
+    decimals = decimal_type(dtype)
+    if decimals is not None:
+        return decimal_array(words_of(column.values), column.valid, decimals)
     if dtype == "string":
         return pa.array(column.values, pa.binary(), mask=nulls).cast(pa.string())
     if dtype == "timestamp":
@@ -163,7 +181,10 @@ def to_arrow(column: Column, dtype: DataType) -> pa.Array:
 
 
 def from_arrow(array: pa.Array, dtype: DataType) -> Column:
-    """An Arrow array as a kernel column."""
+    """An Arrow array as a kernel column; of decimals those of more than 18 digits are null."""
+    if decimal_type(dtype) is not None:
+        wholes, fits = wholes_in(array)
+        return Column(wholes, None if fits.all() else fits)
     valid = None if not array.null_count else np.asarray(array.is_valid())
     if dtype == "string":
         texts = np.empty(len(array), dtype=object)
@@ -194,4 +215,6 @@ def _data_type(owner: str, result: Any) -> DataType:
         return "string"
     if isinstance(result, pl.Datetime):
         return "timestamp"
+    if isinstance(result, pl.Decimal):
+        return DecimalType(result.precision, result.scale).text
     raise DefinitionError(f"{owner} gives {result}; cast it to a number, a string, a bool or a Datetime")

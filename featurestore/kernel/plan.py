@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from featurestore.errors import UnknownColumnError, UnsupportedAggregateError
+from featurestore.errors import DefinitionError, UnknownColumnError, UnsupportedAggregateError
 from featurestore.kernel.aggregates.catalogue import Ask, Compiled, Function, compile_aggregate, function_of
 from featurestore.kernel.aggregates.extremes import ExtremePartial
 from featurestore.kernel.aggregates.own import OwnAggregate
 from featurestore.kernel.aggregates.partial import Input, Partial
 from featurestore.kernel.aggregates.place import PlacePartial
 from featurestore.kernel.decay import HALF_LIVES
+from featurestore.kernel.decimals import decimal_type
 from featurestore.kernel.events import DataType
 from featurestore.kernel.expressions import Expression, expression, said
 from featurestore.kernel.prepare import ONES, TIME, Decay, Preparation, Prepared
@@ -153,6 +154,11 @@ def _windows(owner: str, name: str, feature: Feature) -> list[tuple[str, Window]
     """The served name and the window of each output of a feature."""
     function = function_of(feature.function)
     if feature.windows:
+        if feature.slide is not None and not all(isinstance(each, str) for each in feature.windows):
+            raise DefinitionError(
+                f"{owner}: slide= is for windows written as text; the others move as their kind does, and before(...) "
+                f"takes a slide of its own"
+            )
         written = [each if not isinstance(each, str) else window(name, each, feature.slide) for each in feature.windows]
         for each in written:
             _check_window(owner, function, feature, each)
@@ -230,7 +236,7 @@ class _Columns:
         self, types: Mapping[str, DataType], nullable: frozenset[str], added: Mapping[str, Expression]
     ) -> None:
         self._topic, self._added = types, added
-        self.types: dict[str, DataType] = {**types, **{name: each.dtype for name, each in added.items()}}
+        self.types: dict[str, DataType] = {**types, **{name: _kept(name, each) for name, each in added.items()}}
         self._nullable = nullable | set(added)
         self._made: dict[str, Prepared] = {}
 
@@ -265,6 +271,18 @@ class _Columns:
         used.update(column for each in made if each.where for column in each.where.columns)
         added = {name: each for name, each in self._added.items() if name in used}
         return Preparation(self._topic, added, made, plain)
+
+
+def _kept(name: str, added: Expression) -> DataType:
+    """The type of an added column: of a decimal as many digits as an int64 holds, numbers of more are null."""
+    found = decimal_type(added.dtype)
+    if found is None:
+        return added.dtype
+    if found.scale > found.kept.precision:
+        raise DefinitionError(
+            f"column {name!r}, {added}, gives {added.dtype}; cast it to pl.Decimal(18, 2) or to Float64"
+        )
+    return found.kept.text
 
 
 def _level(tiling: Tiling, outputs: list[Output]) -> Level:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.kernel.decay import weights
+from featurestore.kernel.decimals import floats_of, scale_of
 from featurestore.kernel.events import Column, DataType, Events
 from featurestore.kernel.expressions import Expression, evaluate, from_arrow, to_arrow
 from featurestore.kernel.tilings import Tiling
@@ -83,8 +84,11 @@ class Preparation:
         wheres = {each.where.said: each.where for each in self.prepared if each.where is not None}
         truths = {text: _true(array) for text, array in evaluate(wheres, arrow).items()} if wheres else {}
         for each in self.prepared:
-            columns[each.name] = _made(each, columns, events.event_us, truths)
+            columns[each.name] = _made(each, columns, events.event_us, truths, self._scale_of(each.source))
         return replace(events, columns=columns)
+
+    def _scale_of(self, column: str) -> int:
+        return scale_of(self.added[column].dtype if column in self.added else self.types.get(column, "int64"))
 
     def _read_by_expressions(self) -> Sequence[str]:
         read = {column for each in self.added.values() for column in each.columns}
@@ -97,6 +101,7 @@ def _made(
     columns: Mapping[str, Column],
     event_us: npt.NDArray[np.int64],
     truths: Mapping[str, npt.NDArray[np.bool_]],
+    scale: int,
 ) -> Column:
     source = columns[each.source]
     masks = [] if source.valid is None else [source.valid]
@@ -108,7 +113,8 @@ def _made(
     if each.decay is None:
         return Column(source.values, valid)
     ends = each.decay.tiling.start_us(each.decay.tiling.tile_of(event_us) + 1)
-    return Column(source.values * weights(event_us - ends, each.decay.half_life_us), valid)
+    values = floats_of(source.values, scale) if scale else source.values
+    return Column(values * weights(event_us - ends, each.decay.half_life_us), valid)
 
 
 def _true(truths: object) -> npt.NDArray[np.bool_]:

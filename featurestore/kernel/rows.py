@@ -17,9 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from featurestore.errors import RowLayoutError
+from featurestore.kernel.aggregates.heaps import heap_of
 from featurestore.kernel.aggregates.partial import State
 from featurestore.kernel.plan import Level, Plan
 from featurestore.kernel.tiles import Tiles, merged, tiles_none
+from featurestore.kernel.tilings import Single
 from featurestore.kernel.windows import tiles_max
 
 Ints = npt.NDArray[np.int64]
@@ -99,16 +101,23 @@ def decode(payloads: Sequence[bytes | None], plan: Plan) -> Rows:
 
 
 def row_bytes(plan: Plan) -> tuple[int, int, bool]:
-    """Bytes of a row with one event, of one with an event in every tile, and whether lists or strings come on top.
+    """Bytes of a row with one event, of one with every tile as full as can be, and whether texts come on top.
 
     Sums are taken as ordinary ones; those of numbers that are very large and very small at once need more.
     """
     cold = dense = _header(plan).itemsize
+    has_texts = False
     for index, level in enumerate(plan.levels):
         record = _record(level, _level_rungs(plan, index, (1,) * len(plan.exact_names))).itemsize
-        cold += record
-        dense += record * max(tiles_max(window) for window in level.windows)
-    return cold, dense, any(partial.has_heap for level in plan.levels for partial in level.partials)
+        heaps = [heap_of(partial) for partial in level.partials]
+        one, most = (record + sum(each) for each in ([h.one for h in heaps], [h.most for h in heaps]))
+        cold += one
+        # A tile of the newest events holds one of them.
+        dense += (one if isinstance(level.tiling, Single) else most) * max(
+            tiles_max(window) for window in level.windows
+        )
+        has_texts |= any(each.has_texts for each in heaps)
+    return cold, dense, has_texts
 
 
 def _encode_level(

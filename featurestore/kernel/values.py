@@ -14,7 +14,8 @@ from featurestore.kernel import exact
 from featurestore.kernel.aggregates.compiled import Span
 from featurestore.kernel.aggregates.partial import Partial, State, take
 from featurestore.kernel.decay import TileSums, faded
-from featurestore.kernel.events import Column, Events, arrow_type
+from featurestore.kernel.decimals import decimal_array, decimal_type, words_of
+from featurestore.kernel.events import Column, Events, arrow_type, is_single
 from featurestore.kernel.plan import Output, Plan
 from featurestore.kernel.rows import Rows, decode, encode
 from featurestore.kernel.tiles import Tiles, merged, rolled_up, tiles_from, unexpired
@@ -256,12 +257,17 @@ def _finished(output: Output, present: Ints, states: Mapping[str, State], moment
     """The finished values of the present rows among all rows: elsewhere a count is 0, the rest null."""
     done = output.aggregate.finish(states, Span(moments_us[present]))
     count, dtype = len(moments_us), output.aggregate.dtype
-    if dtype == "string" or dtype.startswith(("list<", "map<")):
+    if dtype == "string" or not is_single(dtype):
         found: list[Any] = [None] * count
         for place, value, held in zip(present.tolist(), done.values, done.valid, strict=True):
             if held:
                 found[place] = value.decode() if dtype == "string" else value
         return pa.array(found, arrow_type(dtype))
+    decimals = decimal_type(dtype)
+    if decimals is not None:
+        words, held = np.zeros((count, 2), dtype=np.int64), np.zeros(count, dtype=np.bool_)
+        words[present], held[present] = words_of(done.values), done.valid
+        return decimal_array(words, held, decimals)
     kind = np.bool_ if dtype == "bool" else np.float64 if dtype == "float64" else np.int64
     if len(present) == count:
         valid, values = done.valid, np.ascontiguousarray(done.values, dtype=kind)

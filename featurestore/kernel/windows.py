@@ -7,6 +7,7 @@ its head is exact, and its tail moves by tiles, which is what makes it cheap.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import gcd
 from typing import Protocol
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -184,9 +185,15 @@ def window(feature: str, size: str | int, slide: str | int | None) -> Sliding:
     return Sliding(size_us, slide_us)
 
 
-def before(shift: str | int, size: str | int) -> Sliding:
+def before(shift: str | int, size: str | int, *, slide: str | int | None = None) -> Sliding:
     """`before("24h", "7d")`: the 7 days before the last 24 hours. Both of its edges move by its slide."""
     shift_us, size_us = _some(shift), _some(size)
+    if slide is not None:
+        slide_us = _some(slide)
+        if size_us % slide_us or shift_us % slide_us:
+            instead = show_duration(_slide_us(gcd(size_us, shift_us)))
+            raise MisalignedTileError("before", show_duration(size_us), show_duration(slide_us), instead)
+        return Sliding(size_us, slide_us, shift_us)
     fitting = [
         tile for tile in _ROUND_US if tile * _TAIL_ERROR <= size_us and not size_us % tile and not shift_us % tile
     ]

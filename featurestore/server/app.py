@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 import msgspec
+import pyarrow as pa
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -37,12 +38,14 @@ def make_app(store: FeatureStore) -> Starlette:
     async def features(request: Request) -> Response:
         asked = _decoded(await _body(request))
         table = await run_in_threadpool(store.get_many, asked.service, asked.entities, watermark=asked.watermark)
-        return _json(200, {"service": asked.service, "columns": table.to_pydict(maps_as_pydicts="strict")})
+        columns = {name: [_keyed_by_text(value) for value in values] for name, values in _values(table).items()}
+        return _json(200, {"service": asked.service, "columns": columns})
 
     async def feature_row(request: Request) -> Response:
         name = request.path_params["name"]
         entity = store.entity_of_text(name, dict(request.query_params))
-        return _json(200, await run_in_threadpool(store.get, name, entity, watermark=True))
+        row = await run_in_threadpool(store.get, name, entity, watermark=True)
+        return _json(200, {column: _keyed_by_text(value) for column, value in row.items()})
 
     async def services(request: Request) -> Response:
         repository = store.repository
@@ -87,6 +90,18 @@ def _described(service: FeatureService) -> dict[str, Any]:
         "request": service.request,
         "features": service.outputs,
     }
+
+
+def _values(table: pa.Table) -> dict[str, list[Any]]:
+    columns: dict[str, list[Any]] = table.to_pydict(maps_as_pydicts="strict")
+    return columns
+
+
+def _keyed_by_text(value: Any) -> Any:
+    """A map as JSON can say it: whose keys are true and false has them as text. Decimals are text by themselves."""
+    if not isinstance(value, dict):
+        return value
+    return {str(key).lower() if isinstance(key, bool) else key: times for key, times in value.items()}
 
 
 async def _body(request: Request) -> bytes:

@@ -37,7 +37,15 @@ from featurestore.spec.aggregates import (
     values,
     variance,
 )
-from featurestore.spec.objects import Entity, FeatureService, FeatureView, Topic, TrainingJob, ViewSelection
+from featurestore.spec.objects import (
+    Entity,
+    FeatureService,
+    FeatureView,
+    Topic,
+    TrainingJob,
+    ViewSelection,
+    typed_column,
+)
 from featurestore.spec.repository import Repository, collect, load
 
 __all__ = [
@@ -51,6 +59,7 @@ __all__ = [
     "ViewSelection",
     "collect",
     "load",
+    "typed_column",
     "aggregate",
     "correlation",
     "count",

@@ -19,7 +19,18 @@ from featurestore.errors import (
     WrongTypeError,
 )
 from featurestore.event_time import duration_us
-from featurestore.kernel import ARROW_TYPES, DataType, Feature, Plan, ValueType, compile_plan
+from featurestore.kernel import (
+    ARROW_TYPES,
+    PRECISION_MAX,
+    DataType,
+    Feature,
+    Plan,
+    ValueType,
+    arrow_type,
+    as_decimals,
+    compile_plan,
+    decimal_type,
+)
 from featurestore.kernel.expressions import Expression, evaluate, expression, said
 from featurestore.spec.names import checked_name
 
@@ -60,7 +71,8 @@ class Entity:
 class Topic:
     """A Kafka topic and the contract of its events.
 
-    schema      column -> str, int, float, bool, "timestamp" (ISO 8601 text or microseconds in JSON)
+    schema      column -> str, int, float, bool, "timestamp" (ISO 8601 text or microseconds in JSON), or
+                "decimal(12, 2)" (12 digits, 2 of them after the point; a number or text of one in JSON)
     event_time  the time stamp column that says when the event happened
     key         the column whose value is the record's key: events of one key stay in order
     nullable    columns that may be null or missing; every other one must be there
@@ -95,7 +107,7 @@ class Topic:
     @property
     def arrow_schema(self) -> pa.Schema:
         return pa.schema(
-            [pa.field(name, ARROW_TYPES[kind], name in self.nullable) for name, kind in self.schema.items()]
+            [pa.field(name, arrow_type(kind), name in self.nullable) for name, kind in self.schema.items()]
         )
 
 
@@ -138,6 +150,8 @@ class FeatureView:
                 raise UnknownColumnError(f"{owner} (key of entity {self.entity.name!r})", column, self.source.schema)
             if self.source.schema[column] == "float64":
                 raise DefinitionError(f"entity key {column!r} of {owner} is a float; floats do not name things")
+            if decimal_type(self.source.schema[column]) is not None:
+                raise DefinitionError(f"entity key {column!r} of {owner} is a decimal; amounts do not name things")
         added = _expressions(f"column of {owner}", self.columns, self.source.schema)
         object.__setattr__(self, "columns", added)
         duration_us(self.lateness)
@@ -206,7 +220,8 @@ class FeatureService:
     """What one model is served: features of one or several views, and what is derived from them at the moment.
 
     request  column -> type, given with each lookup (or by the spine): such as the amount of the payment being scored
-    derived  name -> Polars expression over `view__feature` columns, entity keys and request columns
+    derived  name -> Polars expression over `view__feature` columns, entity keys, request columns, and the derived
+             features before it
     """
 
     name: str
@@ -232,8 +247,8 @@ class FeatureService:
                 raise DefinitionError(f"request column {column!r} of {owner} is an entity key already")
             typed[column] = _typed(f"request column {column!r} of {owner}", kind)
         object.__setattr__(self, "request", typed)
-        known = {column: kind for column, kind in self.features.items() if kind in ARROW_TYPES}
-        derived = _expressions(f"derived feature of {owner}", self.derived, {**known, **self.asked})
+        known = {**self.features, **self.asked}
+        derived = _expressions(f"derived feature of {owner}", self.derived, known, chained=True)
         object.__setattr__(self, "derived", derived)
 
     @cached_property
@@ -281,11 +296,22 @@ class FeatureService:
             raise MissingEntityKeyError(f"{self.name!r} (request columns)", self.request, columns)
         typed = dict(columns)
         for name, kind in self.request.items():
-            try:
-                typed[name] = columns[name].cast(ARROW_TYPES[kind])
-            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-                raise WrongTypeError(name, kind, str(columns[name].type)) from error
-        return evaluate(self.derived, typed)
+            typed[name] = typed_column(name, columns[name], kind)
+        out: dict[str, pa.Array] = {}
+        for layer in self._layers:
+            out.update(evaluate(layer, {**typed, **out}))
+        return {name: out[name] for name in self.derived}
+
+    @cached_property
+    def _layers(self) -> list[dict[str, Expression]]:
+        """The derived features by how many others stand below them."""
+        depth: dict[str, int] = {}
+        for name, each in self.derived.items():
+            depth[name] = 1 + max((depth[column] for column in each.columns if column in depth), default=-1)
+        return [
+            {name: self.derived[name] for name in self.derived if depth[name] == level}
+            for level in range(1 + max(depth.values()))
+        ]
 
     @property
     def version(self) -> str:
@@ -317,16 +343,39 @@ class TrainingJob:
             raise DefinitionError(f"training job {self.name!r} has {self.epochs} epochs; use at least 1")
 
 
+def typed_column(name: str, values: pa.Array, kind: DataType) -> pa.Array:
+    """What a caller gave for a column, as its type; raises WrongTypeError."""
+    decimals = decimal_type(kind)
+    try:
+        return values.cast(ARROW_TYPES[kind]) if decimals is None else as_decimals(values, decimals)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise WrongTypeError(name, kind, str(values.type)) from error
+    except ValueError as error:
+        raise WrongTypeError(name, kind, str(values.type), str(error)) from error
+
+
 def _typed(owner: str, kind: object) -> DataType:
     if isinstance(kind, Hashable) and kind in _PYTHON_TYPES:
         return _PYTHON_TYPES[kind]
-    raise DefinitionError(f"{owner} has type {kind!r}; use one of str, int, float, bool, 'timestamp'")
+    decimals = decimal_type(kind) if isinstance(kind, str) else None
+    if decimals is not None:
+        if not (1 <= decimals.precision <= PRECISION_MAX and decimals.scale <= decimals.precision):
+            raise DefinitionError(
+                f"{owner} has type {kind!r}; a decimal has 1 to {PRECISION_MAX} digits, and no more of them after the "
+                f"point, such as 'decimal(12, 2)'"
+            )
+        return decimals.text
+    raise DefinitionError(f"{owner} has type {kind!r}; use one of str, int, float, bool, 'timestamp', 'decimal(12, 2)'")
 
 
-def _expressions(owner: str, written: Mapping[str, object], types: Mapping[str, DataType]) -> dict[str, Expression]:
-    """Authors' expressions, each over columns of these types and named unlike any of them."""
-    out = {}
+def _expressions(
+    owner: str, written: Mapping[str, object], types: Mapping[str, ValueType], *, chained: bool = False
+) -> dict[str, Expression]:
+    """Authors' expressions, each over columns of these types (and, if chained, those before it), named unlike them."""
+    out: dict[str, Expression] = {}
     for name, each in written.items():
+        if chained:
+            types = {**types, **{before: made.dtype for before, made in out.items()}}
         if checked_name("column", name) in types:
             raise DefinitionError(f"{owner} is called {name!r}, which is there already; choose another name")
         if isinstance(each, Expression):

@@ -29,7 +29,10 @@ def numeric(schema: pa.Schema, columns: Sequence[str]) -> tuple[str, ...]:
     return tuple(
         name
         for name, kind in kinds.items()
-        if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+        if pa.types.is_integer(kind)
+        or pa.types.is_floating(kind)
+        or pa.types.is_decimal(kind)
+        or pa.types.is_boolean(kind)
     )
 
 

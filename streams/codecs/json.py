@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from featurestore.event_time import moment_us
-from featurestore.kernel import ARROW_TYPES, DataType
+from featurestore.kernel import ARROW_TYPES, DataType, arrow_type, decimal_type
 from featurestore.spec import Topic
 from streams.codecs import json_columns
 
@@ -60,7 +60,12 @@ class JsonCodec:
         self._topic = topic
         self._times = [name for name, dtype in topic.schema.items() if dtype == "timestamp"]
         fields: list[tuple[str, Any] | tuple[str, Any, Any]] = []
+        self._decimals = {name: found for name, dtype in topic.schema.items() if (found := decimal_type(dtype))}
         for name, dtype in topic.schema.items():
+            if name in self._decimals:
+                # As it is written: a float in between would lose digits.
+                fields.append((name, msgspec.Raw, None) if name in topic.nullable else (name, msgspec.Raw))
+                continue
             kind = _TYPES[dtype]
             fields.append((name, kind | None, None) if name in topic.nullable else (name, kind))
         event = msgspec.defstruct("Event", fields, kw_only=True, frozen=False, gc=False)
@@ -86,7 +91,7 @@ class JsonCodec:
 
     def _decode_one_by_one(self, payloads: Sequence[bytes | None], places: Sequence[int]) -> Decoded:
         """The records at these places of a batch, by msgspec: each as it would be alone."""
-        events, index, rejected = self._events(payloads, places)
+        events, index, rejected = self._with_decimals(*self._events(payloads, places))
         # Column by column: a tuple an event would be as many objects for the garbage collector to go through.
         arrays = {
             name: _array(list(map(attrgetter(name), events)), dtype) for name, dtype in self._topic.schema.items()
@@ -126,7 +131,38 @@ class JsonCodec:
             moment = getattr(event, name)
             if isinstance(moment, datetime) and moment < _EPOCH:
                 raise msgspec.ValidationError(f"a moment before 1970 - at `$.{name}`")
+        self._read_decimals(event)
         return event
+
+    def _read_decimals(self, event: Any) -> None:
+        """Turn the event's decimals from JSON into numbers; raises `msgspec.ValidationError`."""
+        for name, decimals in self._decimals.items():
+            raw = getattr(event, name)
+            text = "null" if raw is None else bytes(raw).decode()
+            if text == "null" and name in self._topic.nullable:
+                setattr(event, name, None)
+                continue
+            try:
+                setattr(event, name, decimals.exactly(text[1:-1] if text[:1] == text[-1:] == '"' else text))
+            except ValueError as error:
+                raise msgspec.ValidationError(f"{error} - at `$.{name}`") from error
+
+    def _with_decimals(
+        self, events: list[Any], index: Sequence[int], rejected: list[Rejected]
+    ) -> tuple[list[Any], Sequence[int], list[Rejected]]:
+        """The events whose decimals their types can hold; the others are rejected."""
+        if not self._decimals:
+            return events, index, rejected
+        kept, places = [], []
+        for event, place in zip(events, index, strict=True):
+            try:
+                self._read_decimals(event)
+            except msgspec.ValidationError as error:
+                rejected.append(Rejected(place, "wrong_type", str(error)))
+                continue
+            kept.append(event)
+            places.append(place)
+        return kept, places, sorted(rejected, key=lambda one: one.index)
 
     def _events(
         self, payloads: Sequence[bytes | None], places: Sequence[int]
@@ -155,4 +191,4 @@ def _array(values: list[Any], dtype: DataType) -> pa.Array:
         if not set(map(type, values)) <= {int, type(None)}:
             values = [moment_us(value) if isinstance(value, datetime) else value for value in values]
         return pa.array(values, pa.int64()).cast(ARROW_TYPES[dtype])
-    return pa.array(values, ARROW_TYPES[dtype])
+    return pa.array(values, arrow_type(dtype))

@@ -30,8 +30,9 @@ Truths = npt.NDArray[np.bool_]
 
 
 def reader(topic: Topic) -> ColumnReader | None:
-    """For topics that the loop can read; None where one has more fields than that."""
-    return ColumnReader(topic) if len(topic.schema) <= _FIELDS_MAX else None
+    """For topics that the loop can read; None where one has more fields than that, or decimals."""
+    can = len(topic.schema) <= _FIELDS_MAX and set(topic.schema.values()) <= set(_KINDS)
+    return ColumnReader(topic) if can else None
 
 
 class ColumnReader:

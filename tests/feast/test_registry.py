@@ -57,10 +57,14 @@ def test_the_registry_holds_no_code(tmp_path: Path) -> None:
 
 
 def test_lists_maps_and_expressions_are_told_without_code(tmp_path: Path) -> None:
-    topic = Topic("rides", schema={"rider": str, "at": "timestamp", "fare": float}, event_time="at")
+    topic = Topic(
+        "rides", schema={"rider": str, "at": "timestamp", "fare": float, "tip": "decimal(6, 2)"}, event_time="at"
+    )
     features = {
         "fares": last_n("fare", 2).over(session("30m")),
         "riders": counts("rider"),
+        "tips": total("tip"),
+        "last_tips": last_n("tip", 2),
         "dear": count(where=pl.col("fare") >= 5).over("1h"),
         "share": ratio(total("fare"), count()).over(calendar("day", "Europe/Berlin")),
     }
@@ -69,6 +73,8 @@ def test_lists_maps_and_expressions_are_told_without_code(tmp_path: Path) -> Non
         registry.apply(collect([topic, view, view.entity]))
         [listed] = [one for one in registry.listing() if one.kind == "view"]
     assert {"fares_session_30m: Array(Float64)", "riders: Map", "share_day: Float64"} <= set(listed.schema)
+    assert {"tips: Decimal", "last_tips: Array(Decimal)"} <= set(listed.schema)
+    assert listed.tags["featurestore.decimals"] == "tips=decimal(16, 2); last_tips=list<decimal(6, 2)>"
     said = listed.tags["featurestore.features"]
     assert 'dear=count(where=[(col("fare")) >= (dyn int: 5)]).over(1h)' in said
     assert "share=ratio(sum(fare), count()).over(day)" in said

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -68,7 +69,7 @@ def value(
     if function.startswith("decayed"):
         assert argument is not None
         weighed = [
-            (2.0 ** (-(moment_us - e.event_us) / argument), e.values[column])
+            (2.0 ** (-(moment_us - e.event_us) / argument), float(e.values[column]))
             for e in ordered
             if e.values[column] is not None
         ]
@@ -84,12 +85,15 @@ def value(
         assert argument is not None
         return sorted(values)[int(argument * (len(values) - 1))]
     if function in ("min", "max"):
-        return (min if function == "min" else max)(values) + (0.0 if dtype == "float64" else 0)
+        extreme = (min if function == "min" else max)(values)
+        return extreme + 0.0 if dtype == "float64" else extreme
     exact = [Fraction(v) for v in values]
     total = sum(exact, Fraction(0))
     if function == "sum":
         if dtype == "float64":
             return _float(total)
+        if dtype.startswith("decimal"):
+            return sum(values, Decimal(0))
         return int(total) if -(2**63) <= total < 2**63 else None
     if function == "mean":
         return _float(total / len(values))

@@ -21,8 +21,15 @@ from featurestore.kernel.windows import before, calendar, session, tumbling
 from tests.kernel import naive
 from tests.kernel.test_parity import ROWS, columnar, event_lists, floats, moments
 
-TYPES = {"amount": "float64", "size": "int64", "flag": "bool", "seen": "timestamp", "name": "string"}
-NULLABLE = frozenset({"amount", "size", "name", "seen"})
+TYPES = {
+    "amount": "float64",
+    "size": "int64",
+    "flag": "bool",
+    "seen": "timestamp",
+    "name": "string",
+    "price": "decimal(18, 2)",
+}
+NULLABLE = frozenset({"amount", "size", "name", "seen", "price"})
 WINDOWS = ("60us", "1h", before("60us", "600us"), tumbling("100us"), calendar("day", "Europe/Berlin"))
 # Everything that has a fixed width, so that the loops do it.
 PACKED = {
@@ -32,14 +39,14 @@ PACKED = {
     **{
         f"{function}_{column}": Feature(function, column).over(*WINDOWS)
         for function, columns in {
-            "sum": ("amount", "size", "flag"),
-            "mean": ("amount", "size"),
+            "sum": ("amount", "size", "flag", "price"),
+            "mean": ("amount", "size", "price"),
             "std": ("amount", "size"),
             "kurtosis": ("amount", "size"),
             "first": ("amount", "size", "flag", "seen"),
-            "last": ("amount", "size", "flag", "seen"),
-            "min": ("amount", "size", "seen"),
-            "max": ("amount", "size", "seen"),
+            "last": ("amount", "size", "flag", "seen", "price"),
+            "min": ("amount", "size", "seen", "price"),
+            "max": ("amount", "size", "seen", "flag"),
         }.items()
         for column in columns
     },
@@ -99,6 +106,7 @@ def test_many_rows_of_many_shapes() -> None:
         "flag": Column(draw.random(count) < 0.5),
         "seen": Column(draw.integers(0, 2**50, count), draw.random(count) < 0.5),
         "name": Column(np.full(count, b"x", dtype=object), draw.random(count) < 0.5),
+        "price": Column(draw.integers(-(10**18) + 1, 10**18, count), draw.random(count) < 0.9),
     }
     whole = Events(row, draw.integers(0, 7_200_000_000, count), np.zeros(count, np.int32), np.arange(count), columns)
     ours: list[bytes | None] = [None] * rows

@@ -1,4 +1,4 @@
-"""Sketches keep what they promise: buckets to their bound and in order, distinct counts exact and then estimated."""
+"""Pairs keep what they promise: buckets to their bound and in order, exact counts or none."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featurestore.kernel import Column, Events, Feature, compile_plan, fold, roll_up, values_at
-from featurestore.kernel.aggregates.pairs import DISTINCT_EXACT_MAX, buckets_of, middles_of
+from featurestore.kernel.aggregates.pairs import BUCKETS_MAX, VALUES_MAX, buckets_of, middles_of
+from featurestore.kernel.logarithm import log2
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 
@@ -31,48 +32,11 @@ def test_buckets_rise_with_the_numbers(values: list[float]) -> None:
     assert all(low <= high for low, high in itertools.pairwise(buckets))
 
 
-@pytest.mark.parametrize("different", [DISTINCT_EXACT_MAX - 1, DISTINCT_EXACT_MAX, DISTINCT_EXACT_MAX + 1, 20_000])
-def test_distinct_is_exact_to_its_bound_then_near_and_never_shows_the_order(different: int) -> None:
-    plan = compile_plan(
-        "v",
-        {"n": Feature("distinct", "who").over("1h"), "e": Feature("entropy", "who")},
-        {"who": "string"},
-        frozenset(),
-    )
-    names = [b"%d" % number for number in range(different)] * 2
-    results = []
-    for seed in (1, 2):
-        random.Random(seed).shuffle(names)
-        rows: list[bytes | None] = [None]
-        for part in range(0, len(names), 7_000):
-            chunk = names[part : part + 7_000]
-            texts = np.empty(len(chunk), dtype=object)
-            texts[:] = chunk
-            places = np.arange(len(chunk))
-            events = Events(
-                np.zeros(len(chunk), dtype=np.int64),
-                places * 1_000,
-                np.zeros(len(chunk), dtype=np.int32),
-                places + part,
-                {"who": Column(texts)},
-            )
-            rows = list(fold(rows, events, plan))
-        values = roll_up(rows, 10**8, plan)
-        results.append((values["n_1h"][0].as_py(), values["e"][0].as_py()))
-    assert results[0] == results[1]
-    count, entropy = results[0]
-    if different <= DISTINCT_EXACT_MAX:
-        assert count == different
-        assert entropy == pytest.approx(math.log2(different))
-    else:
-        assert abs(count / different - 1) < 4 * 0.031
-        assert entropy is None
-
-
 def test_a_join_over_many_moments_of_a_hot_key_equals_each_moment_alone() -> None:
     draw = random.Random(3)
     features = {
         "n": Feature("distinct", "x").over("10us", "100us"),
+        "e": Feature("entropy", "x").over("100us"),
         "q": Feature("quantile", "x", argument=0.7).over("50us"),
     }
     plan = compile_plan("v", features, {"x": "int64"}, frozenset())
@@ -88,3 +52,37 @@ def test_a_join_over_many_moments_of_a_hot_key_equals_each_moment_alone() -> Non
         alone = values_at(events, asked_row[place : place + 1], asked_us[place : place + 1], plan)
         for name in together:
             assert together[name][place] == alone[name][0]
+
+
+@pytest.mark.parametrize("over", [0, 1])
+def test_more_different_values_than_the_bound_are_null_in_any_order(over: int) -> None:
+    features = {"e": Feature("entropy", "x"), "q": Feature("quantile", "y", argument=0.5)}
+    plan = compile_plan("v", features, {"x": "int64", "y": "float64"}, frozenset())
+    names = np.tile(np.arange(VALUES_MAX + over), 2)
+    # Numbers of different buckets: 64 of them between a number and its double.
+    numbers = np.ldexp(1 + np.arange(64) / 64, np.arange(BUCKETS_MAX // 64 + 1)[:, None]).ravel()[: BUCKETS_MAX + over]
+    count = len(numbers)
+    found = []
+    for seed in (1, 2):
+        order = np.random.default_rng(seed).permutation(count)
+        x, y = np.resize(names, count)[order], numbers[order]
+        events = Events(order * 0, order, (order * 0).astype(np.int32), order, {"x": Column(x), "y": Column(y)})
+        rows: list[bytes | None] = [None]
+        for start in range(0, count, 1_000):
+            rows = list(fold(rows, events.take(np.arange(start, min(start + 1_000, count))), plan))
+        served, joined = (
+            {name: array.to_pylist() for name, array in values.items()}
+            for values in (roll_up(rows, count, plan), values_at(events, np.zeros(1, int), np.array([count]), plan))
+        )
+        assert served == joined
+        found.append((rows, served))
+    assert found[0] == found[1]
+    assert [found[0][1][name] == [None] for name in ("e", "q")] == [bool(over)] * 2
+    assert not over or len(rows[0] or b"") < 100
+
+
+@given(st.lists(st.floats(1e-300, 1e300), min_size=1))
+def test_logarithms_are_near_and_of_powers_of_two_exact(values: list[float]) -> None:
+    for value, found in zip(values, log2(np.array(values)).tolist(), strict=True):
+        assert abs(found - math.log2(value)) <= 4e-16 * max(1.0, abs(found))
+    assert log2(np.array([0.25, 1.0, 1024.0])).tolist() == [-2.0, 0.0, 10.0]

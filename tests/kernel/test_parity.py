@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,20 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featurestore.kernel import Column, Events, Feature, Plan, compile_plan, fold, roll_up, values_at
+from featurestore.kernel import Column, Events, Feature, Plan, compile_plan, decimal_type, fold, roll_up, values_at
 from featurestore.kernel.aggregates.pairs import buckets_of, middles_of
 from tests.kernel import naive
 
-TYPES = {"amount": "float64", "size": "int64", "flag": "bool", "seen": "timestamp", "name": "string"}
-NULLABLE = frozenset({"amount", "size", "name", "seen"})
+TYPES = {
+    "amount": "float64",
+    "size": "int64",
+    "flag": "bool",
+    "seen": "timestamp",
+    "name": "string",
+    "price": "decimal(18, 2)",
+    "share": "decimal(3, 3)",
+}
+NULLABLE = frozenset({"amount", "size", "name", "seen", "price"})
 WINDOWS = ("1us", "60us", "1h")
 FEATURES = {
     "n": Feature("count").over(*WINDOWS),
@@ -25,19 +34,19 @@ FEATURES = {
     **{
         f"{function}_{column}": Feature(function, column).over(*WINDOWS)
         for function, columns in {
-            "sum": ("amount", "size", "flag"),
-            "mean": ("amount", "size", "flag"),
-            "std": ("amount", "size"),
+            "sum": ("amount", "size", "flag", "price", "share"),
+            "mean": ("amount", "size", "flag", "price", "share"),
+            "std": ("amount", "size", "price"),
             "std_population": ("amount", "size"),
-            "variance": ("amount", "size"),
-            "variance_population": ("amount", "flag"),
-            "first": ("amount", "size", "flag", "seen", "name"),
-            "distinct": ("amount", "size", "flag", "seen", "name"),
+            "variance": ("amount", "size", "share"),
+            "variance_population": ("amount", "flag", "price"),
+            "first": ("amount", "size", "flag", "seen", "name", "price"),
+            "distinct": ("amount", "size", "flag", "seen", "name", "price"),
             "entropy": ("size", "name"),
             "rate": ("amount",),
-            "min": ("amount", "size", "seen"),
-            "max": ("amount", "size", "seen"),
-            "last": ("amount", "size", "flag", "seen", "name"),
+            "min": ("amount", "size", "seen", "flag", "share", "name"),
+            "max": ("amount", "size", "seen", "flag", "price", "name"),
+            "last": ("amount", "size", "flag", "seen", "name", "share"),
         }.items()
         for column in columns
     },
@@ -63,6 +72,13 @@ floats = st.one_of(
     st.sampled_from([0.1, 1e20, -1e20, 1e-20, 5e-324, 0.0, -0.0, 1.7e308]),
     st.integers(-1000, 1000).map(float),
 )
+prices = st.one_of(
+    st.decimals(-(10**16) + 1, 10**16 - 1, places=2, allow_nan=False),
+    st.sampled_from(
+        [Decimal("9999999999999999.99"), Decimal("-9999999999999999.99"), Decimal("0.01"), Decimal("0.00")]
+    ),
+    st.decimals(-2, 2, places=2),
+)
 int64s = st.one_of(st.integers(-(2**63), 2**63 - 1), st.integers(-9, 9))
 moments = st.one_of(
     st.integers(0, 400),
@@ -86,6 +102,8 @@ def event_lists(draw: st.DrawFn) -> list[naive.Event]:
                 "flag": draw(st.booleans()),
                 "seen": draw(st.none() | st.integers(0, 2**52)),
                 "name": draw(st.none() | st.text(max_size=5)),
+                "price": draw(st.none() | prices),
+                "share": draw(st.decimals(Decimal("-0.999"), Decimal("0.999"), places=3)),
             },
         )
         for offset in range(draw(st.integers(0, 12)))
@@ -94,12 +112,14 @@ def event_lists(draw: st.DrawFn) -> list[naive.Event]:
 
 def columnar(events: list[naive.Event]) -> Events:
     def column(name: str) -> Column:
-        values = [e.values[name] for e in events]
+        values = [e.values.get(name) for e in events]
         valid = np.array([v is not None for v in values], dtype=np.bool_)
         if TYPES[name] == "string":
             held = np.empty(len(values), dtype=object)
             held[:] = [None if v is None else v.encode() for v in values]
             return Column(held, valid)
+        if (decimals := decimal_type(TYPES[name])) is not None:
+            values = [None if v is None else int(v.scaleb(decimals.scale)) for v in values]
         dtype = {"float64": np.float64, "bool": np.bool_}.get(TYPES[name], np.int64)
         # What a null's slot holds means nothing: here it would show.
         filled = np.array([7 if v is None else v for v in values], dtype=dtype)

@@ -91,7 +91,9 @@ def test_plain_values_over_ranges_equal_those_of_slices(
     for output in PLAN.outputs:
         function, _, column = output.name.partition("_")
         if output.name not in found:
-            assert column == "amount" and function in ("sum", "mean") and is_wide
+            assert column == "amount"
+            assert function in ("sum", "mean")
+            assert is_wide
             continue
         values = _values(drawn, column) if column else [1] * events
         expected = [_naive(function, values[a:b], output.aggregate.dtype) for a, b in zip(low, high, strict=True)]
@@ -119,7 +121,8 @@ def test_rows_are_rolled_up_to_the_same_values(
         ours, theirs = roll_up(tuple(rows), moment, plan), roll_up_with_numpy(rows, moment, plan)
         for name, values in theirs.items():
             assert values.equals(ours[name]), name
-            assert values.to_pylist() == ours[name].to_pylist() and _signs(values) == _signs(ours[name])
+            assert values.to_pylist() == ours[name].to_pylist()
+            assert _signs(values) == _signs(ours[name])
 
 
 def test_no_rows_have_no_values() -> None:

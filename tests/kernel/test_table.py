@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from featurestore.errors import UnsupportedAggregateError
 from featurestore.kernel import Feature, Plan, compile_plan, fold, roll_up, values_at, where_of
 from featurestore.kernel.aggregates.catalogue import FUNCTIONS
 from featurestore.kernel.aggregates.pairs import buckets_of, middles_of
+from featurestore.kernel.events import family
 from featurestore.kernel.windows import Window, before, calendar, newest, session, tumbling
 from tests.kernel import naive
 from tests.kernel.test_parity import NULLABLE, ROWS, TYPES, columnar, event_lists, moments, python_values, same
@@ -24,6 +26,7 @@ WINDOWS: dict[str, tuple[str | Window, ...]] = {
     "sliding": ("60us",),
     "long": ("1h",),
     "shifted": (before("50us", "600us"),),
+    "shifted exactly": (before("7us", "50us", slide="1us"),),
     "tumbling": (tumbling("100us"),),
     "tumbling before": (tumbling("100us", ago=1),),
     "hour": (calendar("hour", "Asia/Kathmandu"),),
@@ -43,15 +46,20 @@ def features_of(function: str) -> list[Feature]:
     entry = FUNCTIONS[function]
     argument = ARGUMENTS.get(function, 2 if entry.argument else None)
     columns: list[tuple[str | None, str | None]] = [
-        (name, None) for name, kind in TYPES.items() if kind in entry.accepted
+        (name, None) for name, kind in TYPES.items() if family(kind) in entry.accepted
     ]
     if entry.takes == "events" or entry.takes == "events or a column":
         columns.append((None, None))
     if entry.takes == "two columns":
-        columns = [("amount", "size"), ("size", "flag"), ("flag", "amount")]
+        columns = [("amount", "size"), ("size", "flag"), ("flag", "amount"), ("price", "share"), ("amount", "price")]
     if entry.takes == "two aggregates":
-        parts = (Feature("sum", "amount"), Feature("count", where=WHERE))
-        return [Feature(function, parts=parts)]
+        tops, bottom = ("amount", "size", "price"), Feature("count", where=WHERE)
+        pairs = [(Feature("sum", top), bottom) for top in tops]
+        pairs += [
+            (Feature("sum", "amount"), Feature("max", "price")),
+            (Feature("last", "price"), Feature("sum", "share")),
+        ]
+        return [Feature(function, parts=parts) for parts in pairs]
     return [
         Feature(function, column, other=other, argument=argument, where=where)
         for column, other in columns
@@ -62,7 +70,7 @@ def features_of(function: str) -> list[Feature]:
 def is_refused(function: str, window: str) -> bool:
     entry = FUNCTIONS[function]
     if entry.needs_size:
-        return window not in ("sliding", "long", "shifted")
+        return window not in ("sliding", "long", "shifted", "shifted exactly")
     return entry.decays and window not in ("sliding", "long", "all of time")
 
 
@@ -147,7 +155,7 @@ def compare(
 def plain(feature: Feature, events: list[naive.Event], moment_us: int, window: Window) -> Any:
     if feature.parts:
         above, below = (plain(part, events, moment_us, window) for part in feature.parts)
-        return above / below if above is not None and below else None
+        return divided(above, below) if above is not None and below else None
     if feature.where is not None:
         events = [e for e in events if e.values["flag"] and e.values["size"] is not None and e.values["size"] > -5]
     dtype = TYPES[feature.column] if feature.column else "int64"
@@ -160,7 +168,29 @@ def plain(feature: Feature, events: list[naive.Event], moment_us: int, window: W
     return found
 
 
+def divided(above: Any, below: Any) -> float:
+    if not math.isfinite(above) or not math.isfinite(below):
+        return float(above) / float(below)
+    try:
+        return float(Fraction(above) / Fraction(below))
+    except OverflowError:
+        return math.copysign(math.inf, above) * math.copysign(1, below)
+
+
 def alike(found: Any, wanted: Any, function: str) -> bool:
     if isinstance(found, list) and isinstance(wanted, list):
         return len(found) == len(wanted) and all(alike(*each, function) for each in zip(found, wanted, strict=True))
     return same(found, wanted, function)
+
+
+@pytest.mark.parametrize(("function", "column"), list(itertools.product(FUNCTIONS, TYPES)))
+def test_a_column_that_a_function_cannot_mean_is_refused_with_the_types_that_it_can(function: str, column: str) -> None:
+    entry = FUNCTIONS[function]
+    if not entry.takes.endswith(("column", "columns")) or family(TYPES[column]) in entry.accepted:
+        return
+    over: tuple[str, ...] = ("1h",) if entry.needs_size or entry.decays else ()
+    other = "amount" if entry.takes == "two columns" else None
+    argument = ARGUMENTS.get(function, 2 if entry.argument else None)
+    written = Feature(function, column, other=other, argument=argument).over(*over)
+    with pytest.raises(UnsupportedAggregateError, match=f"{column}.*it takes {entry.accepted[0]}"):
+        compile_plan("v", {"x": written}, TYPES, NULLABLE)

@@ -94,6 +94,7 @@ def test_previous_periods_follow_each_other_without_a_gap() -> None:
         lambda: session("30m", longest="10m"),
         lambda: session("1us", longest="1d"),
         lambda: before("24h", "0s"),
+        lambda: before("24h", "7d", slide="7h"),
     ],
 )
 def test_what_is_no_window_is_refused_when_it_is_written(make) -> None:

@@ -11,6 +11,9 @@ import math
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +39,13 @@ from featurestore import (
     last_n,
     mean,
     newest,
+    ratio,
     session,
     since_last,
     std,
     trend,
     tumbling,
+    values,
 )
 from featurestore import max as most
 from featurestore import min as least
@@ -59,10 +64,18 @@ from tests.kernel import naive
 
 TOPIC = Topic(
     "events",
-    schema={"user": str, "shop": int, "at": "timestamp", "amount": float, "kind": str},
+    schema={
+        "user": str,
+        "shop": int,
+        "at": "timestamp",
+        "amount": float,
+        "kind": str,
+        "price": "decimal(18, 2)",
+        "seen": "timestamp",
+    },
     event_time="at",
     partitions=2,
-    nullable=("amount", "kind", "shop"),
+    nullable=("amount", "kind", "shop", "price", "seen"),
 )
 BIG = pl.col("amount") > 1
 FEATURES = {
@@ -88,8 +101,26 @@ FEATURES = {
     "half": mean("half").over("1h"),
     "fading": decayed_sum("half", "10m"),
     "slope": trend("half").over("1h"),
+    "spent": total("price").over("1m", "1h"),
+    "spent_all": total("price", where=BIG),
+    "price_mean": mean("price").over("1h"),
+    "price_std": std("price").over("1h"),
+    "cheapest": least("price").over("1h"),
+    "price": last("price"),
+    "prices": values("price").over("1h"),
+    "by_price": counts("price").over(session("10m")),
+    "price_newest": last_n("price", 3, distinct=True),
+    "different": distinct("price").over("1h"),
+    "dear": most("dear").over("1h"),
+    "price_each": ratio(total("price"), count()).over("1h"),
+    "seen": last("seen"),
+    "kind_least": least("kind").over("1h"),
+    "kind_most": most("kind").over(newest(4)),
+    "longest_ago": least("seen").over("1h"),
+    "moments": last_n("seen", 2),
 }
-HALF = {"half": (pl.col("amount") / 2).clip(-100, 100)}
+# Twice the price has up to 19 digits: what does not fit 18 is null.
+HALF = {"half": (pl.col("amount") / 2).clip(-100, 100), "dear": pl.col("price") * 2}
 PATIENT = FeatureView("patient", Entity("user", key="user"), TOPIC, FEATURES, lateness="30m", columns=HALF)
 STRICT = FeatureView("strict", Entity("user-shop", key=("user", "shop")), TOPIC, FEATURES, "1m", columns=HALF)
 BASE_US = 1_767_225_600_000_000
@@ -120,7 +151,16 @@ def drawn_events(draw: random.Random, count: int) -> list[tuple[dict[str, Any], 
             "shop": draw.choice([1, -(2**63), None]),
             "at": arrival_us - delay_us,
             "amount": draw.choice([None, 0.1, -0.0, 1e300, -1e300, 5e-324, draw.uniform(-5, 5)]),
-            "kind": draw.choice([None, "", "x", "y" * 300]),
+            "kind": draw.choice(
+                [None, "", "x", "y" * 300, "\u00e9\U0001f600", "z" * 65_536 if draw.random() < 0.2 else "z"]
+            ),
+            # Text or a number; what a float would have rounded on the way, and the ends of 18 digits.
+            "price": draw.choice(
+                [None, "0.10", "-0.00", 1.25, 7, "9999999999999999.99", "-9999999999999999.99", "1e2"]
+            ),
+            "seen": draw.choice(
+                [None, 0, "2038-01-19T03:14:08Z", 2**31 * 1_000_000 - 1, "9999-12-31T23:59:59.999999Z"]
+            ),
         }
         out.append((event, arrival_us))
     return out
@@ -136,21 +176,37 @@ def judged(
         if event["at"] > arrival_us + FUTURE_MAX_US:
             continue
         if newest_us - effective_us <= lateness_us:
-            out.append((event, naive.Event(0, effective_us, partition, offset, event)))
+            out.append((event, naive.Event(0, effective_us, partition, offset, plain_values(event))))
         newest_us = max(newest_us, effective_us)
     return out
 
 
+def plain_values(event: dict[str, Any]) -> dict[str, Any]:
+    """The event as its topic types it."""
+    price, seen = event["price"], event["seen"]
+    if isinstance(seen, str):
+        seen = (datetime.fromisoformat(seen) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+    return {**event, "price": None if price is None else Decimal(str(price)).quantize(Decimal("0.01")), "seen": seen}
+
+
 def value(view: FeatureView, output: str, events: list[naive.Event], moment_us: int) -> Any:
     [found] = [one for one in view.plan.outputs if one.name == output]
-    feature = FEATURES[max((name for name in FEATURES if output.startswith(name)), key=len)]
+    feature = FEATURES[max((name for name in FEATURES if output == name or output.startswith(f"{name}_")), key=len)]
     chosen = naive.in_window(events, 0, moment_us, found.window)
     if feature.where is not None:
         chosen = [e for e in chosen if e.values["amount"] is not None and e.values["amount"] > 1]
     if feature.column == "half":
         halves = [None if e.values["amount"] is None else min(max(e.values["amount"] / 2, -100), 100) for e in chosen]
         chosen = [replace(e, values={**e.values, "half": half}) for e, half in zip(chosen, halves, strict=True)]
-    dtype = "int64" if feature.column is None else TOPIC.schema.get(feature.column, "float64")
+    if feature.column == "dear":
+        twice = [None if e.values["price"] is None else 2 * e.values["price"] for e in chosen]
+        fits = [price if price is not None and abs(price) < 10**16 else None for price in twice]
+        chosen = [replace(e, values={**e.values, "dear": price}) for e, price in zip(chosen, fits, strict=True)]
+    if feature.parts:
+        spent = naive.value("sum", "price", TOPIC.schema["price"], chosen)
+        return None if spent is None else float(Fraction(spent) / len(chosen))
+    kinds = {**TOPIC.schema, "half": "float64", "dear": "decimal(18, 2)", None: "int64"}
+    dtype = kinds[feature.column]
     assert isinstance(feature.function, str)
     size_us, argument = found.window.size_us, feature.argument
     return naive.value(feature.function, feature.column, dtype, chosen, moment_us, size_us, argument)
@@ -164,6 +220,8 @@ def same(left: Any, right: Any, output: str = "") -> bool:
         return len(left) == len(right) and all(map(same, left, right))
     if isinstance(right, dict):
         return dict(left or ()) == right
+    if isinstance(left, datetime):
+        left = (left - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
     if isinstance(left, float) and isinstance(right, float):
         return math.copysign(1, left) == math.copysign(1, right) and left == right
     return type(left) is type(right) and left == right
@@ -196,9 +254,9 @@ def test_online_join_and_definition_agree(
         first = stands[partition]
         end = min(len(events[partition]), first + draw.randrange(1, 30))
         part = events[partition][first:end]
-        values: list[bytes | None] = [json.dumps(event).encode() for event, _ in part]
+        payloads: list[bytes | None] = [json.dumps(event).encode() for event, _ in part]
         arrivals = np.array([arrival for _, arrival in part], dtype=np.int64)
-        running.apply(Batch(TOPIC.name, partition, first, end, values, np.arange(first, end), arrivals))
+        running.apply(Batch(TOPIC.name, partition, first, end, payloads, np.arange(first, end), arrivals))
         stands[partition] = end
     running.flush()
     newest_us = max(arrival for each in events.values() for _, arrival in each)

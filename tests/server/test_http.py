@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 
 import httpx
@@ -19,18 +20,27 @@ from tests.project import Project
 DEFINITIONS = """
 import polars as pl
 from featurestore import Entity, FeatureService, FeatureView, Topic, count, counts, last, last_n, mean, session
+from featurestore import sum as total
 
-ride = Topic("rides", schema={"rider": str, "zone": int, "at": "timestamp", "fare": float},
-             event_time="at", key="rider")
+ride = Topic("rides", schema={"rider": str, "zone": int, "at": "timestamp", "fare": float,
+             "tip": "decimal(6, 2)", "by_card": bool}, event_time="at", key="rider")
 by_rider = FeatureView("by_rider", Entity("rider", key="rider"), ride, lateness="1h",
-                       features={"n": count(), "fare_mean": mean("fare").over("1h"), "newest": last("at")})
+                       features={"n": count(), "fare_mean": mean("fare").over("1h"), "newest": last("at"),
+                                 "tips": total("tip"), "by_card": counts("by_card"), "tip_counts": counts("tip")})
 by_zone = FeatureView("by_zone", Entity("zone", key="zone"), ride, lateness="1h", max_age="1h", features={"n": count()})
 habits = FeatureView("habits", Entity("rider", key="rider"), ride, columns={"cents": pl.col("fare") * 100}, features={
     "fares": last_n("fare", 2), "zones": counts("zone").over(session("30m")),
     "dear": count(where=pl.col("fare") >= 5), "cents": mean("cents")})
 pricing = FeatureService("pricing", [by_rider["n", "fare_mean_1h"], by_zone], owner="rides@example.org")
+bill = FeatureService("bill", [by_rider["tips", "by_card", "tip_counts"]], request={"fee": "decimal(8, 2)"},
+                      derived={"due": pl.col("fee") + pl.col("by_rider__tips")})
+waited = FeatureService("waited", [by_rider["n"]], request={"since": "timestamp"},
+                        derived={"year": pl.col("since").dt.year()})
 quote = FeatureService("quote", [by_rider["fare_mean_1h"], habits], request={"offer": float},
-                       derived={"against_mean": pl.col("offer") / pl.col("by_rider__fare_mean_1h")})
+                       derived={"against_mean": pl.col("offer") / pl.col("by_rider__fare_mean_1h"),
+                                "doubled": pl.col("against_mean") * 2,
+                                "of_two": pl.col("habits__fares").list.sum() + pl.col("doubled"),
+                                "in_zone_1": pl.col("habits__zones_session_30m").map.get(1)})
 """
 
 
@@ -47,7 +57,8 @@ def served(
         with EventProducer(made.settings.kafka_bootstrap) as producer:
             for number in range(10):
                 now_us = time.time_ns() // 1_000
-                event = {"rider": "ann", "zone": number % 2, "at": now_us, "fare": float(number)}
+                event = {"rider": "ann", "zone": number % 2, "at": now_us, "fare": float(number), "by_card": number < 3}
+                event["tip"] = Decimal("0.10") if number else 1.2
                 producer.send(made.repository.topic("rides"), event)
         made.wait_until_applied(worker)
         with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
@@ -82,6 +93,40 @@ def test_one_entity_by_address_has_age_and_watermark(served: tuple[Project, http
     assert plain["by_rider__newest"].startswith("20")
 
 
+def test_decimals_are_text_in_answers_and_text_or_numbers_in_questions(served: tuple[Project, httpx.Client]) -> None:
+    made, client = served
+    for fee in ("2.05", 2.05):
+        asked = {"service": "bill", "entities": {"rider": ["ann", "nobody"], "fee": [fee, 1]}}
+        columns = client.post("/v1/features", json=asked).json()["columns"]
+        assert columns["by_rider__tips"] == ["2.10", None]
+        assert columns["due"] == ["4.15", None]
+        assert columns["by_rider__tip_counts"] == [{"0.10": 9, "1.20": 1}, None]
+        assert columns["by_rider__by_card"] == [{"true": 3, "false": 7}, None]
+    row = client.get("/v1/features/bill", params={"rider": "ann", "fee": "2.05"}).json()
+    assert (row["due"], row["by_rider__by_card"]) == ("4.15", {"true": 3, "false": 7})
+    assert made.store.get("bill", {"rider": "ann", "fee": Decimal("2.05")})["due"] == Decimal("4.15")
+    for wrong in ("2.055", 0.1 + 0.2, "1e7", "two", True):
+        asked = {"service": "bill", "entities": {"rider": ["ann"], "fee": [wrong]}}
+        answer = client.post("/v1/features", json=asked)
+        assert answer.status_code == 422
+        assert "'fee' must be decimal(8, 2): " in answer.json()["error"]["message"]
+    fees = pa.array([Decimal("2.05"), Decimal("1.00")], pa.decimal128(20, 2))
+    moments = pa.array([datetime.now(UTC)] * 2, pa.timestamp("us", tz="UTC"))
+    spine = pa.table({"rider": ["ann", "nobody"], "fee": fees, "event_timestamp": moments})
+    assert made.store.point_in_time("bill", spine)["due"].to_pylist() == [Decimal("4.15"), None]
+
+
+def test_moments_are_asked_for_as_events_say_them(served: tuple[Project, httpx.Client]) -> None:
+    _, client = served
+    for since in ("2025-12-31T23:30:00-01:00", "2026-01-01T00:00:00Z", 1_767_225_600_000_000):
+        asked = {"service": "waited", "entities": {"rider": ["ann"], "since": [since]}}
+        assert client.post("/v1/features", json=asked).json()["columns"]["year"] == [2026]
+    assert (
+        client.get("/v1/features/waited", params={"rider": "ann", "since": "2025-01-01T00:00:00Z"}).json()["year"]
+        == 2025
+    )
+
+
 def test_lists_maps_and_derived_features_are_served_and_joined_alike(served: tuple[Project, httpx.Client]) -> None:
     made, client = served
     entities = {"rider": ["ann", "nobody"], "offer": [9.0, 1.0]}
@@ -91,6 +136,7 @@ def test_lists_maps_and_derived_features_are_served_and_joined_alike(served: tup
     assert columns["habits__dear"] == [5, 0]
     assert columns["habits__cents"] == [450.0, None]
     assert columns["against_mean"] == [2.0, None]
+    assert (columns["doubled"], columns["of_two"], columns["in_zone_1"]) == ([4.0, None], [21.0, None], [5, None])
     row = client.get("/v1/features/quote", params={"rider": "ann", "offer": "18"}).json()
     assert row["against_mean"] == 4.0
     assert client.get("/v1/features/quote", params={"rider": "ann", "offer": "much"}).status_code == 422
@@ -123,6 +169,9 @@ def test_what_there_is_to_look_up_is_listed(served: tuple[Project, httpx.Client]
         ({"service": "pricing", "entities": {"rider": [5], "zone": [1]}}, 422, "'rider' must be string"),
         ({"service": "pricing", "entities": {"rider": ["a", "b"], "zone": [1]}}, 422, "one length"),
         ({"service": "pricing", "entities": {"rider": ["a"], "zone": [2**70]}}, 422, "'zone' must be int64"),
+        ({"service": "pricing", "entities": {"rider": ["a"], "zone": [1.5]}}, 422, "'zone' must be int64"),
+        ({"service": "waited", "entities": {"rider": ["a"], "since": ["2026-01-01T00:00:00"]}}, 422, "has no zone"),
+        ({"service": "waited", "entities": {"rider": ["a"], "since": ["yesterday"]}}, 422, "'since' must be timestamp"),
         ({"service": "pricing", "entities": {"rider": [None], "zone": [1]}}, 400, "body"),
         ({"service": "pricing"}, 400, "entities"),
         ({"service": "pricing", "entities": {}, "more": 1}, 400, "more"),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from typing import Any
 
 import msgspec
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,11 +17,11 @@ from streams.codecs.json import JsonCodec
 
 TOPIC = Topic(
     "t",
-    schema={"who": str, "at": "timestamp", "n": int, "x": float, "ok": bool},
+    schema={"who": str, "at": "timestamp", "n": int, "x": float, "ok": bool, "money": "decimal(8, 2)"},
     event_time="at",
-    nullable=("x", "ok"),
+    nullable=("x", "ok", "money"),
 )
-GOOD = {"who": "a", "at": 1, "n": 2, "x": 3.5, "ok": True}
+GOOD = {"who": "a", "at": 1, "n": 2, "x": 3.5, "ok": True, "money": "1.25"}
 
 
 @pytest.mark.parametrize(
@@ -64,6 +66,52 @@ def test_times_are_microseconds_or_iso_text_with_a_zone_and_unknown_fields_are_l
     decoded = JsonCodec(TOPIC).decode([json.dumps(line).encode() for line in lines])
     assert decoded.arrays["at"].cast("int64").to_pylist() == [1_767_225_600_000_001, 1_767_225_600_000_001, 5]
     assert decoded.arrays["x"].is_valid().to_pylist() == [True, True, False]
+
+
+MONEY = Topic(
+    "money",
+    schema={"at": "timestamp", "x": "decimal(5, 2)", "y": "decimal(18, 0)"},
+    event_time="at",
+    nullable=("y",),
+)
+
+
+def test_decimals_are_read_digit_by_digit_and_never_rounded() -> None:
+    taken = {
+        b"12.34": "12.34",
+        b'"12.34"': "12.34",
+        b"12.340": "12.34",
+        b"-0.00": "0.00",
+        b"1e2": "100.00",
+        b"-999.99": "-999.99",
+        b" 7": "7.00",
+    }
+    refused = {
+        b"12.345": "12.345 has more than 2 digits after the point of decimal(5, 2) - at `$.x`",
+        b"1000": "1000 has more digits than decimal(5, 2) - at `$.x`",
+        b'"NaN"': "expected decimal(5, 2), got NaN - at `$.x`",
+        b'"1_0"': "expected decimal(5, 2), got 1_0 - at `$.x`",
+        b"null": "expected decimal(5, 2), got null - at `$.x`",
+        b"true": "expected decimal(5, 2), got true - at `$.x`",
+        b'{"a": 1}': 'expected decimal(5, 2), got {"a": 1} - at `$.x`',
+        b"1e999999999": "1e999999999 has more digits than decimal(5, 2) - at `$.x`",
+        b"1e-999999999": "1e-999999999 has more than 2 digits after the point of decimal(5, 2) - at `$.x`",
+    }
+    records = [b'{"at": 1, "x": %s}' % text for text in (*taken, *refused)]
+    codec = JsonCodec(MONEY)
+    decoded = codec.decode(records)
+    assert decoded.arrays["x"].type == pa.decimal128(5, 2)
+    assert [str(value) for value in decoded.arrays["x"].to_pylist()] == list(taken.values())
+    assert decoded.arrays["y"].null_count == len(taken)
+    assert [one.index for one in decoded.rejected] == list(range(len(taken), len(records)))
+    assert [(one.reason, one.detail) for one in decoded.rejected] == [("wrong_type", text) for text in refused.values()]
+    # More digits than any float has, as a number.
+    [most] = codec.decode([b'{"at": 1, "x": 0, "y": -999999999999999999}']).arrays["y"].to_pylist()
+    assert most == Decimal("-999999999999999999")
+    for record in records[len(taken) :]:
+        with pytest.raises(msgspec.ValidationError, match="x"):
+            codec.read(record)
+    assert codec.read(codec.check({"at": 1, "x": Decimal("1.5"), "y": None})).x == Decimal("1.50")
 
 
 JSON = st.recursive(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 import numpy as np
 import pyarrow as pa
 from hypothesis import given
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 from featurestore.training.fit import train
 from featurestore.training.metrics import auc
+from featurestore.training.tensors import matrix, numeric, scaling_of
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_size=30))
@@ -41,3 +44,12 @@ def test_training_finds_a_signal_with_nulls_in_it_and_repeats_by_its_seed() -> N
     assert blind.auc < 0.6
     assert good.losses == train("good", table, columns=["signal", "noise"], **options).losses  # type: ignore[arg-type]
     assert (good.trained_rows, good.judged_rows) == (3_200, 800)
+
+
+def test_decimals_are_numbers_to_a_model_and_texts_are_not() -> None:
+    prices = [Decimal("1.25"), None, Decimal("-3.00"), Decimal("0.05")]
+    table = pa.table({"price": pa.array(prices, pa.decimal128(12, 2)), "name": ["a", "b", "c", "d"]})
+    chosen = numeric(table.schema, table.column_names)
+    assert chosen == ("price",)
+    plain = pa.table({"price": [None if price is None else float(price) for price in prices]})
+    assert (matrix(table, scaling_of(table, chosen)) == matrix(plain, scaling_of(plain, chosen))).all()

@@ -5,6 +5,7 @@ Adding one is a new entry here, over partials that exist or a new family beside 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -13,23 +14,35 @@ import numpy as np
 
 from featurestore.errors import UnsupportedAggregateError
 from featurestore.event_time import MINUTE_US
-from featurestore.kernel.aggregates import counting, decayed, extremes, lists, moments, order, pairs, tallies
-from featurestore.kernel.aggregates.compiled import Ask, Builder, Compiled
+from featurestore.kernel.aggregates import (
+    counting,
+    decayed,
+    distinct,
+    extremes,
+    lists,
+    moments,
+    order,
+    pairs,
+    tallies,
+    texts,
+)
+from featurestore.kernel.aggregates.compiled import Ask, Builder, Compiled, given
+from featurestore.kernel.aggregates.heaps import heap_of
 from featurestore.kernel.aggregates.own import OwnAggregate, own_builder
 from featurestore.kernel.aggregates.partial import Input
 from featurestore.kernel.aggregates.ratio import ratio
-from featurestore.kernel.events import DataType
+from featurestore.kernel.events import DataType, family
+from featurestore.kernel.hyperloglog import STANDARD_ERROR
 from featurestore.kernel.windows import Sliding
 
 __all__ = ["FUNCTIONS", "Ask", "Compiled", "Function", "compile_aggregate", "described", "function_of"]
 
 Takes = Literal["a column", "two columns", "events", "events or a column", "two aggregates"]
 
-_NUMBERS: tuple[DataType, ...] = ("int64", "float64", "bool")
-_MEASURED: tuple[DataType, ...] = ("int64", "float64")
-_ORDERED: tuple[DataType, ...] = ("int64", "float64", "timestamp")
-_NAMED: tuple[DataType, ...] = ("string", "int64", "bool")
-_ALL: tuple[DataType, ...] = ("int64", "float64", "bool", "timestamp", "string")
+_NUMBERS: tuple[DataType, ...] = ("int64", "float64", "decimal", "bool")
+_MEASURED: tuple[DataType, ...] = ("int64", "float64", "decimal")
+_NAMED: tuple[DataType, ...] = ("string", "int64", "decimal", "bool")
+_ALL: tuple[DataType, ...] = ("int64", "float64", "decimal", "bool", "timestamp", "string")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +59,7 @@ class Argument:
 class Function:
     """What the catalogue says of one function.
 
-    accepted    column types
+    accepted    column types, decimals of all lengths as one
     exactness   exact, or the bound of its error
     needs_size  a window of a fixed length
     decays      weighs events by their age
@@ -64,12 +77,24 @@ class Function:
 
 _EXACT = "exact, rounded once"
 _ROOT = "root of an exactly rounded number"
-_DISTINCT = f"exact to {pairs.DISTINCT_EXACT_MAX:,}, then 3.1 % standard error"
-_ENTROPY = f"exact counts; null above {pairs.DISTINCT_EXACT_MAX:,} different values"
+_DISTINCT = f"exact to {distinct.EXACT_MAX:,}, then {STANDARD_ERROR:.2%} standard error (HyperLogLog)"
+_ENTROPY = f"exact counts; null above {pairs.VALUES_MAX:,} different values"
+_QUANTILE = f"within 1/128 of the value of that rank; null above {pairs.BUCKETS_MAX:,} buckets, 64 an octave"
 _TALLY = f"exact; null above {tallies.VALUES_MAX:,} different values"
 _FADED = "exact within a tile; within 1e-12 of the sum of magnitudes"
 _LENGTH = Argument("n", 1, lists.VALUES_MAX)
 _HALF_LIFE = Argument("half_life", 1_000, 100 * 366 * 86_400 * 1_000_000)
+
+
+def _extreme(which: Literal["min", "max"]) -> Builder:
+    numbers = extremes.extreme(which)
+
+    def build(ask: Ask) -> Compiled:
+        column = given(ask.column)
+        return texts.text_extreme(column, which) if column.dtype == "string" else numbers(ask)
+
+    return build
+
 
 FUNCTIONS: dict[str, Function] = {
     each.name: each
@@ -87,8 +112,8 @@ FUNCTIONS: dict[str, Function] = {
         Function("covariance", "two columns", _NUMBERS, moments.together("covariance"), _EXACT),
         Function("correlation", "two columns", _NUMBERS, moments.together("correlation"), _ROOT),
         Function("trend", "a column", _NUMBERS, moments.trend, _EXACT),
-        Function("min", "a column", _ORDERED, extremes.extreme("min"), "exact"),
-        Function("max", "a column", _ORDERED, extremes.extreme("max"), "exact"),
+        Function("min", "a column", _ALL, _extreme("min"), "exact"),
+        Function("max", "a column", _ALL, _extreme("max"), "exact"),
         Function("first", "a column", _ALL, order.edge("first"), "exact"),
         Function("last", "a column", _ALL, order.edge("last"), "exact"),
         Function("first_n", "a column", _ALL, lists.ends("first", distinct=False), "exact", _LENGTH),
@@ -97,7 +122,7 @@ FUNCTIONS: dict[str, Function] = {
         Function("last_n_distinct", "a column", _ALL, lists.ends("last", distinct=True), "exact", _LENGTH),
         Function("since_last", "events", (), extremes.since_last, _EXACT),
         Function("gap_mean", "events", (), extremes.gap_mean, _EXACT),
-        Function("distinct", "a column", _ALL, pairs.distinct, _DISTINCT),
+        Function("distinct", "a column", _ALL, distinct.distinct, _DISTINCT),
         Function("entropy", "a column", _ALL, pairs.entropy, _ENTROPY),
         Function("values", "a column", _ALL, tallies.values, _TALLY),
         Function("top_k", "a column", _ALL, tallies.top_k, _TALLY, Argument("k", 1, tallies.VALUES_MAX)),
@@ -107,7 +132,7 @@ FUNCTIONS: dict[str, Function] = {
             "a column",
             _MEASURED,
             pairs.quantile,
-            "within 0.8 % of the value of that rank",
+            _QUANTILE,
             Argument("q", 0, 1, is_whole=False),
         ),
         Function("decayed_sum", "a column", _NUMBERS, decayed.decayed_sum, _FADED, _HALF_LIFE, decays=True),
@@ -127,18 +152,28 @@ def function_of(function: str | OwnAggregate) -> Function:
 def compile_aggregate(owner: str, function: str | OwnAggregate, ask: Ask) -> Compiled:
     """The partials and the finish of a function on what it is asked for; raises UnsupportedAggregateError."""
     entry = function_of(function)
-    given = [column for column in (ask.column, ask.other) if column is not None]
+    there = [column for column in (ask.column, ask.other) if column is not None]
     wanted = {"a column": 1, "two columns": 2}.get(entry.takes, 0)
-    if len(given) < wanted or (not wanted and given and entry.takes != "events or a column"):
+    if len(there) < wanted or (not wanted and there and entry.takes != "events or a column"):
         raise UnsupportedAggregateError(f"{owner}: {entry.name} takes {entry.takes}")
-    for column in given:
-        if column.dtype not in entry.accepted:
+    for column in there:
+        if family(column.dtype) not in entry.accepted and column.dtype not in entry.accepted:
             raise UnsupportedAggregateError(
-                f"{owner}: {entry.name} of {column.name.partition('?')[0]!r} is not defined, since the column is "
+                f"{owner}: {entry.name} of {_written(column)!r} is not defined, since the column is "
                 f"{column.dtype}; it takes {', '.join(entry.accepted)}"
             )
     _check_argument(owner, entry, ask.argument)
+    for part in ask.parts:
+        if family(part.dtype) not in _MEASURED:
+            raise UnsupportedAggregateError(
+                f"{owner}: {entry.name} divides numbers, but one of its parts gives {part.dtype}"
+            )
     return entry.build(ask)
+
+
+def _written(column: Input) -> str:
+    """The name that the author gave: what stands behind it says which of its values count."""
+    return re.split("[?&~]", column.name)[0]
 
 
 def _check_argument(owner: str, entry: Function, argument: float | None) -> None:
@@ -159,14 +194,16 @@ def _check_argument(owner: str, entry: Function, argument: float | None) -> None
 
 
 def described(function: str) -> tuple[str, str, str, str, str, str]:
-    """Name, column types, partials, their bytes a tile (the narrowest), windows, exactness: for people."""
+    """Name, column types, partials, their bytes a tile, windows, exactness: for people."""
     entry = FUNCTIONS[function]
     compiled = _example(entry)
     sizes = [
         sum(np.dtype(field.dtype).itemsize * field.count for field in partial.fields(1))
         for partial in compiled.partials
     ]
-    more = " + what it keeps" if any(partial.has_heap for partial in compiled.partials) else ""
+    heaps = [heap_of(partial) for partial in compiled.partials if partial.has_heap]
+    # What it keeps is told for a column of 8 bytes a value; of texts their own length comes on top.
+    more = "".join(f" + {heap.one:,} a value, {heap.most:,} at most" for heap in heaps)
     takes = entry.takes if not entry.accepted else f"{entry.takes}: {', '.join(entry.accepted)}"
     windows = "of a fixed length" if entry.needs_size else "sliding" if entry.decays else "all"
     names: Sequence[str] = [partial.name for partial in compiled.partials]

@@ -18,6 +18,7 @@ from featurestore.kernel.events import DataType, Events
 
 VALUES_MAX = 1_000
 _HEAD = struct.Struct("<qiqI")  # event time, partition, offset, length of the value
+ENTRY_BYTES = _HEAD.size
 
 Entry = tuple[int, int, int, bytes]
 

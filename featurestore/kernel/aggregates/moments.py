@@ -15,6 +15,7 @@ from featurestore.kernel.aggregates.compiled import Ask, Builder, Compiled, Fini
 from featurestore.kernel.aggregates.counting import counter_of
 from featurestore.kernel.aggregates.partial import Input, Partial, State
 from featurestore.kernel.aggregates.sums import ProductPartial, SumPartial
+from featurestore.kernel.decimals import decimal_type, scale_of
 
 
 def total(ask: Ask) -> Compiled:
@@ -25,10 +26,14 @@ def total(ask: Ask) -> Compiled:
         some, digits = states[counter.name]["count"] > 0, states[added.name]["digits"]
         if column.dtype == "float64":
             return Finished(exact.to_floats(digits, 1), some)
+        if decimals is not None:
+            return Finished(exact.to_words(digits), some)
         values, fits = exact.to_ints(digits)
         return Finished(values, some & fits)
 
-    return Compiled((counter, added), "float64" if column.dtype == "float64" else "int64", finish, plain="sum")
+    decimals = decimal_type(column.dtype)
+    kind = "float64" if column.dtype == "float64" else "int64" if decimals is None else decimals.summed.text
+    return Compiled((counter, added), kind, finish, plain="sum")
 
 
 def mean(ask: Ask) -> Compiled:
@@ -36,8 +41,8 @@ def mean(ask: Ask) -> Compiled:
     counter, added = counter_of(column), SumPartial(column.name, column.dtype)
 
     def finish(states: Mapping[str, State], span: Span) -> Finished:
-        counts = states[counter.name]["count"]
-        return Finished(exact.means(states[added.name]["digits"], np.maximum(counts, 1)), counts > 0)
+        counts, scale = states[counter.name]["count"], scale_of(column.dtype)
+        return Finished(exact.means(states[added.name]["digits"], np.maximum(counts, 1), scale), counts > 0)
 
     return Compiled((counter, added), "float64", finish, plain="mean")
 
@@ -53,7 +58,8 @@ def spread(*, ddof: int, root: bool) -> Builder:
         def finish(states: Mapping[str, State], span: Span) -> Finished:
             counts = states[counter.name]["count"]
             sums, powers = states[added.name]["digits"], states[squares.name]["digits"]
-            found = np.maximum(exact.variances(sums, powers, np.maximum(counts, ddof + 1), ddof=ddof), 0.0)
+            scale = scale_of(column.dtype)
+            found = np.maximum(exact.variances(sums, powers, np.maximum(counts, ddof + 1), ddof, scale), 0.0)
             return Finished(np.sqrt(found) if root else found, counts > ddof)
 
         return Compiled((counter, added, squares), "float64", finish)
@@ -71,6 +77,7 @@ def shape(powers: int) -> Builder:
 
         def finish(states: Mapping[str, State], span: Span) -> Finished:
             counts = states[counter.name]["count"].tolist()
+            # Shape does not depend on the unit, so of decimals that of their last digit will do.
             added = [exact.wholes(states[each.name]["digits"], each.power) for each in sums]
             found = [
                 (_skewness if powers == 3 else _kurtosis)(n, *each)
@@ -115,6 +122,7 @@ class _Pair:
         self._counter = counter_of(right)
         self._sums = tuple(SumPartial(each.name, each.dtype, power) for power in (1, 2) for each in (left, right))
         self._product = ProductPartial(left, right)
+        self._units = tuple(10 ** scale_of(each.dtype) for each in (left, right))
 
     @property
     def partials(self) -> tuple[Partial, ...]:
@@ -123,9 +131,13 @@ class _Pair:
     def of(self, states: Mapping[str, State]) -> Iterator[tuple[Any, ...]]:
         """(n, sum x, sum y, sum xx, sum yy, sum xy) of each."""
         counts = states[self._counter.name]["count"].tolist()
-        sums = [exact.wholes(states[each.name]["digits"], each.power) for each in self._sums]
+        x, y = self._units
+        sums = [
+            _in_units(exact.wholes(states[each.name]["digits"], each.power), below)
+            for each, below in zip(self._sums, (x, y, x * x, y * y), strict=True)
+        ]
         products = exact.wholes(states[self._product.name]["digits"], 2)
-        return zip(counts, *sums, products, strict=True)
+        return zip(counts, *sums, _in_units(products, x * y), strict=True)
 
 
 def _skewness(n: int, s1: Fraction, s2: Fraction, s3: Fraction) -> float | None:
@@ -160,6 +172,10 @@ def _correlation(n: int, x: Fraction, y: Fraction, xx: Fraction, yy: Fraction, x
 def _slope(n: int, x: Fraction, y: Fraction, xx: Fraction, yy: Fraction, xy: Fraction) -> float | None:
     below = n * xx - x * x
     return _float((n * xy - x * y) * SECOND_US / below) if below else None
+
+
+def _in_units(sums: list[Fraction], below: int) -> list[Fraction]:
+    return sums if below == 1 else [each / below for each in sums]
 
 
 def _float(exactly: Fraction) -> float:

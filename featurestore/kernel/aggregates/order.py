@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from featurestore.kernel.aggregates.compiled import Ask, Builder, Compiled, Finished, Span, given
 from featurestore.kernel.aggregates.partial import Field, Ints, State, concat, rungless, take
-from featurestore.kernel.events import DataType, Events
+from featurestore.kernel.events import DataType, Events, family
 
-_STORED = {"float64": "<f8", "int64": "<i8", "timestamp": "<i8", "bool": "<u4", "string": "<u4"}
+_STORED = {"float64": "<f8", "int64": "<i8", "timestamp": "<i8", "decimal": "<i8", "bool": "<u4", "string": "<u4"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class OrderPartial:
             Field("event_us", "<i8"),
             Field("offset", "<i8"),
             Field("partition", "<i4"),
-            Field("value", _STORED[self.dtype]),
+            Field("value", _STORED[family(self.dtype)]),
         )
 
     def lift(self, events: Events) -> State:

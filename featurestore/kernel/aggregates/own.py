@@ -19,7 +19,7 @@ class OwnAggregate:
     """Four functions; `featurestore.testing.check_aggregate` runs the kernel's own tests on them.
 
     name      of the aggregate; with `version` it names what is stored, so raise `version` when a function changes
-    accepts   column types that it takes
+    accepts   column types that it takes; "decimal": those of all lengths, as whole numbers of their last digit
     state     field -> little-endian NumPy type, such as {"product": "<f8"}
     zero      field -> the number of an empty partial
     add       (n) values -> field -> (n): the partial of each value alone

@@ -9,14 +9,21 @@ from typing import Any
 import numpy as np
 
 from featurestore.kernel.aggregates.partial import Array
-from featurestore.kernel.events import Column, DataType
+from featurestore.kernel.decimals import decimal_type
+from featurestore.kernel.events import Column, DataType, family
 
 _NUMBER: dict[DataType, struct.Struct] = {
     "int64": struct.Struct("<q"),
     "timestamp": struct.Struct("<q"),
     "float64": struct.Struct("<d"),
     "bool": struct.Struct("<?"),
+    "decimal": struct.Struct("<q"),
 }
+
+
+def value_bytes(dtype: DataType) -> int:
+    """Bytes of one value; 0 of a text, whose length is its own."""
+    return 0 if dtype == "string" else _NUMBER[family(dtype)].size
 
 
 def packed(column: Column, dtype: DataType, *, one_zero: bool) -> list[bytes | None]:
@@ -30,7 +37,7 @@ def packed(column: Column, dtype: DataType, *, one_zero: bool) -> list[bytes | N
     else:
         if dtype == "float64":
             values = values.astype(np.float64) + 0.0 if one_zero else values.astype(np.float64)
-        pack = _NUMBER[dtype].pack
+        pack = _NUMBER[family(dtype)].pack
         out = [pack(value) for value in values.tolist()]
     if column.valid is not None:
         for place in np.flatnonzero(~column.valid).tolist():
@@ -42,7 +49,9 @@ def unpacker(dtype: DataType) -> Callable[[bytes], Any]:
     """Bytes -> the Python value."""
     if dtype == "string":
         return bytes.decode
-    unpack = _NUMBER[dtype].unpack
+    unpack, decimals = _NUMBER[family(dtype)].unpack, decimal_type(dtype)
+    if decimals is not None:
+        return lambda raw: decimals.value_of(unpack(raw)[0])
     return lambda raw: unpack(raw)[0]
 
 

@@ -1,8 +1,8 @@
-"""Sorted (key, count) pairs of any number: what distinct counts, entropies and quantiles are finished from.
+"""Sorted (key, count) pairs: what entropies and quantiles are finished from.
 
-A value becomes a 64-bit key. Merging adds the counts of equal keys, so neither order nor grouping can show. Where
-the number of pairs is bounded, those with the smallest keys stay: a key among the smallest of the whole was among the
-smallest of every part, so what stays is the same whatever was merged first, and its counts are exact.
+A value becomes a 64-bit key. Merging adds the counts of equal keys, so neither order nor grouping can show. No more
+than a stated number of different keys is kept. With one more the pairs are full, and their features null; whether they
+are depends on the values alone.
 """
 
 from __future__ import annotations
@@ -17,15 +17,19 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.kernel.aggregates.compiled import Ask, Compiled, Finished, Span, always, given
+from featurestore.kernel.aggregates.compiled import Ask, Compiled, Finished, Span, given
+from featurestore.kernel.aggregates.hashed import hashes_of
 from featurestore.kernel.aggregates.partial import Array, Field, Ints, State, concat, rungless
+from featurestore.kernel.decimals import floats_of, scale_of
 from featurestore.kernel.events import DataType, Events
-from featurestore.kernel.keys import hash64
+from featurestore.kernel.logarithm import log2
 
 PAIR = np.dtype([("key", "<u8"), ("count", "<u4")])
+_FULL = bytes(PAIR.itemsize)
 
-# Distinct values up to this many are counted exactly, then estimated; the sketch takes 12 kB at most.
-DISTINCT_EXACT_MAX = 1_024
+# Different values of an entropy, and buckets of a quantile: 64 of them between a number and its double.
+VALUES_MAX = 1_024
+BUCKETS_MAX = 4_096
 # Bits of a float's mantissa that a bucket keeps: its width is 1/64 of its start, its middle 1/128 from its ends.
 _MANTISSA_BITS = 6
 _DROPPED_BITS = np.uint64(52 - _MANTISSA_BITS)
@@ -36,19 +40,19 @@ _SIGN = np.uint64(1 << 63)
 class PairsPartial:
     """Counts of a column's values by hash (of the whole value) or by bucket (of a number, ordered).
 
-    pairs_max  how many pairs stay, those of the smallest keys; None: all
+    most  how many different keys there may be
     """
 
     column: str
     dtype: DataType
     by: Literal["hash", "bucket"]
-    pairs_max: int | None = None
+    most: int
     has_rung: bool = False
     has_heap: bool = True
 
     @property
     def name(self) -> str:
-        return f"pairs({self.column} by {self.by})"
+        return f"pairs({self.column} by {self.by} to {self.most})"
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -60,7 +64,11 @@ class PairsPartial:
 
     def lift(self, events: Events) -> State:
         column = events.columns[self.column]
-        keys = _hashes(column.values, column.valid, self.dtype) if self.by == "hash" else buckets_of(column.values)
+        if self.by == "hash":
+            keys = hashes_of(column, self.dtype)
+        else:
+            scale = scale_of(self.dtype)
+            keys = buckets_of(floats_of(column.values, scale) if scale else column.values)
         pairs = np.zeros(len(keys), dtype=PAIR)
         pairs["key"], pairs["count"] = keys, 1
         raw = pairs.tobytes()
@@ -88,7 +96,10 @@ class PairsPartial:
         added = np.zeros(len(firsts), dtype=PAIR)
         if len(firsts):
             added["key"], added["count"] = key[firsts], np.add.reduceat(count, firsts)
-        return {"value": self._split(added, run[firsts], len(starts))}
+        # No key came 0 times but the one that says that there were too many: it makes its whole run full.
+        full = np.zeros(len(starts), dtype=np.bool_)
+        full[run[pairs["count"][order] == 0]] = True
+        return {"value": self._split(added, run[firsts], full)}
 
     def over(self, state: State, low: Ints, high: Ints) -> State:
         """One pass with a window that slides over the events; ranges of one window rise on both ends."""
@@ -111,7 +122,10 @@ class PairsPartial:
                     if not held[key]:
                         del held[key]
             start, end = wanted_low, wanted_high
-            kept = sorted(held)[: self.pairs_max]
+            if len(held) > self.most:
+                out[place] = _FULL
+                continue
+            kept = sorted(held)
             pairs = np.zeros(len(kept), dtype=PAIR)
             pairs["key"], pairs["count"] = kept, [held[key] for key in kept]
             out[place] = pairs.tobytes()
@@ -126,20 +140,19 @@ class PairsPartial:
     def load(self, stored: State, rung: int) -> State:
         return {"value": stored["value"].astype(object)}
 
-    def _split(self, pairs: npt.NDArray[np.void], run: Ints, runs: int) -> Array:
-        """The pairs of each run as bytes, at most `pairs_max` of them."""
-        bounds = np.searchsorted(run, np.arange(runs + 1)).tolist()
+    def _split(self, pairs: npt.NDArray[np.void], run: Ints, full: npt.NDArray[np.bool_]) -> Array:
+        """The pairs of each run as bytes."""
+        bounds = np.searchsorted(run, np.arange(len(full) + 1)).tolist()
         raw, size = pairs.tobytes(), PAIR.itemsize
-        out = np.empty(runs, dtype=object)
+        out = np.empty(len(full), dtype=object)
         for index, (start, end) in enumerate(pairwise(bounds)):
-            stop = end if self.pairs_max is None else min(end, start + self.pairs_max)
-            out[index] = raw[start * size : stop * size]
+            out[index] = _FULL if full[index] or end - start > self.most else raw[start * size : end * size]
         return out
 
 
 def unpacked(state: State) -> list[npt.NDArray[np.void]]:
-    """The pairs of each partial, by rising key."""
-    return [np.frombuffer(packed, dtype=PAIR) for packed in state["value"]]
+    """The pairs of each partial, by rising key; none where there were too many."""
+    return [np.frombuffer(b"" if packed == _FULL else packed, dtype=PAIR) for packed in state["value"]]
 
 
 def buckets_of(values: Array) -> npt.NDArray[np.uint64]:
@@ -165,38 +178,14 @@ def middles_of(buckets: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
     return np.where(negative & (middle != 0), -middle, middle)
 
 
-def _hashes(values: Array, valid: npt.NDArray[np.bool_] | None, dtype: DataType) -> npt.NDArray[np.uint64]:
-    texts: Sequence[bytes]
-    if dtype == "string":
-        texts = [value if isinstance(value, bytes) else b"" for value in values]
-    else:
-        # Adding zero turns -0.0 into 0.0: they are one value.
-        whole = values.astype(np.float64) + 0.0 if dtype == "float64" else values.astype(np.int64)
-        raw = whole.tobytes()
-        texts = [raw[at : at + 8] for at in range(0, len(raw), 8)]
-    known: dict[bytes, int] = {}
-    hashes = [known[text] if text in known else known.setdefault(text, hash64(text)) for text in texts]
-    return np.array(hashes, dtype=np.uint64)
-
-
-def distinct(ask: Ask) -> Compiled:
-    pairs = _by_hash(ask)
-
-    def finish(states: Mapping[str, State], span: Span) -> Finished:
-        held = unpacked(states[pairs.name])
-        values = [len(each) if len(each) <= DISTINCT_EXACT_MAX else _estimated(each) for each in held]
-        return always(np.array(values, dtype=np.int64))
-
-    return Compiled((pairs,), "int64", finish, zero_when_empty=True)
-
-
 def entropy(ask: Ask) -> Compiled:
-    pairs = _by_hash(ask)
+    column = given(ask.column)
+    pairs = PairsPartial(column.name, column.dtype, "hash", VALUES_MAX)
 
     def finish(states: Mapping[str, State], span: Span) -> Finished:
         counts = [each["count"].astype(np.float64) for each in unpacked(states[pairs.name])]
         values = [_entropy_of(each) if len(each) else 0.0 for each in counts]
-        known = [0 < len(each) <= DISTINCT_EXACT_MAX for each in counts]
+        known = [len(each) > 0 for each in counts]
         return Finished(np.array(values, dtype=np.float64), np.array(known, dtype=np.bool_))
 
     return Compiled((pairs,), "float64", finish)
@@ -204,7 +193,7 @@ def entropy(ask: Ask) -> Compiled:
 
 def quantile(ask: Ask) -> Compiled:
     column, q = given(ask.column), given(ask.argument)
-    pairs = PairsPartial(column.name, column.dtype, "bucket")
+    pairs = PairsPartial(column.name, column.dtype, "bucket", BUCKETS_MAX)
 
     def finish(states: Mapping[str, State], span: Span) -> Finished:
         held = unpacked(states[pairs.name])
@@ -215,19 +204,9 @@ def quantile(ask: Ask) -> Compiled:
     return Compiled((pairs,), "float64", finish)
 
 
-def _by_hash(ask: Ask) -> PairsPartial:
-    column = given(ask.column)
-    return PairsPartial(column.name, column.dtype, "hash", DISTINCT_EXACT_MAX + 1)
-
-
-def _estimated(pairs: npt.NDArray[np.void]) -> int:
-    # Hashes are spread evenly: if the n-th smallest lies at a share s of their range, there are about n / s of them.
-    return round((len(pairs) - 1) * 2.0**64 / float(pairs["key"][-1]))
-
-
 def _entropy_of(counts: npt.NDArray[np.float64]) -> float:
     shares = counts / counts.sum()
-    return abs(math.fsum((-shares * np.log2(shares)).tolist()))
+    return abs(math.fsum((-shares * log2(shares)).tolist()))
 
 
 def _bucket_at(pairs: npt.NDArray[np.void], q: float) -> int:

@@ -34,7 +34,8 @@ def asked(aggregate: Compiled) -> Asked | None:
         case (CountPartial() as counter, SumPartial(power=1) as found) if kind in ("sum", "mean"):
             is_known = found.dtype in _NUMBERS and aggregate.dtype in ("float64", "int64")
         case (CountPartial() as counter, ExtremePartial() as found) if kind in ("min", "max"):
-            is_known = found.dtype in _NUMBERS and aggregate.dtype == found.dtype
+            # Truths are read as numbers here, and would have to become truths again.
+            is_known = found.dtype in _NUMBERS and aggregate.dtype == found.dtype != "bool"
         case _:
             return None
     return Asked(counter.column, found.column, found.dtype) if is_known else None

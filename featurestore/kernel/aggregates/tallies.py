@@ -23,6 +23,7 @@ from featurestore.kernel.events import DataType, Events
 
 VALUES_MAX = 1_024
 _HEAD = struct.Struct("<II")  # how often, length of the value
+COUNTED_BYTES = _HEAD.size
 # No value came 0 times, so this is no tally.
 _FULL = _HEAD.pack(0, 0)
 
