@@ -44,7 +44,7 @@ words = st.one_of(
     st.integers(-9, 9),
     st.integers(-(2**127), 2**127 - 1),
     st.integers(-(2**64), 2**64),
-    st.builds(lambda edge, more: edge + more, st.sampled_from([2**53, 2**64, 2**105, 2**106, -(2**106)]), st.integers(-9, 9)),
+    st.builds(int.__add__, st.sampled_from([2**53, 2**64, 2**105, 2**106, -(2**106)]), st.integers(-9, 9)),
     # Ones that lie in the middle between two floats, or beside it.
     st.builds(
         lambda head, places, more: (2 * head + 1) * 2**places + more,
@@ -52,7 +52,7 @@ words = st.one_of(
         st.integers(0, 70),
         st.integers(-1, 1),
     ),
-)  # fmt: skip
+)
 counts = st.one_of(st.integers(1, 9), st.integers(1, 2**31 - 1), st.sampled_from([2, 64, 2**30]))
 
 
