@@ -34,6 +34,7 @@ DECIMALS = ("tests/kernel/test_decimals.py",)
 DISTINCT = ("tests/kernel/test_distinct.py",)
 PAIRS = ("tests/kernel/test_pairs.py",)
 CODEC = ("tests/streams/test_json_codec.py",)
+PLAIN = ("tests/kernel/test_plain.py",)
 LIMIT_S = 600
 
 
@@ -233,7 +234,19 @@ MUTANTS = (
     Mutant("a tile at the window's end is counted", K + "loops/roll_up.py", "get(words, end - size) >= span_end[span]", "get(words, end - size) > span_end[span]", LOOPS),
     Mutant("the sign of a sum's top digit is lost", K + "loops/roll_up.py", "d3 += np.int64(np.int32(words[each + 3]))", "d3 += np.int64(words[each + 3])", LOOPS),
     Mutant("a half is rounded without what lies below", K + "loops/finish.py", "if inexact or head[2]", "if head[2]", LOOPS),
-    Mutant("ties at the moment itself are left out", K + "loops/ranges.py", "return event_us <= moment if after else event_us < moment", "return event_us < moment", LOOPS),
+    Mutant("ties at the moment itself are left out", K + "loops/ranges.py", "return number <= asked if after else number < asked", "return number < asked", LOOPS),
+    Mutant("what a total lost is left out of its mean", K + "loops/rounding.py", "total) + below) * (1.0 / divisor)", "total)) * (1.0 / divisor)", PLAIN),
+    Mutant("a mean in doubt is taken", K + "loops/rounding.py", "if least == most:", "if True:", PLAIN),
+    Mutant("a sum is cut where floats cannot hold it", K + "loops/rounding.py", "_HIGH_MAX = np.int64(1) << 42", "_HIGH_MAX = np.int64(1) << 52", PLAIN),
+    Mutant("a borrow between two words is lost", K + "loops/ranges.py", "less[index, 1] - borrow)", "less[index, 1])", PLAIN),
+    Mutant("bits below the unit fall off", K + "loops/ranges.py", "return (fraction | _LEADING) & ((np.int64(1) << -shift) - 1) == 0", "return True", PLAIN),
+    Mutant("the newest block runs on from the one before", K + "loops/ranges.py", "if at < begin or at > end:", "if at > end:", PLAIN),
+    Mutant("a window keeps the beginning of the one before", K + "loops/ranges.py", "if begin != head_at:", "if head_at < 0:", PLAIN),
+    Mutant("ends of another window are taken", K + "plain.py", "self._newest[name][0] is not high", "False", PLAIN),
+    Mutant("tiles overflow two words", K + "loops/roll_values.py", "not -_TOPS_MAX < tops < _TOPS_MAX - tiles", "False", PLAIN),
+    Mutant("the last of an odd number of tiles is passed over", K + "loops/roll_values.py", "        if each < stop:\n", "        if False:\n", PLAIN),
+    Mutant("a sum that does not fit int64 is served", K + "loops/roll_values.py", "there &= high[row] == low[row] >> 63", "there &= True", PLAIN),
+    Mutant("a tile at the window's end is read", K + "loops/roll_values.py", "get(words, end - size) >= span_end[span]", "get(words, end - size) > span_end[span]", LOOPS),
 )  # fmt: skip
 
 _own = local()

@@ -44,7 +44,7 @@ words = st.one_of(
     st.integers(-9, 9),
     st.integers(-(2**127), 2**127 - 1),
     st.integers(-(2**64), 2**64),
-    st.builds(lambda edge, more: edge + more, st.sampled_from([2**53, 2**64, 2**105, 2**106, -(2**106)]), st.integers(-9, 9)),
+    st.builds(int.__add__, st.sampled_from([2**53, 2**64, 2**105, 2**106, -(2**106)]), st.integers(-9, 9)),
     # Ones that lie in the middle between two floats, or beside it.
     st.builds(
         lambda head, places, more: (2 * head + 1) * 2**places + more,
@@ -52,11 +52,11 @@ words = st.one_of(
         st.integers(0, 70),
         st.integers(-1, 1),
     ),
-)  # fmt: skip
+)
 counts = st.one_of(st.integers(1, 9), st.integers(1, 2**31 - 1), st.sampled_from([2, 64, 2**30]))
 
 
-@settings(max_examples=1_000, deadline=None)
+@settings(max_examples=600, deadline=None)
 @given(total=words, count=counts, exponent=st.sampled_from([0, -64]), times=st.booleans())
 def test_a_sum_of_two_words_is_rounded_once(total: int, count: int, exponent: int, times: bool) -> None:
     if times and abs(total * count) < 2**127:
@@ -74,7 +74,7 @@ def test_a_sum_of_two_words_is_rounded_once(total: int, count: int, exponent: in
     events=st.integers(0, 300),
     ranges=st.integers(0, 40),
     in_order=st.booleans(),
-    amounts=st.sampled_from([ORDINARY, ORDINARY[:6], [0.1], [2.0**31], [5e-324, 1.5], [1e300, -1e300, 1.0]]),
+    amounts=st.sampled_from([ORDINARY, ORDINARY[:6], [0.1], [2.0**31], [1e-9, 1.5], [5e-324], [1e300, -1e300, 1.0]]),
     share=st.sampled_from([0.0, 0.5, 1.0]),
 )
 def test_plain_values_over_ranges_equal_those_of_slices(
@@ -82,20 +82,25 @@ def test_plain_values_over_ranges_equal_those_of_slices(
 ) -> None:
     draw = np.random.default_rng(seed)
     drawn = _drawn(draw, events, amounts, share)
-    low, high = draw.integers(0, events + 1, (2, ranges))
-    if in_order:
-        # As neighbouring moments have them: few beginnings, ends that rise.
-        low, high = np.sort(low) // 50 * 50, np.sort(high)
-    found = PlainValues(drawn, PLAN.outputs).over(PLAN.outputs[0].window, low, high)
-    is_wide = any(amount and not (2.0**-64 <= abs(amount) < 2.0**31) for amount in _values(drawn, "amount") if amount)
+    plain = PlainValues(drawn, PLAN.outputs)
+    # Twice, since what is kept of the ends of one window's ranges may not be taken for another's.
+    for _ in range(2):
+        low, high = draw.integers(0, events + 1, (2, ranges))
+        if in_order:
+            # As neighbouring moments have them: few beginnings, ends that rise.
+            low, high = np.sort(low) // 50 * 50, np.sort(high)
+        check_ranges(drawn, plain.over(PLAN.outputs[0].window, low, high), low, high)
+
+
+def check_ranges(drawn: Events, found: dict[str, Any], low: Any, high: Any) -> None:
     for output in PLAN.outputs:
         function, _, column = output.name.partition("_")
+        values = _values(drawn, column) if column else [1] * len(drawn)
         if output.name not in found:
             assert column == "amount"
             assert function in ("sum", "mean")
-            assert is_wide
+            assert not all(map(_is_ordinary, values))
             continue
-        values = _values(drawn, column) if column else [1] * events
         expected = [_naive(function, values[a:b], output.aggregate.dtype) for a, b in zip(low, high, strict=True)]
         got = found[output.name]
         if output.aggregate.dtype == "timestamp":
@@ -104,7 +109,12 @@ def test_plain_values_over_ranges_equal_those_of_slices(
             same(ours, theirs)
 
 
-@settings(max_examples=100, deadline=None)
+def _is_ordinary(value: float | None) -> bool:
+    """Whether it is a multiple of 2**-64 below 2**31."""
+    return value is None or (abs(value) < 2.0**31 and (Fraction(value) * 2**64).denominator == 1)
+
+
+@settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 2**32),
     events=st.integers(0, 120),
@@ -121,8 +131,7 @@ def test_rows_are_rolled_up_to_the_same_values(
         ours, theirs = roll_up(tuple(rows), moment, plan), roll_up_with_numpy(rows, moment, plan)
         for name, values in theirs.items():
             assert values.equals(ours[name]), name
-            assert values.to_pylist() == ours[name].to_pylist()
-            assert _signs(values) == _signs(ours[name])
+            assert _signs(values) == _signs(ours[name]), name
 
 
 def test_no_rows_have_no_values() -> None:

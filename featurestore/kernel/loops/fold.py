@@ -74,16 +74,35 @@ def by_row(row, event_us, partition, offset, rows):  # type: ignore[no-untyped-d
 
 @loop
 def _sort(order, start, end, event_us, partition, offset):  # type: ignore[no-untyped-def]
-    """Stable sorts by the least key first, as `lexsort` does."""
-    for key in range(3):
-        part = order[start:end].copy()
-        if key == 0:
-            ranks = np.argsort(offset[part], kind="mergesort")
-        elif key == 1:
-            ranks = np.argsort(partition[part], kind="mergesort")
-        else:
-            ranks = np.argsort(event_us[part], kind="mergesort")
-        order[start:end] = part[ranks]
+    """Heap sort, in place; events that the log gives the same place stay in the order in which they came."""
+    size = end - start
+    for number in range(size // 2 + size):
+        # First each parent sinks below its greater children; then the greatest goes to the end, time after time.
+        root, last = size // 2 - 1 - number, size
+        if root < 0:
+            root, last = 0, size // 2 + size - 1 - number
+            order[start], order[start + last] = order[start + last], order[start]
+        while 2 * root + 1 < last:
+            child = 2 * root + 1
+            if child + 1 < last and _comes_before(
+                order[start + child], order[start + child + 1], event_us, partition, offset
+            ):
+                child += 1
+            if not _comes_before(order[start + root], order[start + child], event_us, partition, offset):
+                break
+            order[start + root], order[start + child] = order[start + child], order[start + root]
+            root = child
+
+
+@loop
+def _comes_before(left, right, event_us, partition, offset):  # type: ignore[no-untyped-def]
+    if event_us[left] != event_us[right]:
+        return event_us[left] < event_us[right]
+    if partition[left] != partition[right]:
+        return partition[left] < partition[right]
+    if offset[left] != offset[right]:
+        return offset[left] < offset[right]
+    return left < right
 
 
 @loop
