@@ -6,13 +6,25 @@ No client library, no clock, no I/O.
 """
 
 from featurestore.kernel.aggregates.own import OwnAggregate
-from featurestore.kernel.events import ARROW_TYPES, Column, DataType, Events, ValueType, arrow_type
+from featurestore.kernel.events import (
+    ARROW_TYPES,
+    BATCHED_OFFSETS_MAX,
+    PLACES_MAX,
+    Column,
+    DataType,
+    Events,
+    ValueType,
+    arrow_type,
+    in_records,
+)
 from featurestore.kernel.plan import Feature, Plan, compile_plan, where_of
 from featurestore.kernel.rows import row_bytes
 from featurestore.kernel.values import fold, newest_event_us, roll_up, values_at, warm_up
 
 __all__ = [
     "ARROW_TYPES",
+    "BATCHED_OFFSETS_MAX",
+    "PLACES_MAX",
     "Column",
     "DataType",
     "Events",
@@ -23,6 +35,7 @@ __all__ = [
     "arrow_type",
     "compile_plan",
     "fold",
+    "in_records",
     "newest_event_us",
     "roll_up",
     "row_bytes",

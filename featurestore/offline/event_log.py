@@ -27,7 +27,9 @@ _CHECKPOINT_EVERY = 50
 
 def log_schema(topic: Topic) -> pa.Schema:
     """Columns of a topic's log: where and when, then the event itself."""
-    times = ("offset", "event_us", "effective_us", "arrival_us", "late_by_us")
+    # Where a record holds many events, its offset does not tell them apart.
+    place = ("offset", "position") if topic.is_batched else ("offset",)
+    times = (*place, "event_us", "effective_us", "arrival_us", "late_by_us")
     head = [
         pa.field("partition", pa.int32(), nullable=False),
         *(pa.field(name, pa.int64(), nullable=False) for name in times),
@@ -39,7 +41,7 @@ def log_schema(topic: Topic) -> pa.Schema:
 class EventLog:
     """The log of one topic under a folder; raises EventLogError when a commit keeps failing.
 
-    partition, offset    where Kafka had the event
+    partition, offset    where Kafka had the event; topics whose records hold many have its `position` in the record too
     event_us             event time as the producer said it
     effective_us         min(event time, arrival)
     arrival_us           when the broker took it
@@ -70,6 +72,8 @@ class EventLog:
                     table,
                     _lacking(rows, held),
                     mode="append",
+                    # A definition may gain columns: events of before have nulls there.
+                    schema_mode="merge",
                     commit_properties=deltalake.CommitProperties(app_transactions=self._transactions(moved)),
                     post_commithook_properties=deltalake.PostCommitHookProperties(create_checkpoint=False),
                 )

@@ -6,19 +6,20 @@ Producers and the engine use the same contract, so what a producer may send is w
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from math import isfinite
 from operator import attrgetter
 from typing import Annotated, Any
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.errors import InvalidEventError
 from featurestore.event_time import moment_us
 from featurestore.kernel import ARROW_TYPES, DataType
 from featurestore.spec import Topic
+from streams.codecs.codec import Decoded, Rejected
 
 _INT64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 # A time stamp is microseconds since 1970, or ISO 8601 text with its zone; 9999 is the last year that both can say.
@@ -33,30 +34,13 @@ _TYPES: dict[DataType, Any] = {
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """A record that breaks the contract: where it stands in the batch, and why."""
-
-    index: int
-    reason: str
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """The good records of a batch as Arrow arrays, their places in the batch, and the rejected ones."""
-
-    index: npt.NDArray[np.int64]
-    arrays: Mapping[str, pa.Array]
-    rejected: tuple[Rejected, ...]
-
-
 class JsonCodec:
     """Encode and decode the events of one topic."""
 
     def __init__(self, topic: Topic) -> None:
         self._topic = topic
         self._times = [name for name, dtype in topic.schema.items() if dtype == "timestamp"]
+        self._may_vanish = [name for name in topic.nullable if topic.schema[name] == "float64"]
         fields: list[tuple[str, Any] | tuple[str, Any, Any]] = []
         for name, dtype in topic.schema.items():
             kind = _TYPES[dtype]
@@ -104,6 +88,28 @@ class JsonCodec:
             event = self._one.decode(payload)
         except RecursionError as error:
             raise msgspec.DecodeError("nested too deeply") from error
+        return self._timely(event)
+
+    def typed(self, event: Mapping[str, Any]) -> Any:
+        """A mapping as such an object; raises `msgspec.ValidationError` like `read`."""
+        return self._timely(msgspec.convert(dict(event), self._event))
+
+    def encode(self, events: Sequence[Mapping[str, Any]]) -> list[bytes]:
+        """The records of some events, one each; raises InvalidEventError as the engine would refuse."""
+        out = []
+        for event in events:
+            for name in self._may_vanish:
+                value = event.get(name)
+                # JSON has no word for them, and what is written instead is null.
+                if isinstance(value, float) and not isfinite(value):
+                    raise InvalidEventError(self._topic.name, f"JSON cannot say {value} - at `$.{name}`")
+            try:
+                out.append(self.check(event))
+            except (msgspec.ValidationError, UnicodeEncodeError, TypeError) as error:
+                raise InvalidEventError(self._topic.name, str(error)) from error
+        return out
+
+    def _timely(self, event: Any) -> Any:
         for name in self._times:
             moment = getattr(event, name)
             if isinstance(moment, datetime) and moment < _EPOCH:
