@@ -24,6 +24,7 @@ from streams.codecs.json import JsonCodec
 
 BROKEN = "broken_arrow"
 _NANOSECONDS_IN = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000, "ns": 1}
+_END = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 Reasons = dict[int, tuple[str, str]]
 
 
@@ -138,6 +139,9 @@ def _opened(payload: bytes) -> pa.Table:
 
 
 def _table(payload: bytes) -> pa.Table:
+    # A stream may also just end, but then nobody knows whether batches were cut off.
+    if not payload.endswith(_END):
+        raise ValueError("it does not end as a stream that was closed")
     source = pa.BufferReader(payload)
     with pa.ipc.open_stream(source) as stream:
         table = stream.read_all()
