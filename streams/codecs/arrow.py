@@ -19,7 +19,7 @@ from featurestore.errors import InvalidEventError
 from featurestore.kernel import ARROW_TYPES, PLACES_MAX, DataType
 from featurestore.spec import Topic
 from streams.codecs.codec import Decoded, Rejected, in_order, without
-from streams.codecs.columns import microseconds, outside_time
+from streams.codecs.columns import microseconds, not_numbers, outside_time
 from streams.codecs.json import JsonCodec
 
 BROKEN = "broken_arrow"
@@ -160,7 +160,7 @@ def _stream(table: pa.Table) -> bytes:
 
 
 def _cast(column: pa.Array, name: str, dtype: DataType) -> tuple[pa.Array, np.ndarray]:
-    """A column in its type of the contract, and where it could not be: there it is null."""
+    """A column in its type of the contract, and where it could not be: there its value means nothing."""
     kind = column.type
     if pa.types.is_dictionary(kind):
         column = column.dictionary_decode()
@@ -172,7 +172,8 @@ def _cast(column: pa.Array, name: str, dtype: DataType) -> tuple[pa.Array, np.nd
         raise _RefusedError("incompatible_schema", f"its column {name!r} is {kind}, which cannot become {dtype}")
     if dtype == "float64":
         # Whole numbers become the nearest float, as in every other format.
-        return column.cast(pa.float64(), safe=False), wrong
+        column = column.cast(pa.float64(), safe=False)
+        return column, not_numbers(column)
     if dtype in ("string", "bool"):
         return column.cast(ARROW_TYPES[dtype]), wrong
     if pa.types.is_timestamp(kind):

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from featurestore.event_time import moment_us
 from featurestore.kernel import ARROW_TYPES, DataType
@@ -42,6 +43,8 @@ def decoded_of(
             for place in wrong:
                 values[place] = None
         arrays[name] = _array(values, dtype)
+        for place in np.flatnonzero(not_numbers(arrays[name])).tolist():
+            reasons.setdefault(place, ("wrong_type", f"{values[place]} is no number - at `$.{name}`"))
         if name not in topic.nullable and arrays[name].null_count:
             for place in np.flatnonzero(np.asarray(arrays[name].is_null())).tolist():
                 reasons.setdefault(place, ("missing_field", f"no value - at `$.{name}`"))
@@ -52,6 +55,13 @@ def decoded_of(
 def outside_time(moments_us: Ints) -> np.ndarray:
     """Which moments are before 1970 or after the year 9999."""
     return np.asarray((moments_us < 0) | (moments_us > MOMENT_MAX_US))
+
+
+def not_numbers(array: pa.Array) -> np.ndarray:
+    """Where a column of floats is NaN or infinite: such an event has no place in a sum, whatever format can say it."""
+    if not pa.types.is_float64(array.type):
+        return np.zeros(len(array), dtype=np.bool_)
+    return ~np.asarray(pc.is_finite(array).fill_null(True), dtype=np.bool_)
 
 
 def microseconds(value: Any) -> Any:

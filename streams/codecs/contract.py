@@ -70,7 +70,7 @@ def _faults(decoded: Decoded, topic: Topic) -> Iterator[tuple[str, _Mask, str]]:
 def _outside(
     column: str, array: pa.Array, least: float | None, most: float | None, unit: str
 ) -> Iterator[tuple[str, _Mask, str]]:
-    # Asked as "not within", so that a NaN is outside of every range; a null is within.
+    # A null is within.
     for bound, within, said in ((least, pc.greater_equal, "less than"), (most, pc.less_equal, "more than")):
         if bound is not None:
             inside = within(array, pa.scalar(bound, array.type)).fill_null(True)

@@ -40,7 +40,7 @@ class JsonCodec:
     def __init__(self, topic: Topic) -> None:
         self._topic = topic
         self._times = [name for name, dtype in topic.schema.items() if dtype == "timestamp"]
-        self._may_vanish = [name for name in topic.nullable if topic.schema[name] == "float64"]
+        self._floats = [name for name, dtype in topic.schema.items() if dtype == "float64"]
         fields: list[tuple[str, Any] | tuple[str, Any, Any]] = []
         for name, dtype in topic.schema.items():
             kind = _TYPES[dtype]
@@ -92,17 +92,18 @@ class JsonCodec:
 
     def typed(self, event: Mapping[str, Any]) -> Any:
         """A mapping as such an object; raises `msgspec.ValidationError` like `read`."""
-        return self._timely(msgspec.convert(dict(event), self._event))
+        typed = self._timely(msgspec.convert(dict(event), self._event))
+        for name in self._floats:
+            value = getattr(typed, name)
+            # JSON has no word for it: what would be written is null.
+            if value is not None and not isfinite(value):
+                raise msgspec.ValidationError(f"{value} is no number - at `$.{name}`")
+        return typed
 
     def encode(self, events: Sequence[Mapping[str, Any]]) -> list[bytes]:
         """The records of some events, one each; raises InvalidEventError as the engine would refuse."""
         out = []
         for event in events:
-            for name in self._may_vanish:
-                value = event.get(name)
-                # JSON has no word for them, and what is written instead is null.
-                if isinstance(value, float) and not isfinite(value):
-                    raise InvalidEventError(self._topic.name, f"JSON cannot say {value} - at `$.{name}`")
             try:
                 # Not by reading it again: bytes are written as base64, which would read as text.
                 self.typed(event)

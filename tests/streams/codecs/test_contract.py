@@ -59,13 +59,6 @@ def test_producer_and_engine_refuse_the_same_for_the_same_reason(format: Format,
     assert rows(decoded) == taken == rows(held.codec.decode(held.records(*taken)))
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_what_is_no_number_is_outside_of_every_range(value: float, tmp_path: Path) -> None:
-    made = make_of("arrow", FolderSchemas(tmp_path), **{**SAID, "ranges": {"x": (0, 1e300)}})
-    with pytest.raises(InvalidEventError, match="out_of_range"):
-        made.codec.encode([{"who": "a", "at": 1, "n": 1, "x": value}])
-
-
 def test_a_row_of_a_record_of_many_is_rejected_by_its_place(tmp_path: Path) -> None:
     free = make_of("arrow", FolderSchemas(tmp_path), schema=SCHEMA, nullable=("n", "x"))
     held = make_of("arrow", FolderSchemas(tmp_path), **SAID)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,18 @@ def test_one_batch_may_have_events_of_many_schemas(schemas: FolderSchemas) -> No
     assert [row["x"] for row in rows(decoded)] == [None, 1.5, None, None]
     assert decoded.index.tolist() == [0, 1, 3, 4]
     assert [one.index for one in decoded.rejected] == [2]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_no_number_is_a_dead_letter_although_a_format_can_say_it(schemas: FolderSchemas, value: float) -> None:
+    fields = [("who", 1, NUMBERS.TYPE_STRING), ("at", 2, NUMBERS.TYPE_INT64), ("x", 3, NUMBERS.TYPE_FLOAT)]
+    for decoded in (
+        avro(schemas, [WHO, AT, field("x", "double")], {"who": "a", "at": 1, "x": value}),
+        proto(schemas, proto_file(*fields), b"\x00", "shop.Payment", who="a", at=1, x=value),
+        arrow(ipc(pa.table({"who": ["a"], "at": [1], "x": pa.array([value], pa.float32())}))),
+    ):
+        assert [one.reason for one in decoded.rejected] == ["wrong_type"]
+        assert not len(decoded.index)
 
 
 # --- Protobuf ---------------------------------------------------------------------------------------------------------
