@@ -43,6 +43,7 @@ class FramedCodec(ABC):
 
     kind: ClassVar[Kind]
     broken: ClassVar[str]
+    head_bytes: ClassVar[int] = _HEAD.size
 
     def __init__(self, topic: Topic, schemas: Schemas) -> None:
         self._topic, self._schemas = topic, schemas
@@ -58,16 +59,26 @@ class FramedCodec(ABC):
     def decode(self, payloads: Sequence[bytes | None]) -> Decoded:
         rejected: list[Rejected] = []
         alike: dict[Hashable, list[tuple[int, bytes]]] = {}
+        # Most heads are as long as this and say the same, so each is read once.
+        size = self.head_bytes
+        heads: dict[bytes, list[tuple[int, bytes]]] = {}
         for place, payload in enumerate(payloads):
             if payload is None:
                 rejected.append(Rejected(place, "no_value", "the record has no value (a tombstone)"))
+                continue
+            records = heads.get(payload[:size])
+            if records is not None:
+                records.append((place, payload[size:]))
                 continue
             try:
                 schema, start = self._schema_of(payload)
             except ValueError as error:
                 rejected.append(Rejected(place, self.broken, str(error)))
                 continue
-            alike.setdefault(schema, []).append((place, payload[start:]))
+            records = alike.setdefault(schema, [])
+            records.append((place, payload[start:]))
+            if start == size:
+                heads[payload[:size]] = records
         parts = [self._decode_alike(schema, records, rejected) for schema, records in alike.items()]
         return _together(self._topic, parts, rejected)
 
@@ -115,10 +126,10 @@ class FramedCodec(ABC):
         except IncompatibleSchemaError as error:
             rejected += [Rejected(place, "incompatible_schema", str(error)) for place, _ in records]
             return None
-        events, index = [], []
+        events, index, read = [], [], reader.read
         for place, body in records:
             try:
-                events.append(reader.read(body))
+                events.append(read(body))
                 index.append(place)
             # Nothing is hidden: the bytes become a dead letter that says what was raised. What a library raises for
             # bytes that nobody foresaw is no closed list, and must not end a worker.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, ClassVar
 
 from google.protobuf import timestamp_pb2, wrappers_pb2
@@ -52,7 +53,7 @@ _TAKEN: dict[DataType, frozenset[int]] = {
 _TIMESTAMP = timestamp_pb2.Timestamp.DESCRIPTOR.full_name
 _WRAPPERS = frozenset(each.full_name for each in wrappers_pb2.DESCRIPTOR.message_types_by_name.values())
 
-Get = Callable[[Any], Any]
+Get = Callable[[Sequence[Any]], list[Any]]
 
 
 def protobuf_schema(topic: Topic, before: FileDescriptorProto | None = None) -> FileDescriptorProto:
@@ -90,6 +91,7 @@ class ProtobufCodec(FramedCodec):
 
     kind: ClassVar[Kind] = "PROTOBUF"
     broken: ClassVar[str] = "broken_protobuf"
+    head_bytes: ClassVar[int] = _HEAD_BYTES + 1  # with the zero that stands for the first message
 
     def __init__(self, topic: Topic, schemas: Any) -> None:
         super().__init__(topic, schemas)
@@ -145,7 +147,7 @@ class ProtobufReader:
 
     def column(self, name: str, events: Sequence[Any]) -> list[Any]:
         get = self._gets[name]
-        return [None] * len(events) if get is None else [get(event) for event in events]
+        return [None] * len(events) if get is None else get(events)
 
 
 class _File:
@@ -198,13 +200,19 @@ def _get(field: FieldDescriptor, dtype: DataType, schema_id: int) -> Get:
     if not repeated and field.message_type is not None:
         inner = field.message_type
         if inner.full_name == _TIMESTAMP and dtype == "timestamp":
-            return lambda event: _moment_us(getattr(event, name)) if event.HasField(name) else None
+            return lambda events: [_moment_us(getattr(e, name)) if e.HasField(name) else None for e in events]
         if inner.full_name in _WRAPPERS and _fits(inner.fields_by_name["value"], dtype):
-            return lambda event: getattr(event, name).value if event.HasField(name) else None
+            return lambda events: [getattr(e, name).value if e.HasField(name) else None for e in events]
     elif not repeated and _fits(field, dtype):
-        if field.has_presence:
-            return lambda event: getattr(event, name) if event.HasField(name) else None
-        return lambda event: getattr(event, name)
+        read = attrgetter(name)
+        if not field.has_presence:
+            return lambda events: list(map(read, events))
+        if field.default_value:
+            return lambda events: [read(e) if e.HasField(name) else None for e in events]
+        # What is neither zero nor empty is there; only the rest has to be asked for.
+        return lambda events: [
+            value if value or e.HasField(name) else None for value, e in zip(map(read, events), events, strict=True)
+        ]
     said = "repeated" if repeated else field.message_type.full_name if field.message_type else _type_name(field)
     raise IncompatibleSchemaError(schema_id, f"its field {name!r} is {said}, which cannot become {dtype}")
 
