@@ -223,3 +223,15 @@ def test_confluents_own_avro_is_taken_and_ours_is_taken_by_theirs(server: Regist
     [ours] = made.codec.encode([GOOD])
     read = AvroDeserializer(client)(ours, where)
     assert {**read, "at": read["at"].timestamp()} == {**GOOD, "at": 1e-6}
+
+
+@pytest.mark.parametrize(
+    ("format", "text"),
+    [("avro", text) for text in ("{", "7", "[]", '"long"', '{"type": "record"}', '{"type": "record", "name": "a"}')]
+    + [("protobuf", text) for text in ("?", "AAAA", "", "syntax = 'proto3';")],
+)
+def test_a_schema_that_is_none_is_incompatible(format: Literal["avro", "protobuf"], text: str, tmp_path: Path) -> None:
+    schemas = FolderSchemas(tmp_path)
+    schemas.register("t-value", WrittenSchema(KINDS[format], text))
+    [one] = make_of(format, schemas).codec.decode([b"\x00\x00\x00\x00\x01\x00"]).rejected
+    assert one.reason == "incompatible_schema"
