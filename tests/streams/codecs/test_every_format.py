@@ -82,12 +82,15 @@ def test_a_bad_record_is_rejected_and_its_neighbours_are_taken(made: Made) -> No
     broken = f"broken_{made.topic.format}"
     records = [good[0], None, b"", b"\xff\xff", good[1][:-1], good[1] + b"\x01", good[1]]
     decoded = made.codec.decode(records)
-    assert [one.index for one in decoded.rejected][:3] == [1, 2, 3]
-    assert [one.reason for one in decoded.rejected][:3] == ["no_value", broken, broken]
-    assert decoded.index.tolist()[0] == 0
-    assert decoded.index.tolist()[-1] == 6
-    assert rows(decoded)[0]["n"] == 1
-    assert rows(decoded)[-1]["n"] == 2
+    assert [(one.index, one.reason) for one in decoded.rejected] == [
+        (1, "no_value"),
+        (2, broken),
+        (3, broken),
+        (4, broken),
+        (5, broken),
+    ]
+    assert decoded.index.tolist() == [0, 6]
+    assert [row["n"] for row in rows(decoded)] == [1, 2]
 
 
 def test_a_batch_without_a_good_record_still_has_its_columns(made: Made) -> None:
