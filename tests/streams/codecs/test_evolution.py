@@ -357,3 +357,10 @@ def test_arrow_text_that_is_not_utf8_rejects_its_record() -> None:
     )
     decoded = arrow(ipc(pa.table({"who": broken, "at": [1]})))
     assert [one.reason for one in decoded.rejected] == ["broken_arrow"]
+
+
+def test_an_arrow_stream_that_was_never_closed_may_lack_batches_and_is_rejected() -> None:
+    whole = ipc(pa.table({"who": ["a", "b", "c"], "at": [1, 2, 3]}))
+    assert len(arrow(whole).index) == 3
+    # Without its last eight bytes it still reads, as it would without its last batch.
+    assert [one.reason for one in arrow(whole[:-8]).rejected] == ["broken_arrow"]
