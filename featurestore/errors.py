@@ -291,6 +291,32 @@ class InvalidEventError(FeatureStoreError):
         super().__init__(f"the event breaks the contract of topic {topic!r}: {what}; it was not sent")
 
 
+class UnknownSchemaError(FeatureStoreError):
+    """The schema registry answers, and has no schema of that id."""
+
+    def __init__(self, schema_id: int, where: str) -> None:
+        self.schema_id, self.where = schema_id, where
+        super().__init__(
+            f"schema {schema_id} is not in the registry at {where}; was the event written for another one?"
+        )
+
+
+class IncompatibleSchemaError(FeatureStoreError):
+    """Events that were written with this schema cannot become events of the topic's definition."""
+
+    def __init__(self, schema_id: int, what: str) -> None:
+        self.schema_id = schema_id
+        super().__init__(f"schema {schema_id} does not fit the definition: {what}")
+
+
+class SchemaRegistryError(FeatureStoreError):
+    """The schema registry cannot be asked, or refuses. Events that need it wait; they are never dead letters for it."""
+
+    def __init__(self, where: str, what: str) -> None:
+        self.where = where
+        super().__init__(f"the schema registry at {where}: {what}; check the setting schema_registry and the registry")
+
+
 class DemoCheckError(FeatureStoreError):
     """A check of the demo failed."""
 

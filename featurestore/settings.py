@@ -49,6 +49,9 @@ class Settings(BaseSettings):
     offline_path: Path = Field(Path(".local/offline"), description="folder of the event logs")
     training_path: Path = Field(Path(".local/training"), description="folder of training sets and models")
     registry_url: str = Field("sqlite:///.local/registry.db", description="Feast's SQL registry, any SQLAlchemy URL")
+    schema_registry: str = Field(
+        "", description="Schema Registry of Avro and Protobuf topics: a URL, or a folder; empty: beside the event logs"
+    )
     http_host: str = Field("127.0.0.1", description="address that the HTTP server binds to")
     http_port: int = Field(8080, ge=0, le=65_535, description="port of the HTTP server; 0: any free one")
     worker_id: str = Field(
@@ -123,6 +126,11 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         file = Path(os.environ.get("FEATURESTORE_CONFIG", "featurestore.toml"))
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=file)
+
+    @property
+    def schema_address(self) -> str:
+        """Where schemas are kept: a URL or a folder."""
+        return self.schema_registry or str(self.offline_path.parent / "schemas")
 
     def shown(self) -> list[tuple[str, str, str]]:
         """Name, value without secrets, and meaning of every setting."""

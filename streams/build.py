@@ -13,10 +13,12 @@ from featurestore.online import OnlineStore
 from featurestore.settings import Settings
 from featurestore.spec import Repository
 from streams.broker import broker_of
+from streams.codecs import codec_of
 from streams.dead_letters import DeadLetterBox
 from streams.engine import Engine
 from streams.online_sink import OnlineSink
 from streams.producer import kafka_producer
+from streams.schemas import schemas_at
 from streams.topics import Topics
 from streams.transport import ReaderOptions
 from streams.worker import EnginePort, StreamApp, stream_app
@@ -38,6 +40,7 @@ def build_worker(settings: Settings, repository: Repository) -> StreamApp:
     topics = sorted({view.source.name for view in repository.views.values()})
     broker = broker_of(settings)
     ids = Topics(broker).ids(topics)
+    schemas = schemas_at(settings.schema_address)
     letters = DeadLetterBox(kafka_producer(broker))
     engines = {
         name: Engine(
@@ -48,6 +51,7 @@ def build_worker(settings: Settings, repository: Repository) -> StreamApp:
             EventLog(settings.offline_path, repository.topic(name)),
             letters,
             lambda: time.time_ns() // 1_000,
+            codec=codec_of(repository.topic(name), schemas),
         )
         for name in topics
     }

@@ -23,7 +23,11 @@ def dead_letter_topic(topic: str) -> str:
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
-    """One event that was not applied: where it stands in Kafka, why, and its bytes (base64 in JSON)."""
+    """One event that was not applied: where it stands in Kafka, why, and its bytes (base64 in JSON).
+
+    position  of the event, where only that one of a record that holds many was not applied; the bytes are then a
+              record of that event alone
+    """
 
     topic: str
     partition: int
@@ -31,10 +35,16 @@ class DeadLetter(msgspec.Struct, frozen=True):
     reason: str
     detail: str
     payload: bytes | None
+    position: int | None = None
+
+    @property
+    def place(self) -> str:
+        """Partition and offset, and the position where there is one."""
+        return "/".join(str(each) for each in (self.partition, self.offset, self.position) if each is not None)
 
     @property
     def key(self) -> bytes:
-        return f"{self.topic}/{self.partition}/{self.offset}".encode()
+        return f"{self.topic}/{self.place}".encode()
 
 
 class DeadLetterBox:
@@ -113,4 +123,8 @@ def read_letters(broker: Broker | str, topics: Sequence[str], timeout_s: float =
                 del ends[where]
     finally:
         consumer.close()
-    return sorted(letters.values(), key=lambda letter: (letter.topic, letter.partition, letter.offset))
+    return sorted(letters.values(), key=_order)
+
+
+def _order(letter: DeadLetter) -> tuple[str, int, int, int]:
+    return letter.topic, letter.partition, letter.offset, -1 if letter.position is None else letter.position

@@ -18,12 +18,12 @@ import pyarrow as pa
 
 from featurestore.errors import LostTailError, TopicError
 from featurestore.event_time import DAY_US, SECOND_US, Mark
-from featurestore.kernel import Column, Events
+from featurestore.kernel import BATCHED_OFFSETS_MAX, Column, Events, in_records
 from featurestore.kernel.expressions import from_arrow
 from featurestore.kernel.keys import group_keys
 from featurestore.offline import EventLog, log_schema
 from featurestore.spec import Topic
-from streams.codecs.json import Decoded, JsonCodec
+from streams.codecs import Codec, Decoded, codec_of
 from streams.dead_letters import DeadLetter, DeadLetterBox
 from streams.log_writer import LogWriter
 from streams.online_sink import OnlineSink
@@ -53,6 +53,7 @@ class Engine:
     sinks       of the views that have online rows
     lateness_us the longest that any view of the topic waits: what is later is a dead letter
     log_thread  where the log is written; one of its own by default
+    codec       of the topic's records; needed where a schema registry is
     """
 
     def __init__(
@@ -65,11 +66,12 @@ class Engine:
         letters: DeadLetterBox,
         clock_us: Callable[[], int],
         log_thread: Executor | None = None,
+        codec: Codec | None = None,
     ) -> None:
         self.topic, self.counts = topic, Counts()
         self._topic_id, self._sinks, self._letters, self._clock_us = topic_id, sinks, letters, clock_us
         self._log = LogWriter(log, clock_us, log_thread)
-        self._codec = JsonCodec(topic)
+        self._codec = codec or codec_of(topic)
         self._lateness_max_us = lateness_us
         self._marks: dict[int, Mark] = {}
         self._beat_us = clock_us()
@@ -133,6 +135,9 @@ class Engine:
         if batch.first_offset > before.offset or batch.end_offset <= before.offset:
             return
         batch = batch.after(before.offset)
+        if self.topic.is_batched and batch.end_offset > BATCHED_OFFSETS_MAX:
+            what = f"offset {batch.end_offset} is beyond what records of many events may have ({BATCHED_OFFSETS_MAX})"
+            raise TopicError(self.topic.name, what)
         decoded = self._codec.decode(batch.values)
         event = _times(decoded, self.topic)
         judged = judge(event, batch.timestamps_us[decoded.index], before.newest_us)
@@ -192,25 +197,29 @@ class Engine:
         }
 
     def _post(self, batch: Batch, decoded: Decoded, judged: Judged) -> None:
-        letters = [self._letter(batch, bad.index, bad.reason, bad.detail) for bad in decoded.rejected]
+        letters = [self._letter(batch, bad.index, bad.reason, bad.detail, bad.position) for bad in decoded.rejected]
+        position = [None] * len(decoded.index) if decoded.position is None else decoded.position.tolist()
         event = _times(decoded, self.topic)
         late = ~judged.future & (judged.late_by_us > self._lateness_max_us)
         for place in np.flatnonzero(judged.future).tolist():
             ahead_s = int(event[place] - judged.effective_us[place]) // SECOND_US
-            letters.append(
-                self._letter(batch, int(decoded.index[place]), "future", f"{ahead_s} s ahead of its arrival")
-            )
+            detail = f"{ahead_s} s ahead of its arrival"
+            letters.append(self._letter(batch, int(decoded.index[place]), "future", detail, position[place]))
         for place in np.flatnonzero(late).tolist():
             behind_s, allowed_s = int(judged.late_by_us[place]) // SECOND_US, self._lateness_max_us // SECOND_US
             detail = f"{behind_s} s behind the newest event of its partition, views allow {allowed_s} s"
-            letters.append(self._letter(batch, int(decoded.index[place]), "too_late", detail))
+            letters.append(self._letter(batch, int(decoded.index[place]), "too_late", detail, position[place]))
         self._letters.put(letters)
         self.counts.dead.update(letter.reason for letter in letters)
-        self.counts.applied += len(batch.values) - len(letters)
+        self.counts.applied += len(decoded.index) - (len(letters) - len(decoded.rejected))
 
-    def _letter(self, batch: Batch, index: int, reason: str, detail: str) -> DeadLetter:
-        offset = int(batch.offsets[index])
-        return DeadLetter(self.topic.name, batch.partition, offset, reason, detail, batch.values[index])
+    def _letter(self, batch: Batch, index: int, reason: str, detail: str, position: int | None) -> DeadLetter:
+        offset, payload = int(batch.offsets[index]), batch.values[index]
+        if position is not None and payload is not None:
+            from streams.codecs.arrow import one_row
+
+            payload = one_row(payload, position)
+        return DeadLetter(self.topic.name, batch.partition, offset, reason, detail, payload, position)
 
     def _gather(self, batch: Batch, decoded: Decoded, judged: Judged, offsets: Ints) -> None:
         kept = np.flatnonzero(~judged.future)
@@ -227,6 +236,7 @@ class Engine:
             "effective_us": effective,
             "arrival_us": batch.timestamps_us[decoded.index][kept],
             "late_by_us": judged.late_by_us[kept],
+            **({} if decoded.position is None else {"position": decoded.position[kept]}),
             "date": dates.take(pa.array(day)),
         }
         body = {name: _some(array, kept) for name, array in decoded.arrays.items()}
@@ -239,6 +249,8 @@ def _chooser(
     columns: Mapping[str, Column] = {
         name: from_arrow(_some(decoded.arrays[name], taken), topic.schema[name]) for name in sink.view.plan.columns
     }
+    if decoded.position is not None:
+        offsets = in_records(offsets, decoded.position)
     effective_us, offsets = judged.effective_us[taken], offsets[taken]
 
     def events(chosen: Ints, row: Ints) -> Events:

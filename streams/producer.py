@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
 
 import msgspec
-from confluent_kafka import KafkaError, Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 
 from featurestore.errors import InvalidEventError, NotAcknowledgedError
 from featurestore.spec import Topic
 from streams.broker import Broker, Refusals, client_config
+from streams.codecs import Codec, codec_of
 from streams.codecs.json import JsonCodec
+from streams.schemas import Schemas
 
 _FLUSH_S = 60.0
 _LOOK_S = 0.5
 # Answers of the broker are looked at this often: each look costs as much as a send.
 _POLL_EVERY = 1_000
+# How long one wait for answers takes while somebody awaits one; an answer ends it at once.
+_POLL_S = 0.1
+# Events that one record holds at most, where a format has many; brokers take records of a megabyte.
+_BATCH_EVENTS = 1_000
+_RECORD_BYTES_MAX = 900_000
 
 
 def kafka_producer(
@@ -42,49 +52,83 @@ def kafka_producer(
 
 
 class EventProducer:
-    """Sends events of any topic; counts what the broker acknowledged.
+    """Sends events of any topic, in the topic's format; counts the records that the broker acknowledged.
+
+    schemas  where the schemas of Avro and Protobuf events are kept
 
     with EventProducer("127.0.0.1:9092") as producer:
         producer.send(arrivals, {"tailnum": "N14228", "arrived_at": 1_767_225_600_000_000, "arr_delay": 4.0})
     """
 
-    def __init__(self, broker: Broker | str, compression: str = "lz4") -> None:
+    def __init__(self, broker: Broker | str, compression: str = "lz4", schemas: Schemas | None = None) -> None:
         self._refusals = Refusals()
         self._producer = kafka_producer(broker, compression, self._refusals)
-        self._codecs: dict[str, JsonCodec] = {}
+        self._schemas = schemas
+        self._codecs: dict[str, Codec] = {}
+        self._lines: dict[str, JsonCodec] = {}
         self._failed: list[str] = []
         self._unpolled = 0
+        self._answers = _Answers(self._producer)
+        self._sender = ThreadPoolExecutor(1, thread_name_prefix="send")
+        self._counting = threading.Lock()
         self.acknowledged: Counter[str] = Counter()
 
     def send(self, topic: Topic, event: Mapping[str, Any]) -> None:
         """Check and send one event; raises InvalidEventError before anything is sent."""
-        codec = self._codec(topic)
-        try:
-            payload = codec.check(event)
-        except (msgspec.ValidationError, TypeError) as error:
-            raise InvalidEventError(topic.name, str(error)) from error
-        key = None if topic.key is None or event.get(topic.key) is None else str(event[topic.key]).encode()
-        self.send_raw(topic.name, key, payload)
+        [payload] = self._codec(topic).encode([event])
+        self.send_raw(topic.name, _key(topic, event), payload)
+
+    def send_many(self, topic: Topic, events: Sequence[Mapping[str, Any]]) -> None:
+        """Check and send events, in order a key; raises InvalidEventError before any of them is sent.
+
+        Cheaper than one by one. A format that holds many events in a record gets them together, a record a key.
+        """
+        for key, payload in list(self._records(topic, events)):
+            self.send_raw(topic.name, key, payload)
+
+    async def send_and_wait(self, topic: Topic, event: Mapping[str, Any]) -> tuple[int, int]:
+        """Send one event and wait until the broker has it; the partition and offset that it has there.
+
+        Events that are awaited together, as by `asyncio.gather`, travel together.
+        Raises InvalidEventError before it is sent, NotAcknowledgedError when the broker refused it.
+        """
+        answer: Future[tuple[int, int]] = Future()
+
+        def delivered(error: KafkaError | None, message: Any) -> None:
+            if error is None:
+                self._count(message.topic())
+                answer.set_result((message.partition(), message.offset()))
+            else:
+                answer.set_exception(NotAcknowledgedError(str(error)))
+
+        def send() -> None:
+            [payload] = self._codec(topic).encode([event])
+            self._produce(topic.name, _key(topic, event), payload, delivered)
+
+        # It may wait for a full queue or a schema registry, so not on the event loop's thread; one thread keeps order.
+        await asyncio.get_running_loop().run_in_executor(self._sender, send)
+        with self._answers:
+            return await asyncio.shield(asyncio.wrap_future(answer))
 
     def send_json(self, topic: Topic, payload: bytes) -> None:
         """Check and send one event that is JSON already; raises InvalidEventError before anything is sent."""
-        codec = self._codec(topic)
         try:
-            event = codec.read(payload)
+            event = self._line(topic).read(payload)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise InvalidEventError(topic.name, str(error)) from error
+        if topic.format != "json":
+            self.send(topic, {name: getattr(event, name) for name in topic.schema})
+            return
+        if topic.contract:
+            rejected = self._codec(topic).decode([payload]).rejected
+            if rejected:
+                raise InvalidEventError(topic.name, f"{rejected[0].reason}: {rejected[0].detail}")
         named = None if topic.key is None else getattr(event, topic.key)
         self.send_raw(topic.name, None if named is None else str(named).encode(), payload)
 
     def send_raw(self, topic: str, key: bytes | None, payload: bytes) -> None:
         """Send bytes as they are, unchecked: for replays and for tests of bad input."""
-        while True:
-            try:
-                self._producer.produce(topic, key=key, value=payload, on_delivery=self._delivered)
-                break
-            except BufferError:
-                # The queue is bounded: wait for the broker rather than grow.
-                self._producer.poll(0.1)
+        self._produce(topic, key, payload, self._delivered)
         self._unpolled += 1
         if self._unpolled >= _POLL_EVERY:
             self._unpolled = 0
@@ -109,17 +153,115 @@ class EventProducer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.flush()
-        self._producer.close()
+        try:
+            self._sender.shutdown()
+            self.flush()
+        finally:
+            self._answers.close()
+            self._producer.close()
 
-    def _codec(self, topic: Topic) -> JsonCodec:
+    def _produce(
+        self, topic: str, key: bytes | None, payload: bytes, delivered: Callable[[KafkaError | None, Any], None]
+    ) -> None:
+        while True:
+            try:
+                self._producer.produce(topic, key=key, value=payload, on_delivery=delivered)
+                return
+            except BufferError:
+                # The queue is bounded: wait for the broker rather than grow.
+                self._producer.poll(0.1)
+            except KafkaException as error:
+                raise NotAcknowledgedError(str(error)) from error
+
+    def _records(self, topic: Topic, events: Sequence[Mapping[str, Any]]) -> Iterator[tuple[bytes | None, bytes]]:
+        """Key and bytes of each record of some events."""
+        codec = self._codec(topic)
+        if not topic.is_batched:
+            payloads = codec.encode(events)
+            yield from zip([_key(topic, event) for event in events], payloads, strict=True)
+            return
+        # A record has one key, and events of one key stay in order.
+        alike: dict[bytes | None, list[Mapping[str, Any]]] = {}
+        for event in events:
+            alike.setdefault(_key(topic, event), []).append(event)
+        for key, some in alike.items():
+            for start in range(0, len(some), _BATCH_EVENTS):
+                for payload in _small_enough(codec, some[start : start + _BATCH_EVENTS]):
+                    yield key, payload
+
+    def _codec(self, topic: Topic) -> Codec:
         # Building one costs as much as twenty sends, so `setdefault` will not do.
         if topic.name not in self._codecs:
-            self._codecs[topic.name] = JsonCodec(topic)
+            self._codecs[topic.name] = codec_of(topic, self._schemas)
         return self._codecs[topic.name]
+
+    def _line(self, topic: Topic) -> JsonCodec:
+        if topic.name not in self._lines:
+            self._lines[topic.name] = JsonCodec(topic)
+        return self._lines[topic.name]
 
     def _delivered(self, error: KafkaError | None, message: Any) -> None:
         if error is None:
-            self.acknowledged[message.topic()] += 1
+            self._count(message.topic())
         else:
             self._failed.append(str(error))
+
+    def _count(self, topic: str) -> None:
+        # Answers come on whichever thread asks for them.
+        with self._counting:
+            self.acknowledged[topic] += 1
+
+
+class _Answers:
+    """Asks for the broker's answers, on a thread of its own, as long as somebody waits for one."""
+
+    def __init__(self, producer: Producer) -> None:
+        self._producer = producer
+        self._waiting, self._is_closed = 0, False
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> None:
+        with self._changed:
+            self._waiting += 1
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._ask, name="kafka-answers", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+
+    def __exit__(self, *_: object) -> None:
+        with self._changed:
+            self._waiting -= 1
+
+    def close(self) -> None:
+        """End the thread; answers still come with `flush`."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _ask(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._is_closed)
+                if self._is_closed:
+                    return
+            self._producer.poll(_POLL_S)
+
+
+def _small_enough(codec: Codec, events: Sequence[Mapping[str, Any]]) -> Iterator[bytes]:
+    """Records of the events that a broker takes: halves, where all in one would be too large."""
+    [payload] = codec.encode(events)
+    if len(payload) <= _RECORD_BYTES_MAX or len(events) == 1:
+        yield payload
+    else:
+        middle = len(events) // 2
+        yield from _small_enough(codec, events[:middle])
+        yield from _small_enough(codec, events[middle:])
+
+
+def _key(topic: Topic, event: Mapping[str, Any]) -> bytes | None:
+    """The key of an event's record: events of one key are in one partition, in order."""
+    named = None if topic.key is None else event.get(topic.key)
+    return None if named is None else str(named).encode()

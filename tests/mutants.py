@@ -35,6 +35,8 @@ DISTINCT = ("tests/kernel/test_distinct.py",)
 PAIRS = ("tests/kernel/test_pairs.py",)
 CODEC = ("tests/streams/test_json_codec.py",)
 PLAIN = ("tests/kernel/test_plain.py",)
+CODECS = tuple(f"tests/streams/codecs/test_{name}.py" for name in ("evolution", "framing", "contract", "every_format"))
+PLACES = ("tests/streams/codecs/test_records_of_many.py",)
 LIMIT_S = 600
 
 
@@ -247,6 +249,25 @@ MUTANTS = (
     Mutant("the last of an odd number of tiles is passed over", K + "loops/roll_values.py", "        if each < stop:\n", "        if False:\n", PLAIN),
     Mutant("a sum that does not fit int64 is served", K + "loops/roll_values.py", "there &= high[row] == low[row] >> 63", "there &= True", PLAIN),
     Mutant("a tile at the window's end is read", K + "loops/roll_values.py", "get(words, end - size) >= span_end[span]", "get(words, end - size) > span_end[span]", LOOPS),
+    # Codecs and contracts.
+    Mutant("the place in a record is forgotten", K + "events.py", "return offset * PLACES_MAX + position", "return offset * PLACES_MAX", PLACES),
+    Mutant("places of one record reach into the next", K + "events.py", "PLACES_MAX = 1 << 20", "PLACES_MAX = 1 << 2", PLACES),
+    Mutant("a greatest allowed value is refused", S + "codecs/contract.py", "(most, pc.less_equal, ", "(most, pc.less, ", CODECS),
+    Mutant("a null is outside of a range", S + "codecs/contract.py", ".fill_null(True)", ".fill_null(False)", CODECS),
+    Mutant("characters are counted in bytes", S + "codecs/contract.py", "pc.utf8_length", "pc.binary_length", CODECS),
+    Mutant("bytes behind an Avro event pass", S + "codecs/avro.py", "if stream.tell() != len(body):", "if False:", CODECS),
+    Mutant("milliseconds are taken for microseconds", S + "codecs/avro.py", '"timestamp-millis": (1, 1_000)', '"timestamp-millis": (1, 1)', CODECS),
+    Mutant("an Avro type within itself is read", S + "codecs/avro.py", "if full in within:", "if False:", CODECS),
+    Mutant("a zero that was not sent is a value", S + "codecs/protobuf.py", "value if value or e.HasField(name) else None", "value", CODECS),
+    Mutant("a number of a lost field is used again", S + "codecs/protobuf.py", "free = max([0, *numbers.values(), *gone]) + 1", "free = len(topic.schema)", CODECS),
+    Mutant("the last number of a path ends it early", S + "codecs/protobuf.py", "for _ in range(count):", "for _ in range(1):", CODECS),
+    Mutant("a silent registry makes dead letters", S + "schemas/confluent.py", "if error.error_code in _NOT_FOUND:", "if True:", CODECS),
+    Mutant("an id is given twice", S + "schemas/folder.py", "os.link(draft,", "os.replace(draft,", CODECS),
+    Mutant("a cut off Arrow stream is taken", S + "codecs/arrow.py", "if not payload.endswith(_END):", "if False:", CODECS),
+    Mutant("text is not looked at before it is used", S + "codecs/arrow.py", "column.validate(full=True)", "column.validate()", CODECS),
+    Mutant("a rejected row has the place of another", S + "codecs/codec.py", "int(decoded.position[place])", "place", CODECS),
+    Mutant("parts of a batch stay in the order of their schemas", S + "codecs/framed.py", "order = np.argsort(index)", "order = np.arange(len(index))", CODECS),
+    Mutant("what is no number is taken", S + "codecs/columns.py", "return ~np.asarray(pc.is_finite(array)", "return np.zeros(len(array), bool) & np.asarray(pc.is_finite(array)", CODECS),
 )  # fmt: skip
 
 _own = local()

@@ -156,7 +156,7 @@ def dead_letters(
     rows = [
         [
             one.topic,
-            f"{one.partition}/{one.offset}",
+            one.place,
             one.reason,
             one.detail,
             (one.payload or b"").decode("utf-8", "replace")[:60],
@@ -272,26 +272,34 @@ def send(
     ],
 ) -> None:
     """Check events against their topic's contract and send them; nothing is sent when one of them breaks it."""
-    from featurestore.errors import InvalidEventError
+    from rich.progress import Progress
+
     from featurestore.settings import Settings
     from featurestore.spec import load
     from streams.broker import admin_client, broker_of
-    from streams.codecs.json import JsonCodec
     from streams.producer import EventProducer
+    from streams.schemas import schemas_at
+    from streams.send import checked
 
     chosen = Settings()
     wanted = load(chosen.definitions).topic(topic)
     lines = [line for line in (sys.stdin.buffer if str(file) == "-" else file.open("rb")) if line.strip()]
-    rejected = JsonCodec(wanted).decode(lines).rejected
-    if rejected:
-        first = rejected[0]
-        raise InvalidEventError(topic, f"line {first.index + 1}: {first.reason}: {first.detail}")
-    broker = broker_of(chosen)
-    admin_client(broker)  # says at once when nobody is there
-    with EventProducer(broker) as producer:
-        for line in lines:
-            producer.send_json(wanted, line.strip())
-    console.print(f"{producer.acknowledged[topic]:,} events acknowledged")
+    with Progress(console=errors) as bars:
+        checking = bars.add_task("checking", total=len(lines))
+        parts = []
+        for part in checked(wanted, lines):
+            parts.append(part)
+            bars.advance(checking, len(part))
+        broker = broker_of(chosen)
+        admin_client(broker)  # says at once when nobody is there
+        sending = bars.add_task("sending", total=len(lines))
+        with EventProducer(broker, schemas=schemas_at(chosen.schema_address)) as producer:
+            for part in parts:
+                part.send(producer)
+                bars.advance(sending, len(part))
+    records = producer.acknowledged[topic]
+    said = f" in {records:,} records" if records != len(lines) else ""
+    console.print(f"{len(lines):,} events acknowledged{said}")
 
 
 @app.command()

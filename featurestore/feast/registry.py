@@ -127,6 +127,9 @@ class FeastRegistry:
 
     def _source(self, topic: Topic) -> feast.KafkaSource:
         log = str(Path(self._settings.offline_path) / topic.name)
+        tags = {**topic.tags, "featurestore.format": topic.format}
+        if topic.contract:
+            tags["featurestore.contract"] = "; ".join(f"{column}: {said}" for column, said in topic.contract.items())
         return feast.KafkaSource(
             name=topic.name,
             timestamp_field=topic.event_time,
@@ -136,7 +139,7 @@ class FeastRegistry:
             batch_source=feast.FileSource(name=f"{topic.name}-log", path=log, timestamp_field=topic.event_time),
             owner=topic.owner,
             description=topic.description,
-            tags=dict(topic.tags),
+            tags=tags,
         )
 
     def _delete(self, kind: str, name: str) -> None:

@@ -7,13 +7,26 @@ No client library, no clock, no I/O.
 
 from featurestore.kernel.aggregates.own import OwnAggregate
 from featurestore.kernel.decimals import PRECISION_MAX, as_decimals, decimal_type, decimals_from
-from featurestore.kernel.events import ARROW_TYPES, Column, DataType, Events, ValueType, arrow_type, is_single
+from featurestore.kernel.events import (
+    ARROW_TYPES,
+    BATCHED_OFFSETS_MAX,
+    PLACES_MAX,
+    Column,
+    DataType,
+    Events,
+    ValueType,
+    arrow_type,
+    in_records,
+    is_single,
+)
 from featurestore.kernel.plan import Feature, Plan, compile_plan, where_of
 from featurestore.kernel.rows import row_bytes
 from featurestore.kernel.values import fold, newest_event_us, roll_up, values_at, warm_up
 
 __all__ = [
     "ARROW_TYPES",
+    "BATCHED_OFFSETS_MAX",
+    "PLACES_MAX",
     "PRECISION_MAX",
     "Column",
     "DataType",
@@ -28,6 +41,7 @@ __all__ = [
     "decimal_type",
     "decimals_from",
     "fold",
+    "in_records",
     "is_single",
     "newest_event_us",
     "roll_up",

@@ -48,6 +48,18 @@ def family(kind: DataType) -> str:
     return kind if decimal_type(kind) is None else "decimal"
 
 
+# Where one record holds many events, they share its offset. What decides ties is then the offset and the place in the
+# record as one number, so that a row keeps what it always kept.
+PLACES_MAX = 1 << 20
+BATCHED_OFFSETS_MAX = 1 << 43
+
+
+def in_records(offset: npt.NDArray[np.int64], position: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """What `Events.offset` is for events of such records: in order of offset, then of place in the record."""
+    assert int(offset.max(initial=0)) < BATCHED_OFFSETS_MAX, "the engine refuses such an offset"
+    return offset * PLACES_MAX + position
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """Values of one column; where `valid` is false the value is null and its slot means nothing.

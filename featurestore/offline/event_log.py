@@ -28,7 +28,9 @@ _CHECKPOINT_EVERY = 50
 
 def log_schema(topic: Topic) -> pa.Schema:
     """Columns of a topic's log: where and when, then the event itself."""
-    times = ("offset", "event_us", "effective_us", "arrival_us", "late_by_us")
+    # Where a record holds many events, its offset does not tell them apart.
+    place = ("offset", "position") if topic.is_batched else ("offset",)
+    times = (*place, "event_us", "effective_us", "arrival_us", "late_by_us")
     head = [
         pa.field("partition", pa.int32(), nullable=False),
         *(pa.field(name, pa.int64(), nullable=False) for name in times),
@@ -40,7 +42,7 @@ def log_schema(topic: Topic) -> pa.Schema:
 class EventLog:
     """The log of one topic under a folder; raises EventLogError when a commit keeps failing.
 
-    partition, offset    where Kafka had the event
+    partition, offset    where Kafka had the event; topics whose records hold many have its `position` in the record too
     event_us             event time as the producer said it
     effective_us         min(event time, arrival)
     arrival_us           when the broker took it
@@ -67,6 +69,7 @@ class EventLog:
                 self._marks = held
                 return
             try:
+                self._widen(table)
                 table.create_write_transaction(
                     write_files(self.path, _lacking(rows, held)),
                     mode="append",
@@ -119,7 +122,13 @@ class EventLog:
             in_time = pc.field("late_by_us") <= late_by_max_us
             wanted = in_time if wanted is None else wanted & in_time
         dataset = deltalake.DeltaTable(str(self.path), version=self._version).to_pyarrow_dataset()
-        return dataset.to_table(columns=list(columns), filter=wanted)
+        held = [name for name in columns if name in dataset.schema.names]
+        table = dataset.to_table(columns=held, filter=wanted)
+        for name in columns:
+            if name not in held:
+                # The definition has gained it since the last commit.
+                table = table.append_column(schema.field(name), pa.nulls(len(table), schema.field(name).type))
+        return table.select(list(columns))
 
     def compact(self) -> None:
         """Many small files of live commits become few large ones; nothing else changes."""
@@ -140,6 +149,13 @@ class EventLog:
                 # Compaction writes files too, and must say no more of them.
                 configuration={"delta.dataSkippingStatsColumns": ",".join(FILTERED_BY)},
             )
+
+    def _widen(self, table: deltalake.DeltaTable) -> None:
+        """A definition may gain columns: events of before have nulls there."""
+        held = {field.name for field in table.schema().fields}
+        gained = [field for field in log_schema(self.topic) if field.name not in held]
+        if gained:
+            table.alter.add_columns(list(deltalake.Schema.from_arrow(pa.schema(gained)).fields))
 
     def _transactions(self, marks: Mapping[int, Mark]) -> list[deltalake.Transaction]:
         # A transaction's version is any int64: two of them keep a mark, through checkpoints and clean-ups.

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.errors import MissingEntityKeyError, WrongTypeError
-from featurestore.kernel import ARROW_TYPES, DataType, Events, values_at
+from featurestore.kernel import ARROW_TYPES, DataType, Events, in_records, values_at
 from featurestore.kernel.expressions import from_arrow
 from featurestore.kernel.keys import bucket_of, encode_keys
 from featurestore.offline.event_log import EventLog
@@ -85,7 +85,8 @@ def _joined(spine: pa.Table, moments: Ints, selection: ViewSelection, log: Event
 def _events(selection: ViewSelection, log: EventLog, rows: dict[bytes, int], until_us: int) -> Events:
     """The view's events of the asked entities, up to the last moment asked."""
     view = selection.view
-    columns = list(dict.fromkeys(["effective_us", "partition", "offset", *view.entity.keys, *view.plan.columns]))
+    place = ["offset", "position"] if view.source.is_batched else ["offset"]
+    columns = list(dict.fromkeys(["effective_us", "partition", *place, *view.entity.keys, *view.plan.columns]))
     table = log.read(columns, until_us=until_us, late_by_max_us=view.lateness_us).combine_chunks()
     keys = [_key(table, name, view.source.schema[name]) for name in view.entity.keys]
     table = table.filter(_all_valid(keys))
@@ -93,11 +94,12 @@ def _events(selection: ViewSelection, log: EventLog, rows: dict[bytes, int], unt
     row = np.array([rows.get(key, -1) for key in encoded], dtype=np.int64)
     asked = np.flatnonzero(row >= 0)
     table = table.take(pa.array(asked))
+    offset = table["offset"].to_numpy()
     return Events(
         row[asked],
         table["effective_us"].to_numpy(),
         table["partition"].to_numpy(),
-        table["offset"].to_numpy(),
+        in_records(offset, table["position"].to_numpy()) if view.source.is_batched else offset,
         {name: from_arrow(table[name].combine_chunks(), view.source.schema[name]) for name in view.plan.columns},
     )
 

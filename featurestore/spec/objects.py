@@ -32,6 +32,14 @@ from featurestore.kernel import (
     decimal_type,
 )
 from featurestore.kernel.expressions import Expression, evaluate, expression, said
+from featurestore.spec.contract import (
+    Format,
+    checked_choices,
+    checked_format,
+    checked_lengths,
+    checked_ranges,
+    checked_renamed,
+)
 from featurestore.spec.names import checked_name
 
 _PYTHON_TYPES: dict[object, DataType] = {
@@ -76,6 +84,11 @@ class Topic:
     event_time  the time stamp column that says when the event happened
     key         the column whose value is the record's key: events of one key stay in order
     nullable    columns that may be null or missing; every other one must be there
+    format      how events are written: json, avro, protobuf (both by Schema Registry), arrow (many events a record)
+    ranges      number column -> (least, most), both allowed; None is an open end
+    lengths     text column -> most characters, or (least, most)
+    choices     text or int column -> the only values that it may have
+    renamed     column -> its former name, or names, that writers may still use (not for json)
     """
 
     name: str
@@ -87,6 +100,11 @@ class Topic:
     owner: str = ""
     description: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
+    format: Format = "json"
+    ranges: Mapping[str, Any] = field(default_factory=dict)
+    lengths: Mapping[str, Any] = field(default_factory=dict)
+    choices: Mapping[str, Any] = field(default_factory=dict)
+    renamed: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         checked_name("topic", self.name)
@@ -103,6 +121,28 @@ class Topic:
             raise DefinitionError(f"event time {self.event_time!r} of {owner} must be a 'timestamp' that is never null")
         if not 1 <= self.partitions <= 10_000:
             raise DefinitionError(f"{owner} has {self.partitions} partitions; use 1 to 10000")
+        object.__setattr__(self, "format", checked_format(owner, self.format, typed))
+        object.__setattr__(self, "ranges", checked_ranges(owner, self.ranges, typed))
+        object.__setattr__(self, "lengths", checked_lengths(owner, self.lengths, typed))
+        object.__setattr__(self, "choices", checked_choices(owner, self.choices, typed))
+        object.__setattr__(self, "renamed", checked_renamed(owner, self.renamed, typed, self.format))
+
+    @property
+    def is_batched(self) -> bool:
+        """Whether one record holds many events: they share its offset and differ by their place in it."""
+        return self.format == "arrow"
+
+    @property
+    def contract(self) -> dict[str, str]:
+        """What columns must keep to beside their types, in words; only those that must keep to something."""
+        said: dict[str, list[str]] = {}
+        for column, (least, most) in self.ranges.items():
+            said.setdefault(column, []).append(_between(least, most))
+        for column, (least, most) in self.lengths.items():
+            said.setdefault(column, []).append(f"{_between(least, most)} characters")
+        for column, chosen in self.choices.items():
+            said.setdefault(column, []).append("one of " + ", ".join(map(repr, chosen)))
+        return {column: ", ".join(said[column]) for column in self.schema if column in said}
 
     @property
     def arrow_schema(self) -> pa.Schema:
@@ -181,7 +221,12 @@ class FeatureView:
         """Changes when, and only when, something changes that decides the values."""
         schema = sorted(self.source.schema.items()), sorted(self.source.nullable), self.source.event_time
         features, added = sorted(self.features.items()), sorted(self.columns.items())
-        values = (self.name, self.entity.keys, self.source.name, schema, features, added, self.lateness_us)
+        values: tuple[object, ...] = (
+            *(self.name, self.entity.keys, self.source.name, schema, features, added, self.lateness_us),
+            # Only where there is something to say, so that views of plain topics keep their versions.
+            *([self.source.contract] if self.source.contract else []),
+            *(["batched"] if self.source.is_batched else []),
+        )
         return blake2b(repr(values).encode(), digest_size=4).hexdigest()
 
     @property
@@ -366,6 +411,10 @@ def _typed(owner: str, kind: object) -> DataType:
             )
         return decimals.text
     raise DefinitionError(f"{owner} has type {kind!r}; use one of str, int, float, bool, 'timestamp', 'decimal(12, 2)'")
+
+
+def _between(least: object, most: object) -> str:
+    return f"at most {most}" if least is None else f"at least {least}" if most is None else f"{least} to {most}"
 
 
 def _expressions(

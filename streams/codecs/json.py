@@ -7,20 +7,21 @@ that is; plain records are read by a compiled loop that is held to it, all other
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from math import isfinite
 from operator import attrgetter
 from typing import Annotated, Any
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.errors import InvalidEventError
 from featurestore.event_time import moment_us
 from featurestore.kernel import ARROW_TYPES, DataType, arrow_type, decimal_type
 from featurestore.spec import Topic
 from streams.codecs import json_columns
+from streams.codecs.codec import Decoded, Rejected
 
 _INT64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 # A time stamp is microseconds since 1970, or ISO 8601 text with its zone; 9999 is the last year that both can say.
@@ -35,30 +36,13 @@ _TYPES: dict[DataType, Any] = {
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """A record that breaks the contract: where it stands in the batch, and why."""
-
-    index: int
-    reason: str
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """The good records of a batch as Arrow arrays, their places in the batch, and the rejected ones."""
-
-    index: npt.NDArray[np.int64]
-    arrays: Mapping[str, pa.Array]
-    rejected: tuple[Rejected, ...]
-
-
 class JsonCodec:
     """Encode and decode the events of one topic."""
 
     def __init__(self, topic: Topic) -> None:
         self._topic = topic
         self._times = [name for name, dtype in topic.schema.items() if dtype == "timestamp"]
+        self._floats = [name for name, dtype in topic.schema.items() if dtype == "float64"]
         fields: list[tuple[str, Any] | tuple[str, Any, Any]] = []
         self._decimals = {name: found for name, dtype in topic.schema.items() if (found := decimal_type(dtype))}
         for name, dtype in topic.schema.items():
@@ -69,6 +53,7 @@ class JsonCodec:
             kind = _TYPES[dtype]
             fields.append((name, kind | None, None) if name in topic.nullable else (name, kind))
         event = msgspec.defstruct("Event", fields, kw_only=True, frozen=False, gc=False)
+        self._event = event
         self._one = msgspec.json.Decoder(event)
         self._reader = json_columns.reader(topic)
 
@@ -127,6 +112,35 @@ class JsonCodec:
             event = self._one.decode(payload)
         except RecursionError as error:
             raise msgspec.DecodeError("nested too deeply") from error
+        return self._timely(event)
+
+    def typed(self, event: Mapping[str, Any]) -> Any:
+        """A mapping as such an object; raises `msgspec.ValidationError` like `read`."""
+        values = dict(event)
+        for name in self._decimals:
+            if values.get(name) is not None:
+                values[name] = msgspec.Raw(msgspec.json.encode(values[name]))
+        typed = self._timely(msgspec.convert(values, self._event))
+        for name in self._floats:
+            value = getattr(typed, name)
+            # JSON has no word for it: what would be written is null.
+            if value is not None and not isfinite(value):
+                raise msgspec.ValidationError(f"{value} is no number - at `$.{name}`")
+        return typed
+
+    def encode(self, events: Sequence[Mapping[str, Any]]) -> list[bytes]:
+        """The records of some events, one each; raises InvalidEventError as the engine would refuse."""
+        out = []
+        for event in events:
+            try:
+                # Not by reading it again: bytes are written as base64, which would read as text.
+                self.typed(event)
+                out.append(msgspec.json.encode(event))
+            except (msgspec.ValidationError, UnicodeEncodeError, TypeError) as error:
+                raise InvalidEventError(self._topic.name, str(error)) from error
+        return out
+
+    def _timely(self, event: Any) -> Any:
         for name in self._times:
             moment = getattr(event, name)
             if isinstance(moment, datetime) and moment < _EPOCH:

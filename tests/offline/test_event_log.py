@@ -89,6 +89,18 @@ def test_the_tables_own_log_says_how_to_skip_files_and_nothing_about_entities(tm
         assert not {"user", "price"} & (set(one["minValues"]) | set(one["maxValues"]))
 
 
+def test_a_definition_that_gains_a_column_finds_nulls_in_the_events_of_before(tmp_path: Path) -> None:
+    EventLog(tmp_path, CLICKS).append(rows(0, 0, 3), {0: Mark(3, 1)})
+    wider = Topic("clicks", {**CLICKS.schema, "shop": str}, event_time="at", nullable=("price", "shop"))
+    log = EventLog(tmp_path, wider)
+    assert log.read(["offset", "shop"]).to_pydict() == {"offset": [0, 1, 2], "shop": [None] * 3}
+    more = rows(0, 3, 5).append_column("shop", pa.array(["s", "t"])).cast(log_schema(wider))
+    for writer in (log, EventLog(tmp_path, wider)):
+        writer.append(more, {0: Mark(5, 1)})
+    found = log.read(["offset", "shop"]).sort_by("offset").to_pydict()
+    assert found == {"offset": [0, 1, 2, 3, 4], "shop": [None, None, None, "s", "t"]}
+
+
 def test_compaction_changes_the_files_and_nothing_else(tmp_path: Path) -> None:
     log = EventLog(tmp_path, CLICKS)
     for first in range(0, 50, 5):

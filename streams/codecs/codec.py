@@ -1,0 +1,82 @@
+"""What every codec answers: columns of the events that keep the contract, and each other one with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A record that breaks the contract: where it stands in the batch, and why.
+
+    position  of the event in its record, where only that event is meant and the others of the record are taken
+    """
+
+    index: int
+    reason: str
+    detail: str
+    position: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """The good events of a batch as Arrow arrays, their records' places in the batch, and what was rejected.
+
+    index     (n) place of each event's record in the batch, rising; an event of its own has a record of its own ...
+    position  (n) ... but where records hold many events, this is the event's place in its record
+    """
+
+    index: Ints
+    arrays: Mapping[str, pa.Array]
+    rejected: tuple[Rejected, ...]
+    position: Ints | None = None
+
+
+class Codec(Protocol):
+    """Bytes of records <-> columns of a topic's schema."""
+
+    def decode(self, payloads: Sequence[bytes | None]) -> Decoded:
+        """Columns of the events that keep the contract; of the rest the reasons. Bytes never make it raise.
+
+        Raises SchemaRegistryError when the schema of a record cannot be asked for now.
+        """
+        ...
+
+    def encode(self, events: Sequence[Mapping[str, Any]]) -> list[bytes]:
+        """The records of some events, in their order: one an event, or one for all where the format holds many.
+
+        Raises InvalidEventError where `decode` would reject, SchemaRegistryError.
+        """
+        ...
+
+
+def without(decoded: Decoded, reasons: Mapping[int, tuple[str, str]]) -> Decoded:
+    """The same without some events, which are rejected: place among the events -> reason and detail."""
+    if not reasons:
+        return decoded
+    kept = np.ones(len(decoded.index), dtype=np.bool_)
+    rejected = list(decoded.rejected)
+    for place, (reason, detail) in reasons.items():
+        kept[place] = False
+        position = None if decoded.position is None else int(decoded.position[place])
+        rejected.append(Rejected(int(decoded.index[place]), reason, detail, position))
+    chosen = pa.array(kept)
+    return Decoded(
+        decoded.index[kept],
+        {name: array.filter(chosen) for name, array in decoded.arrays.items()},
+        in_order(rejected),
+        None if decoded.position is None else decoded.position[kept],
+    )
+
+
+def in_order(rejected: Sequence[Rejected]) -> tuple[Rejected, ...]:
+    """By record, then by place in the record."""
+    return tuple(sorted(rejected, key=lambda one: (one.index, -1 if one.position is None else one.position)))

@@ -1,0 +1,87 @@
+"""Ranges, lengths and choices of a topic's columns, over the columns of many events at once.
+
+The producer SDK and the engine both call `kept`, so what may be sent is what is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from featurestore.errors import InvalidEventError
+from featurestore.spec import Topic
+from streams.codecs.codec import Codec, Decoded, without
+
+OUT_OF_RANGE = "out_of_range"
+_SHOWN_MAX = 60
+
+_Mask = npt.NDArray[np.bool_]
+
+
+def kept(decoded: Decoded, topic: Topic) -> Decoded:
+    """The events whose values are in bounds; the others are rejected, each for its first column that is not."""
+    reasons: dict[int, tuple[str, str]] = {}
+    for column, bad, bound in _faults(decoded, topic):
+        for place in np.flatnonzero(bad).tolist():
+            detail = f"`{column}` is {_shown(decoded.arrays[column][place].as_py())}, {bound}"
+            reasons.setdefault(place, (OUT_OF_RANGE, detail))
+    return without(decoded, reasons)
+
+
+class ContractCodec:
+    """A codec that holds what it decodes and encodes to the bounds of its topic as well."""
+
+    def __init__(self, codec: Codec, topic: Topic) -> None:
+        self._codec, self._topic = codec, topic
+
+    def decode(self, payloads: Sequence[bytes | None]) -> Decoded:
+        return kept(self._codec.decode(payloads), self._topic)
+
+    def encode(self, events: Sequence[Mapping[str, Any]]) -> list[bytes]:
+        records = self._codec.encode(events)
+        rejected = self.decode(records).rejected
+        if rejected:
+            raise InvalidEventError(self._topic.name, f"{rejected[0].reason}: {rejected[0].detail}")
+        return records
+
+
+def _faults(decoded: Decoded, topic: Topic) -> Iterator[tuple[str, _Mask, str]]:
+    """Column, which events break its bound, and the bound in words; columns in the order of the schema."""
+    for column in topic.schema:
+        array = decoded.arrays[column]
+        if column in topic.ranges:
+            least, most = topic.ranges[column]
+            yield from _outside(column, array, least, most, "")
+        if column in topic.lengths:
+            least, most = topic.lengths[column]
+            yield from _outside(column, pc.utf8_length(array).cast(pa.int64()), least, most, " characters")
+        if column in topic.choices:
+            chosen = topic.choices[column]
+            named = pc.is_in(array, value_set=pa.array(chosen, array.type))
+            listed = ", ".join(_shown(each) for each in chosen[:8]) + (" ..." if len(chosen) > 8 else "")
+            yield column, _mask(pc.and_(pc.invert(named), array.is_valid())), f"not one of {listed}"
+
+
+def _outside(
+    column: str, array: pa.Array, least: float | None, most: float | None, unit: str
+) -> Iterator[tuple[str, _Mask, str]]:
+    # A null is within.
+    for bound, within, said in ((least, pc.greater_equal, "less than"), (most, pc.less_equal, "more than")):
+        if bound is not None:
+            inside = within(array, pa.scalar(bound, array.type)).fill_null(True)
+            yield column, ~_mask(inside), f"{said} {bound}{unit}"
+
+
+def _mask(array: pa.Array) -> _Mask:
+    found: _Mask = np.asarray(array, dtype=np.bool_)
+    return found
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN_MAX else f"{text[:_SHOWN_MAX]}... ({len(str(value))} characters)"
