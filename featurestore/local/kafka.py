@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from featurestore.errors import LocalServerError
@@ -20,12 +20,15 @@ _API_VERSIONS = bytes.fromhex("0000000a0012000000000007ffff")
 Say = Callable[[str], None]
 
 
-def start_kafka(folder: Path, port: int, say: Say) -> ChildServer:
-    """Start, or start again on the data that `folder` has."""
+def start_kafka(folder: Path, port: int, say: Say, settings: Mapping[str, object] | None = None) -> ChildServer:
+    """Start, or start again on the data that `folder` has.
+
+    settings  of the broker, over those that are usual here
+    """
     folder.mkdir(parents=True, exist_ok=True)
     classpath = _classpath(say)
     properties = folder / "server.properties"
-    properties.write_text(_properties(folder, port, free_port()))
+    properties.write_text(_properties(folder, port, free_port(), settings or {}))
     if not (folder / "data" / "meta.properties").exists():
         say("kafka: formatting its storage")
         _java(classpath, folder, "kafka.tools.StorageTool", "format", "-t", _CLUSTER_ID, "-c", str(properties))
@@ -84,8 +87,8 @@ def _java(classpath: str, folder: Path, *arguments: str) -> None:
         raise LocalServerError("kafka", f"could not run {arguments[0]}", done.stdout + done.stderr)
 
 
-def _properties(folder: Path, port: int, controller_port: int) -> str:
-    settings = {
+def _properties(folder: Path, port: int, controller_port: int, more: Mapping[str, object]) -> str:
+    settings: dict[str, object] = {
         "process.roles": "broker,controller",
         "node.id": 1,
         "controller.quorum.voters": f"1@127.0.0.1:{controller_port}",
@@ -104,5 +107,6 @@ def _properties(folder: Path, port: int, controller_port: int) -> str:
         "share.coordinator.state.topic.min.isr": 1,
         # The demo replays a year of events; none of it may expire while it is read.
         "log.retention.ms": -1,
+        **more,
     }
     return "".join(f"{name}={value}\n" for name, value in settings.items())
