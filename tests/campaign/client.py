@@ -13,17 +13,20 @@ from featurestore.errors import FeatureStoreError
 
 
 class Reader:
-    """Reads some users every 20 ms in a thread of its own, from `with` to its end."""
+    """Reads some users every 20 ms in a thread of its own, from `with` to its end.
 
-    def __init__(self, store: FeatureStore, users: Sequence[str], view: str = "by_user") -> None:
-        self._store, self._users, self._view = store, list(users), view
+    keep  every answer, to be looked at afterwards
+    """
+
+    def __init__(self, store: FeatureStore, users: Sequence[str], view: str = "by_user", *, keep: bool = False) -> None:
+        self._store, self._users, self._view, self._keep = store, list(users), view, keep
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="client", daemon=True)
         self.reads = 0
         self.seconds: list[float] = []
         self.errors: list[str] = []
         self.backwards: list[str] = []
-        self.tables: list[Any] = []
+        self.tables: list[dict[str, list[Any]]] = []
 
     def p99_s(self) -> float:
         return sorted(self.seconds)[int(len(self.seconds) * 0.99)] if self.seconds else 0.0
@@ -50,6 +53,8 @@ class Reader:
             finally:
                 self.seconds.append(time.perf_counter() - began)
             self.reads += 1
+            if self._keep:
+                self.tables.append(table.to_pydict())
             self._compare(newest, table)
 
     def _compare(self, newest: dict[str, Any], table: Any) -> None:

@@ -1,7 +1,7 @@
 """The oracle: what every sink must hold, from the acknowledged sends alone, in exact arithmetic.
 
-Written from docs/semantics.md over plain Python values. It shares no code with the kernel, the codecs or the engine, and
-none with the naive twin of the kernel's tests either.
+Written from docs/semantics.md over plain Python values. It shares no code with the kernel, the codecs or the engine,
+and none with the naive twin of the kernel's tests either.
 """
 
 from __future__ import annotations

@@ -183,7 +183,7 @@ class World:
 
     def until_applied(self, limit_s: float) -> float:
         """Liveness: every sink holds every acknowledged record, and the group was told."""
-        ends = judge(payments.contract(0), self.sent()).ends
+        ends = self.expected_ends()
 
         def held() -> bool:
             try:
@@ -204,6 +204,10 @@ class World:
         return ""
 
     # -- the oracle -----------------------------------------------------------------------------------------------
+
+    def expected_ends(self) -> dict[int, int]:
+        """Partition -> the offset after its last acknowledged record."""
+        return judge(payments.contract(0), self.sent()).ends
 
     def expected(self, sent: Iterable[Sent] | None = None) -> Expected:
         return judge(payments.contract(duration_us(self.lateness)), self.sent() if sent is None else sent)
@@ -226,7 +230,8 @@ class World:
             expect(told <= end, f"the group was told {told} of partition {partition}, beyond its end {end}")
         dead = f"{len(expected.dead):,} dead" + (f" ({repeats} letters twice)" if repeats else "")
         restarts = f", worker restarted {self.restarts}x" if self.restarts else ""
-        return f"{len(expected.payloads):,} records: {len(expected.logged):,} logged, {dead}; {values:,} values exact{restarts}"
+        records = f"{len(expected.payloads):,} records: {len(expected.logged):,} logged, {dead}"
+        return f"{records}; {values:,} values exact{restarts}"
 
     def check_standing(self) -> tuple[Standing, int]:
         """While no worker runs: the sinks hold what their watermarks say. Returns where they stand."""
