@@ -20,11 +20,15 @@ _FLUSH_S = 60.0
 _POLL_EVERY = 1_000
 
 
-def kafka_producer(bootstrap: str, compression: str = "lz4") -> Producer:
-    """An idempotent producer: every acknowledged record is stored once, in order a key."""
+def kafka_producer(bootstrap: str, compression: str = "lz4", record_bytes_max: int = 1_000_000) -> Producer:
+    """An idempotent producer: every acknowledged record is stored once, in order a key.
+
+    record_bytes_max  larger ones are refused here; topics have a limit of their own
+    """
     return Producer(
         {
             **client_config(bootstrap),
+            "message.max.bytes": record_bytes_max,
             "enable.idempotence": True,
             "acks": "all",
             "compression.type": compression,

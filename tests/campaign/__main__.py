@@ -32,11 +32,11 @@ _ROWS = "1-28,37-47,50,56"
 _COLOURS: dict[Status, str] = {"ok": "green", "FAILED": "red", "not built": "yellow", "not here": "cyan"}
 
 
-def run_row(row: Row, kafka: Broker, folder: Path, seed: int, say: Say) -> Verdict:
+def run_row(row: Row, kafka: Broker, folder: Path, seed: int, say: Say, patience: float) -> Verdict:
     """One row in a world of its own; whatever it raises is its verdict."""
     began = time.monotonic()
     status: Status = "ok"
-    world = World(kafka, folder, row.number, seed, say)
+    world = World(kafka, folder, row.number, seed, say, patience)
     try:
         seen = row.act(world)
     except NotBuiltError as error:
@@ -92,6 +92,7 @@ def main() -> int:
     asked.add_argument("--rounds", type=int, default=1, help="how often, each time from another seed")
     asked.add_argument("--rows", default=_ROWS, help=f"numbers of the matrix: 1,5,11-16; all are {_ROWS}")
     asked.add_argument("--seed", type=int, help="of the first round; the others count on from it")
+    asked.add_argument("--patience", type=float, default=1.0, help="times every limit of a wait, on a busy machine")
     asked.add_argument("--json", action="store_true", help="print one JSON object")
     asked.add_argument("--keep", type=Path, help="leave logs and stores of failed rows in this folder")
     chosen = asked.parse_args()
@@ -105,6 +106,10 @@ def main() -> int:
     console, verdicts = Console(stderr=True, width=None), list[Verdict]()
     folder = Path(tempfile.mkdtemp(prefix="featurestore-faults-"))
     kafka = Broker(folder / "kafka", faults.BROKER_SETTINGS)
+
+    def say(line: str) -> None:
+        console.print(f"    {line}", highlight=False, markup=False)
+
     try:
         console.print(f"kafka: starting, in {folder}", highlight=False)
         kafka.start()
@@ -112,7 +117,7 @@ def main() -> int:
             for row in rows:
                 console.print(f"row {row.number:2}  seed {seed}  {row.fault}: {row.injected}", highlight=False)
                 mine = folder / f"{seed}-{row.number}"
-                verdict = run_row(row, kafka, mine, seed, lambda line: console.print(f"    {line}", highlight=False))
+                verdict = run_row(row, kafka, mine, seed, say, chosen.patience)
                 verdicts.append(verdict)
                 colour = _COLOURS[verdict.status]
                 console.print(f"    [{colour}]{verdict.status}[/] {verdict.seconds:.0f} s: ", end="")

@@ -33,11 +33,12 @@ _POLL_S = 0.2
 class World:
     """Everything that a row needs and may break. Attributes that are servers start at their first use.
 
-    kafka   the campaign's broker, shared with other rows; a row that hurts it takes one of its own by `own_broker`
+    kafka     the campaign's broker, shared with other rows; a row that hurts it takes one of its own by `own_broker`
+    patience  times every limit of a wait, for machines that do other things as well
     """
 
-    def __init__(self, kafka: Broker, folder: Path, number: int, seed: int, say: Say) -> None:
-        self.broker, self.folder, self.say = kafka, folder, say
+    def __init__(self, kafka: Broker, folder: Path, number: int, seed: int, say: Say, patience: float = 1.0) -> None:
+        self.broker, self.folder, self.say, self.patience = kafka, folder, say, patience
         self.draw = random.Random(f"{seed}/{number}")
         self.topic = f"row{number}"
         self.name = f"row{number}-{seed % 1_000_000}"
@@ -167,17 +168,17 @@ class World:
 
     def until(self, held: Callable[[], bool], limit_s: float, what: str) -> float:
         """Wait for a condition; seconds that it took. Raises FailedError past the limit."""
-        began = time.monotonic()
+        began, limit_s = time.monotonic(), limit_s * self.patience
         while not held():
             if time.monotonic() - began > limit_s:
                 raise FailedError(f"{what}: not within {limit_s:.0f} s{self._last_words()}")
             time.sleep(_POLL_S)
         return time.monotonic() - began
 
-    def until_said(self, worker: Supervised, text: str, limit_s: float = 60.0) -> float:
+    def until_said(self, worker: Supervised, text: str, limit_s: float = 90.0) -> float:
         return self.until(lambda: text in worker.said(), limit_s, f"the worker says {text!r}")
 
-    def until_reading(self, worker: Supervised, limit_s: float = 60.0) -> float:
+    def until_reading(self, worker: Supervised, limit_s: float = 90.0) -> float:
         """Until it was given partitions; nothing else says that it is up."""
         return self.until_said(worker, "reading ", limit_s)
 

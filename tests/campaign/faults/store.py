@@ -198,7 +198,7 @@ def eviction(world: World) -> str:
     world.define()
     world.valkey.client.config_set("maxmemory-policy", "allkeys-lru")
     worker = world.worker(restarting=False)
-    code = worker.wait(_LIMIT_S)
+    code = worker.wait(_LIMIT_S * world.patience)
     said = worker.said().strip().splitlines()
     expect(code not in (None, 0) and "noeviction" in worker.said(), f"exit code {code}, said {said[-1:]}")
     return f"exit code {code}: {said[-1]}"

@@ -34,7 +34,7 @@ def cut(world: World) -> str:
     for done in world.admin.delete_records([TopicPartition(world.topic, 0, 2_600)]).values():
         done.result(20.0)
     worker = world.worker("second", restarting=False)
-    code = worker.wait(40)
+    code = worker.wait(40 * world.patience)
     said = worker.said()
     last = [line for line in said.splitlines() if "2600" in line or "2,600" in line or "out of range" in line.lower()]
     where = last[-1][-260:] if last else "nothing of it"
@@ -65,9 +65,9 @@ def made_again(world: World) -> str:
     for key, payload in payments.payloads(world.draw, 1_500):
         recorder.send(world.topic, payload, key)
     recorder.flush()
-    running = worker.wait(30)
+    running = worker.wait(30 * world.patience)
     at_start = world.worker("second", restarting=False)
-    code = at_start.wait(60)
+    code = at_start.wait(60 * world.patience)
     after = world.sinks.online_ends()
     said = [line for line in at_start.said().splitlines() if "made again" in line]
     expect(before == after, f"rows moved from {before} to {after}: two topics are mixed")
