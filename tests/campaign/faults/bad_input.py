@@ -26,15 +26,18 @@ def _good(**changed: Any) -> dict[str, Any]:
     return {**event, **changed}
 
 
-def _run(world: World, records: Iterable[bytes | None], partition: int = 0) -> str:
-    """Send records to one partition in this order, good ones around them, and check everything."""
+def _run(world: World, records: Iterable[bytes | None], *, alone: bool = False) -> str:
+    """Send records to one partition in this order, good ones of now between them, and check everything.
+
+    alone  without the good ones, which would make everything after them late
+    """
     worker = world.worker()
     world.until_reading(worker)
     recorder = world.recorder()
     for number, payload in enumerate(records):
-        recorder.send(world.topic, payload, b"k", partition)
-        if number % 7 == 0:
-            recorder.send(world.topic, json.dumps(_good(user=f"u{number % 5}")).encode(), b"k", partition)
+        recorder.send(world.topic, payload, b"k", 0)
+        if number % 7 == 0 and not alone:
+            recorder.send(world.topic, json.dumps(_good(user=f"u{number % 5}")).encode(), b"k", 0)
     recorder.flush()
     world.until_applied(_LIMIT_S)
     seen = world.check()
