@@ -9,6 +9,7 @@ import argparse
 import json
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -105,6 +106,8 @@ def main() -> int:
     first = random.SystemRandom().randrange(1_000_000) if chosen.seed is None else chosen.seed
     console, verdicts = Console(stderr=True, width=None), list[Verdict]()
     folder = Path(tempfile.mkdtemp(prefix="featurestore-faults-"))
+    # Ended from outside, it ends what it started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     kafka = Broker(folder / "kafka", faults.BROKER_SETTINGS)
 
     def say(line: str) -> None:

@@ -136,6 +136,7 @@ def read_all(bootstrap: str, topic: str) -> Iterable[Any]:
             "enable.partition.eof": True,
             "isolation.level": "read_committed",
             "fetch.message.max.bytes": 8 << 20,
+            "log_level": 0,
         }
     )
     try:

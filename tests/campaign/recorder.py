@@ -37,6 +37,8 @@ class Recorder:
             "message.timeout.ms": 120_000,
             # New partitions are seen soon.
             "topic.metadata.refresh.interval.ms": 1_000,
+            # What it complains of is what happens here.
+            "log_level": 0,
             **config,
         }
         self._producer = Producer(self._config)

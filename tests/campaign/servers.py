@@ -29,6 +29,7 @@ class Valkey:
     def kill(self) -> None:
         assert self._server is not None
         self._server.kill()
+        self._server = None
         self.client.connection_pool.disconnect()
 
     def start(self) -> None:
@@ -84,6 +85,7 @@ class Broker:
     def kill(self) -> None:
         assert self._server is not None
         self._server.kill()
+        self._server = None
 
     def signal(self, number: int) -> None:
         assert self._server is not None

@@ -12,6 +12,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -77,6 +78,7 @@ class Sends:
                 "linger.ms": 5,
                 "partitioner": "murmur2_random",
                 "compression.type": "lz4",
+                "log_level": 0,
             }
         )
         self._draw = random.Random(world.draw.random())
@@ -235,6 +237,7 @@ def main() -> int:
     seed = random.SystemRandom().randrange(1_000_000) if chosen.seed is None else chosen.seed
     console = Console(stderr=True)
     console.print(f"seed {seed}", highlight=False)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     folder = Path(tempfile.mkdtemp(prefix="featurestore-soak-"))
     kafka = Broker(folder / "kafka")
     world = World(kafka, folder / "soak", 0, seed, console.print)

@@ -98,7 +98,7 @@ class World:
                 **settings,
             }
         )
-        self.admin = AdminClient({"bootstrap.servers": self.broker.bootstrap})
+        self.admin = AdminClient({"bootstrap.servers": self.broker.bootstrap, "log_level": 0})
         if create:
             Topics(self.broker.bootstrap).create(self.repository.topics.values())
         # Audits go around any proxy.

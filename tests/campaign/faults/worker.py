@@ -170,7 +170,8 @@ def storm(world: World) -> str:
     changes, longest_s, moved, moved_at = 0, 0.0, world.sinks.online_ends(), time.monotonic()
     ends = time.monotonic() + 40
     while time.monotonic() < ends:
-        member = Consumer({"bootstrap.servers": world.broker.bootstrap, "group.id": f"{world.name}-worker"})
+        config = {"bootstrap.servers": world.broker.bootstrap, "group.id": f"{world.name}-worker", "log_level": 0}
+        member = Consumer(config)
         member.subscribe([world.topic])
         for joined in (True, False):
             if not joined:
