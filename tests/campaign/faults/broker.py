@@ -30,7 +30,7 @@ def killed(world: World) -> str:
     return f"lag gone {took_s:.0f} s after the last send; {world.check()}"
 
 
-@row(22, "broker SIGSTOP", "SIGSTOP for 20 s (the matrix says 90 s), under load", "lag told, recovers")
+@row(22, "broker SIGSTOP", "SIGSTOP for 20 s (the matrix says 90 s), under load", "recovers, nothing lost")
 def stopped(world: World) -> str:
     broker = world.own_broker()
     world.define()
