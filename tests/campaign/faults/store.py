@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from featurestore.errors import LocalServerError
+from featurestore.local import free_port
 from tests.campaign.client import Reader
 from tests.campaign.http import Http
 from tests.campaign.proxy import Proxy
@@ -244,7 +245,8 @@ def functions_gone(world: World) -> str:
 
 @row(20, "cluster slot move", "3 nodes; slots migrate under load, MOVED and ASK", "nothing lost")
 def cluster(world: World) -> str:
-    nodes = [world.new_valkey("--cluster-enabled", "yes") for _ in range(3)]
+    # The bus between nodes is ten thousand above a node's port by default, which may be beyond the last one.
+    nodes = [world.new_valkey("--cluster-enabled", "yes", "--cluster-port", str(free_port())) for _ in range(3)]
     first = nodes[0]
     share = 16_384 // 3 + 1
     for index, node in enumerate(nodes):
@@ -252,7 +254,7 @@ def cluster(world: World) -> str:
         node.client.execute_command("CLUSTER", "ADDSLOTSRANGE", slots[0], slots[-1])
         node.client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", index + 1)
     for node in nodes[1:]:
-        first.client.execute_command("CLUSTER", "MEET", "127.0.0.1", node.port)
+        first.client.execute_command("CLUSTER", "MEET", "127.0.0.1", node.port, _bus_port(node))
 
     def is_whole(node: Valkey) -> bool:
         return b"cluster_state:ok" in _raw(node, "CLUSTER", "INFO")
@@ -277,6 +279,10 @@ def cluster(world: World) -> str:
     steady.stop()
     world.until_applied(_LIMIT_S)
     return f"{moved} keys moved; {world.check()}"
+
+
+def _bus_port(node: Valkey) -> int:
+    return int(node.client.config_get("cluster-port")["cluster-port"])
 
 
 def _move_slot(source: Valkey, target: Valkey, slot: int) -> int:
