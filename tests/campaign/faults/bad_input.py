@@ -236,7 +236,7 @@ def late(world: World) -> str:
         for offset in [*offsets, *edges]:
             records += [_good(at=newest - offset + delta, user=f"u{step % 3}") for delta in (-1, 0, 1)]
         records.insert(-1, _good(at=newest, user="mover"))
-    return _run(world, [json.dumps(one).encode() for one in records])
+    return _run(world, [json.dumps(one).encode() for one in records], alone=True)
 
 
 @row(

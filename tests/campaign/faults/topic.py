@@ -142,7 +142,7 @@ def transactions(world: World) -> str:
     world.define(partitions=2)
     worker = world.worker()
     world.until_reading(worker)
-    recorder = world.recorder(**{"transactional.id": world.name})
+    recorder = world.recorder(**{"transactional.id": world.name, "message.timeout.ms": 50_000})
     committed = 0
     for number in range(24):
         recorder.begin()
