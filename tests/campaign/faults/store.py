@@ -265,7 +265,7 @@ def cluster(world: World) -> str:
     world.define()
     worker = world.worker(restarting=False)
     world.send(500)
-    deadline = time.monotonic() + 40
+    deadline = time.monotonic() + 40 * world.patience
     while time.monotonic() < deadline and worker.is_alive:
         time.sleep(0.3)
     # redis-py takes the word MOVED away from the reply: what is left is the slot and where it lies.
