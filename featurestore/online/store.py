@@ -114,9 +114,11 @@ class OnlineStore:
     def at(cls, url: str, *, namespace: str, buckets: int, answer_s: float = _ANSWER_S) -> OnlineStore:
         """The store behind a Redis URL; nothing is sent before the first call.
 
-        answer_s  a try that takes longer has failed; who is in a hurry tries twice at once, and not as redis-py does
+        answer_s  a call that takes longer has failed; who is in a hurry tries again at once, and only when the
+                  connection was lost, not four times with pauses as redis-py does
         """
-        hurried = {"retry": Retry(NoBackoff(), 1)} if answer_s < _ANSWER_S else {}
+        again = Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))
+        hurried = {"retry": again} if answer_s < _ANSWER_S else {}
         connect_s = min(answer_s, _CONNECT_S)
         client = redis.Redis.from_url(url, socket_connect_timeout=connect_s, socket_timeout=answer_s, **hurried)
         return cls(client, namespace=namespace, buckets=buckets)

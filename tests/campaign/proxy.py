@@ -107,6 +107,9 @@ class Proxy:
         self._writers |= {writer, away}
         try:
             await asyncio.gather(self._pass(reader, away, True), self._pass(there, writer, False))
+        except asyncio.CancelledError:
+            # The proxy ends. asyncio's streams log a task of theirs that is cancelled as if it had failed.
+            return
         finally:
             for each in (writer, away):
                 each.transport.abort()
