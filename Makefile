@@ -35,6 +35,14 @@ SEEDS ?= 10000
 simulate: $(STAMP) ## histories of kills, zombies and lost tails, in memory: no event lost, none twice
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS)
 
+ROUNDS ?= 1
+faults: $(STAMP) ## the fault matrix with real processes, judged by an oracle; about twenty minutes a round
+	@$(BIN)/python -m tests.campaign --rounds $(ROUNDS)
+
+MINUTES ?= 10
+soak: $(STAMP) ## full rate with kills: memory, descriptors and lag stay flat, values exact; draws soak.svg
+	@$(BIN)/python -m tests.campaign.soak --minutes $(MINUTES) --plot soak.svg
+
 mutants: $(STAMP) ## plant faults one at a time; the tests must find every one (about fifteen minutes)
 	@$(BIN)/python -m tests.mutants
 
@@ -47,4 +55,4 @@ lock: ## resolve the requirements again
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links --python-version 3.11 --extra server --extra stream --extra feast --group build pyproject.toml -o requirements/service.txt
 	@echo "uv" | $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links --python-version 3.11 - -o requirements/uv.txt
 
-.PHONY: help setup demo dev test check simulate mutants bench lock
+.PHONY: help setup demo dev test check simulate faults soak mutants bench lock

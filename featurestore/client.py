@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # One request is one round trip; beyond this many entities ask several times.
 ENTITIES_MAX = 10_000
+# Who waits for a lookup has no use for a later one; a worker is more patient.
+LOOKUP_S = 2.0
 
 Status = Literal["PRESENT", "NOT_FOUND", "OUTSIDE_MAX_AGE"]
 
@@ -45,7 +47,10 @@ class FeatureStore:
         self.repository = repository or load(self.settings.definitions)
         self._clock_us = clock_us
         self._online = OnlineStore.at(
-            self.settings.redis_url, namespace=self.settings.project, buckets=self.settings.buckets
+            self.settings.redis_url,
+            namespace=self.settings.project,
+            buckets=self.settings.buckets,
+            answer_s=LOOKUP_S,
         )
 
     def get(self, name: str, entity: Mapping[str, Any], *, watermark: bool = False) -> dict[str, Any]:

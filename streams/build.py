@@ -14,7 +14,7 @@ from featurestore.settings import Settings
 from featurestore.spec import Repository
 from streams.broker import broker_of
 from streams.codecs import codec_of
-from streams.dead_letters import DeadLetterBox
+from streams.dead_letters import LETTER_BYTES_MAX, DeadLetterBox
 from streams.engine import Engine
 from streams.online_sink import OnlineSink
 from streams.producer import kafka_producer
@@ -41,7 +41,7 @@ def build_worker(settings: Settings, repository: Repository) -> StreamApp:
     broker = broker_of(settings)
     ids = Topics(broker).ids(topics)
     schemas = schemas_at(settings.schema_address)
-    letters = DeadLetterBox(kafka_producer(broker))
+    letters = DeadLetterBox(kafka_producer(broker, record_bytes_max=LETTER_BYTES_MAX))
     engines = {
         name: Engine(
             repository.topic(name),

@@ -15,6 +15,8 @@ from streams.broker import Broker, admin_client, client_config
 
 _FLUSH_S = 30.0
 _SUFFIX = ".dead"
+# A letter is its record in base64 and more, so it may be larger than what its topic takes: ten times the usual bound.
+LETTER_BYTES_MAX = 10 << 20
 
 
 def dead_letter_topic(topic: str) -> str:

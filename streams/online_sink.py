@@ -64,6 +64,7 @@ class OnlineSink:
         self._ends: dict[int, list[int | None]] = {}
         self._thread = thread or ThreadPoolExecutor(1, thread_name_prefix=f"commit-{view.name}")
         self._work: _Work | None = None
+        self._failure: Exception | None = None
         reach_us = view.plan.reach_us
         # Rows whose windows have all emptied may go; a day more, since a replay may still want to see them.
         self._expire_ms = None if reach_us is None else (reach_us + view.lateness_us + DAY_US) // 1_000
@@ -107,14 +108,30 @@ class OnlineSink:
         offsets  (n) their offsets, all below new.offset
         events   gives the kernel's events for chosen ones of the n, with the dense row of each
         The commit goes on while the caller prepares the next batch; `finish` waits for it.
-        Raises LostTailError, CommitRetriesError, of this batch or of the one before.
+        Raises LostTailError, CommitRetriesError, OnlineStoreError, of this batch or of the one before.
         """
         self.finish()
         grouped, bucket = grouped.by_bucket(self._store.buckets)
         self._begin(_Work(partition, grouped, bucket, offsets, new, events, np.arange(len(offsets))))
 
     def finish(self) -> None:
-        """Wait until the last batch is in the store; what was refused is cut, read and folded again."""
+        """Wait until the last batch is in the store; what was refused is cut, read and folded again.
+
+        Once that has failed it fails for ever. The caller stands behind the batch already, so a heartbeat on the way
+        to the process' end would move the buckets past events that they do not hold.
+        """
+        if self._failure is not None:
+            raise self._failure
+        try:
+            self._settle()
+        except LostTailError:
+            # The store itself has said where it stands: the caller reads again from there.
+            raise
+        except Exception as error:
+            self._failure = error
+            raise
+
+    def _settle(self) -> None:
         while self._work is not None:
             work, self._work = self._work, None
             assert work.commit is not None

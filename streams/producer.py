@@ -33,9 +33,15 @@ _RECORD_BYTES_MAX = 900_000
 
 
 def kafka_producer(
-    broker: Broker | str, compression: str = "lz4", on_error: Callable[[KafkaError], None] | None = None
+    broker: Broker | str,
+    compression: str = "lz4",
+    on_error: Callable[[KafkaError], None] | None = None,
+    record_bytes_max: int = 1_000_000,
 ) -> Producer:
-    """An idempotent producer: every acknowledged record is stored once, in order a key."""
+    """An idempotent producer: every acknowledged record is stored once, in order a key.
+
+    record_bytes_max  larger ones are refused here; topics have a limit of their own
+    """
     return Producer(
         {
             **client_config(broker),

@@ -20,15 +20,15 @@ _API_VERSIONS = bytes.fromhex("0000000a0012000000000007ffff")
 Say = Callable[[str], None]
 
 
-def start_kafka(folder: Path, port: int, say: Say, more: Mapping[str, object] | None = None) -> ChildServer:
+def start_kafka(folder: Path, port: int, say: Say, settings: Mapping[str, object] | None = None) -> ChildServer:
     """Start, or start again on the data that `folder` has.
 
-    more  of the broker's own settings: listeners with a login, certificates
+    settings  of the broker, over those that are usual here: listeners with a login, certificates
     """
     folder.mkdir(parents=True, exist_ok=True)
     classpath = _classpath(say)
     properties = folder / "server.properties"
-    properties.write_text(_properties(folder, port, free_port(), more or {}))
+    properties.write_text(_properties(folder, port, free_port(), settings or {}))
     if not (folder / "data" / "meta.properties").exists():
         say("kafka: formatting its storage")
         _java(classpath, folder, "kafka.tools.StorageTool", "format", "-t", _CLUSTER_ID, "-c", str(properties))
@@ -88,7 +88,7 @@ def _java(classpath: str, folder: Path, *arguments: str) -> None:
 
 
 def _properties(folder: Path, port: int, controller_port: int, more: Mapping[str, object]) -> str:
-    settings = {
+    settings: dict[str, object] = {
         "process.roles": "broker,controller",
         "node.id": 1,
         "controller.quorum.voters": f"1@127.0.0.1:{controller_port}",

@@ -9,14 +9,18 @@ from featurestore.errors import LocalServerError
 from featurestore.local.process import ChildServer, answers
 
 
-def start_valkey(folder: Path, port: int) -> ChildServer:
-    """Start, or start again on the data that `folder` has. Rows are never evicted, and fsynced each second."""
+def start_valkey(folder: Path, port: int, *options: str) -> ChildServer:
+    """Start, or start again on the data that `folder` has. Rows are never evicted, and fsynced each second.
+
+    options  of the server, over those that are usual here: "--cluster-enabled", "yes"
+    """
     folder.mkdir(parents=True, exist_ok=True)
     command = [
         _binary(),
         *("--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)),
         *("--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
         *("--maxmemory-policy", "noeviction", "--daemonize", "no"),
+        *options,
     ]
     return ChildServer("valkey", command, folder / "server.log", lambda: answers(port, b"PING\r\n", b"+PONG"))
 

@@ -1,0 +1,349 @@
+"""Rows 10 to 20: the online store killed, cut, emptied, failed over, full, slow, and split."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import socket
+import time
+from pathlib import Path
+
+from featurestore.errors import LocalServerError
+from featurestore.local import free_port
+from tests.campaign.client import Reader
+from tests.campaign.http import Http
+from tests.campaign.proxy import Proxy
+from tests.campaign.servers import Valkey
+from tests.campaign.verdict import FailedError, NotBuiltError, expect, row
+from tests.campaign.world import World
+
+_LIMIT_S = 60.0
+_USERS = [f"u{number}" for number in range(40)]
+
+
+def _filled(world: World, count: int = 3_000) -> None:
+    """A worker that has applied some payments."""
+    worker = world.worker()
+    world.until_reading(worker)
+    world.send(count)
+    world.until_applied(_LIMIT_S)
+
+
+@row(10, "Redis kill -9", "SIGKILL under load, AOF everysec, back after 1 s; twice", "seeks back, exact")
+def killed(world: World) -> str:
+    world.define()
+    _filled(world, 1_000)
+    steady = world.send_steadily(1_500)
+    for _ in range(2):
+        time.sleep(world.draw.uniform(1.0, 2.5))
+        world.valkey.kill()
+        time.sleep(1.0)
+        world.valkey.start()
+    time.sleep(2)
+    steady.stop()
+    world.until_applied(_LIMIT_S)
+    return world.check()
+
+
+@row(11, "Redis loses its tail", "killed, AOF cut by random bytes, started again, under load", "seen; replay exact")
+def lost_tail(world: World) -> str:
+    world.define()
+    _filled(world)
+    steady = world.send_steadily(1_500)
+    time.sleep(2)
+    world.valkey.kill()
+    last = world.valkey.log_files()[-1]
+    size = last.stat().st_size
+    cut = world.draw.randrange(1_000, size // 2)
+    with last.open("r+b") as file:
+        file.truncate(size - cut)
+    world.valkey.start()
+    time.sleep(3)
+    steady.stop()
+    world.until_applied(_LIMIT_S)
+    return f"{cut:,} of {size:,} bytes cut; {world.check()}"
+
+
+def _forget_topic(world: World) -> None:
+    """Kafka drops everything up to where all sinks stand: what is rebuilt then can come from Delta alone."""
+    from confluent_kafka import TopicPartition
+
+    standing = world.sinks.look()
+    places = [TopicPartition(world.topic, p, standing.lowest(p)) for p in range(world.partitions)]
+    for done in world.admin.delete_records(places).values():
+        done.result(20.0)
+
+
+@row(
+    12, "Redis AOF corrupted", "bytes of a frame's head flipped; topic truncated", "refuses to load; rebuilt from Delta"
+)
+def corrupted(world: World) -> str:
+    world.define()
+    _filled(world)
+    _forget_topic(world)
+    world.valkey.kill()
+    file = world.valkey.log_files()[-1]
+    content = bytearray(file.read_bytes())
+    # The head of a command somewhere in the first half: what follows it cannot be read any more.
+    place = content.index(b"\r\n*", world.draw.randrange(len(content) // 2)) + 2
+    content[place] ^= 0xFF
+    file.write_bytes(content)
+    try:
+        world.valkey.start()
+    except LocalServerError:
+        shutil.rmtree(file.parent)
+        world.valkey.start()
+    else:
+        raise FailedError("the server loaded the corrupted file")
+    world.send(500)
+    world.until_applied(_LIMIT_S)
+    return f"the server refused its file; {world.check()}"
+
+
+@row(13, "Redis FLUSHALL", "FLUSHALL while reads go on; topic truncated", "rebuilt from Delta, `stale` until then")
+def flushed(world: World) -> str:
+    world.define()
+    _filled(world, 4_000)
+    _forget_topic(world)
+    expected = world.expected()
+    view = expected.contract.views[0]
+    wanted = {name: len(events) for name, events in expected.entities(view).items()}
+    with Reader(world.store, sorted(wanted), keep=True) as reader:
+        world.valkey.client.flushall()
+        world.send(200)
+        world.until_applied(_LIMIT_S)
+    untold = 0
+    for table in reader.tables:
+        short = any(n < wanted[u] for u, n in zip(table["user"], table["by_user__n_all"], strict=True))
+        flags = [str(value) for name in table if name.endswith(("stale", "status")) for value in table[name]]
+        untold += short and not any("stale" in flag.lower() or flag == "True" for flag in flags)
+    seen = world.check()
+    expect(not untold, f"{untold} of {reader.reads} lookups gave too little without saying `stale`; {seen}")
+    return f"{reader.reads} lookups during it, none short without saying so; {seen}"
+
+
+def _behind_proxy(world: World, **settings: object) -> Proxy:
+    proxy = Proxy(world.valkey.port, world.draw)
+    world.on_stop(proxy.stop)
+    world.define(redis_url=f"redis://127.0.0.1:{proxy.port}/0", **settings)
+    return proxy
+
+
+@row(14, "failover to a lagging replica", "replica SIGSTOPped, writes go on, primary killed, promoted", "seen; exact")
+def failover(world: World) -> str:
+    proxy = _behind_proxy(world)
+    primary, replica = world.valkey, world.new_valkey()
+    replica.client.replicaof("127.0.0.1", str(primary.port))
+    world.until(lambda: replica.client.info()["master_link_status"] == "up", 20, "the replica is linked")
+    _filled(world)
+    replica.signal(signal.SIGSTOP)
+    world.send(2_000)
+    world.until_applied(_LIMIT_S)
+    primary.kill()
+    replica.signal(signal.SIGCONT)
+    replica.client.replicaof("NO", "ONE")
+    proxy.upstream_port = replica.port
+    proxy.cut()
+    world.look_at(replica)
+    behind = sum(world.sinks.look().log.values()) - sum(world.sinks.online_ends().values())
+    world.send(500)
+    world.until_applied(_LIMIT_S)
+    seen = f"the replica lacked {behind} records; {world.check()}"
+    expect(behind > 0, f"nothing was lost, so nothing was tried: {seen}")
+    return seen
+
+
+@row(15, "split brain", "replica cut off and promoted; the old primary still written", "min-replicas stops it; exact")
+def split_brain(world: World) -> str:
+    world.define(partitions=4)
+    old, link = world.valkey, Proxy(world.valkey.port, world.draw)
+    world.on_stop(link.stop)
+    new = world.new_valkey()
+    new.client.replicaof("127.0.0.1", str(link.port))
+    world.until(lambda: new.client.info()["master_link_status"] == "up", 20, "the replica is linked")
+    old.client.config_set("min-replicas-to-write", 1)
+    old.client.config_set("min-replicas-max-lag", 2)
+    world.until(lambda: old.client.info()["min_slaves_good_slaves"] == 1, 20, "the replica counts")
+    stays = world.worker("stays")
+    world.until_reading(stays)
+    steady = world.send_steadily(1_000)
+    time.sleep(2)
+    link.deaf = True
+    new.client.replicaof("NO", "ONE")
+    moved = world.worker("moved", redis_url=new.url)
+    world.until_reading(moved)
+    refused_s = world.until(lambda: "NOREPLICAS" in stays.said(), 40, "the old primary refuses writes")
+    stays.stop()
+    world.look_at(new)
+    time.sleep(2)
+    steady.stop()
+    world.until_applied(_LIMIT_S)
+    return f"old primary refused writes {refused_s:.0f} s after the new worker came; {world.check()}"
+
+
+@row(16, "Redis out of memory", "maxmemory below what it uses, for 6 s, under load", "no partial batch; goes on after")
+def out_of_memory(world: World) -> str:
+    world.define()
+    _filled(world, 1_000)
+    world.valkey.client.config_set("maxmemory", world.valkey.client.info()["used_memory"] - 200_000)
+    steady = world.send_steadily(1_000)
+    time.sleep(6)
+    world.valkey.client.config_set("maxmemory", 0)
+    steady.stop()
+    world.until_applied(_LIMIT_S)
+    return world.check()
+
+
+@row(17, "wrong eviction policy", "maxmemory-policy allkeys-lru", "refuses to start")
+def eviction(world: World) -> str:
+    world.define()
+    world.valkey.client.config_set("maxmemory-policy", "allkeys-lru")
+    worker = world.worker(restarting=False)
+    code = worker.wait(_LIMIT_S * world.patience)
+    said = worker.said().strip().splitlines()
+    expect(code not in (None, 0) and "noeviction" in worker.said(), f"exit code {code}, said {said[-1:]}")
+    return f"exit code {code}: {said[-1]}"
+
+
+@row(18, "Redis slow or blocked", "CLIENT PAUSE 8 s, then a half-open connection 8 s, under lookups", "answers <= 5 s")
+def blocked(world: World) -> str:
+    proxy = _behind_proxy(world)
+    _filled(world, 1_000)
+    http = Http(world, world.settings.redis_url)
+    steady = world.send_steadily(300)
+    paused = http.probe(lambda: world.valkey.client.client_pause(8_000), 8.0)
+
+    def deafen() -> None:
+        proxy.deaf = True
+
+    deaf = http.probe(deafen, 8.0)
+    proxy.deaf = False
+    proxy.cut()
+    time.sleep(1)
+    steady.stop()
+    world.until_applied(_LIMIT_S)
+    seen = f"paused: {paused}; half-open: {deaf}; {world.check()}"
+    expect(max(paused.slowest_s, deaf.slowest_s) <= 5.0, f"an answer took too long: {seen}")
+    expect(paused.strange == deaf.strange == 0, f"an answer was neither 200 nor 503: {seen}")
+    return seen
+
+
+@row(19, "FUNCTION FLUSH", "twice, under load", "loaded again, nothing lost, no restart")
+def functions_gone(world: World) -> str:
+    world.define()
+    _filled(world, 1_000)
+    steady = world.send_steadily(1_500)
+    for _ in range(2):
+        time.sleep(1.5)
+        world.valkey.client.function_flush()
+    time.sleep(1.5)
+    steady.stop()
+    world.until_applied(_LIMIT_S)
+    expect(world.restarts == 0, f"the worker ended {world.restarts} times")
+    return world.check()
+
+
+@row(20, "cluster slot move", "3 nodes; slots migrate under load, MOVED and ASK", "nothing lost")
+def cluster(world: World) -> str:
+    # The bus between nodes is ten thousand above a node's port by default, which may be beyond the last one.
+    nodes = [world.new_valkey("--cluster-enabled", "yes", "--cluster-port", str(free_port())) for _ in range(3)]
+    first = nodes[0]
+    share = 16_384 // 3 + 1
+    for index, node in enumerate(nodes):
+        slots = range(index * share, min((index + 1) * share, 16_384))
+        node.client.execute_command("CLUSTER", "ADDSLOTSRANGE", slots[0], slots[-1])
+        node.client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", index + 1)
+    for node in nodes[1:]:
+        first.client.execute_command("CLUSTER", "MEET", "127.0.0.1", node.port, _bus_port(node))
+
+    def is_whole(node: Valkey) -> bool:
+        return b"cluster_state:ok" in _raw(node, "CLUSTER", "INFO")
+
+    world.until(lambda: all(is_whole(node) for node in nodes), 30, "the cluster is whole")
+    world._valkey = first
+    world.define()
+    worker = world.worker(restarting=False)
+    world.send(500)
+    deadline = time.monotonic() + 40 * world.patience
+    while time.monotonic() < deadline and worker.is_alive:
+        time.sleep(0.3)
+    # redis-py takes the word MOVED away from the reply: what is left is the slot and where it lies.
+    said = [line for line in worker.said().splitlines() if re.search(r"MOVED|refused a call: \d+ [\d.]+:\d+", line)]
+    if said:
+        raise NotBuiltError(f"cluster client: on a cluster of three nodes the worker says {said[-1][-160:]!r}")
+    steady = world.send_steadily(1_000)
+    moved = 0
+    for slot in world.draw.sample(range(share), 40):
+        moved += _move_slot(nodes[0], nodes[1], slot)
+    steady.stop()
+    world.until_applied(_LIMIT_S)
+    return f"{moved} keys moved; {world.check()}"
+
+
+def _bus_port(node: Valkey) -> int:
+    return int(node.client.config_get("cluster-port")["cluster-port"])
+
+
+def _move_slot(source: Valkey, target: Valkey, slot: int) -> int:
+    ids = [node.client.execute_command("CLUSTER", "MYID").decode() for node in (source, target)]
+    target.client.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[0])
+    source.client.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[1])
+    moved = 0
+    while keys := source.client.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 100):
+        source.client.execute_command("MIGRATE", "127.0.0.1", target.port, "", 0, 5_000, "KEYS", *keys)
+        moved += len(keys)
+    for node in (target, source):
+        node.client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[1])
+    return moved
+
+
+def _raw(node: Valkey, *words: str) -> bytes:
+    """A reply as it comes: redis-py makes a table of this one, and which table depends on its version."""
+    with socket.create_connection(("127.0.0.1", node.port), timeout=5.0) as connection:
+        connection.sendall(" ".join(words).encode() + b"\r\n")
+        return connection.recv(65_536)
+
+
+@row(50, "an older backup", "the store's files copied, writes go on, files put back", "seeks back, exact")
+def older_backup(world: World) -> str:
+    world.define()
+    _filled(world)
+    world.valkey.client.bgrewriteaof()
+    world.until(lambda: not world.valkey.client.info()["aof_rewrite_in_progress"], 20, "the backup is written")
+    source, backup = world.valkey.folder / "appendonlydir", world.folder / "backup"
+    shutil.copytree(source, backup)
+    world.send(2_000)
+    world.until_applied(_LIMIT_S)
+    world.valkey.kill()
+    _put_back(backup, source)
+    world.valkey.start()
+    world.send(500)
+    world.until_applied(_LIMIT_S)
+    return world.check()
+
+
+def _put_back(backup: Path, target: Path) -> None:
+    shutil.rmtree(target)
+    shutil.copytree(backup, target)
+
+
+@row(
+    56,
+    "pipeline cut in the middle",
+    "the worker's connection cut inside a commit, 5 times, and SIGKILLed twice",
+    "exact",
+)
+def cut_mid_frame(world: World) -> str:
+    """Not a row of its own in the matrix: rows 1 and 2 with the wire as the place."""
+    proxy = _behind_proxy(world)
+    worker = world.worker()
+    world.until_reading(worker)
+    steady = world.send_steadily(1_500)
+    for number in range(5):
+        time.sleep(world.draw.uniform(0.3, 1.0))
+        proxy.cut_within(world.draw.randrange(1, 60_000), worker.kill if number in (1, 3) else None)
+        world.until(lambda: proxy.was_cut, 30, "enough is written to cut it")
+    steady.stop()
+    world.until_applied(_LIMIT_S)
+    return world.check()

@@ -1,0 +1,207 @@
+"""Rows 24 to 28: topics cut, made again, grown; groups misled; transactions and compaction."""
+
+from __future__ import annotations
+
+import re
+import time
+
+from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
+from confluent_kafka.cimpl import NewPartitions, NewTopic
+
+from featurestore.spec import load
+from streams.topics import Topics
+from tests.campaign import payments
+from tests.campaign.audit import read_all
+from tests.campaign.verdict import expect, row
+from tests.campaign.world import World
+
+_LIMIT_S = 60.0
+
+
+def _applied_then_stopped(world: World, count: int = 2_000) -> None:
+    worker = world.worker("first")
+    world.until_reading(worker)
+    world.send(count)
+    world.until_applied(_LIMIT_S)
+    expect(worker.terminate() == 0, "SIGTERM did not end the worker with 0")
+
+
+@row(24, "retention cuts unread data", "worker down, DeleteRecords beyond what it read", "stops, tells the range lost")
+def cut(world: World) -> str:
+    world.define(partitions=1)
+    _applied_then_stopped(world)
+    world.send(1_000)
+    for done in world.admin.delete_records([TopicPartition(world.topic, 0, 2_600)]).values():
+        done.result(20.0)
+    worker = world.worker("second", restarting=False)
+    code = worker.wait(40 * world.patience)
+    said = worker.said()
+    last = [line for line in said.splitlines() if "2600" in line or "2,600" in line or "out of range" in line.lower()]
+    where = last[-1][-260:] if last else "nothing of it"
+    held = world.sinks.look().lowest(0)
+    expect(held == 2_000, f"the sinks stand at {held} after the cut, though 2000 to 2600 were never read")
+    tells = all(re.search(rf"\b{number[0]},?{number[1:]}\b", said) for number in ("2000", "2600"))
+    tells = tells and "incomplete" in said.lower()
+    expect(code not in (None, 0) or tells, f"it went on without a word: exit code {code}, said {where!r}")
+    expect(tells, f"it stopped (exit code {code}), but does not tell the range 2000..2600 as incomplete: {where!r}")
+    return f"exit code {code}, said {where!r}"
+
+
+@row(25, "topic deleted and made again", "while the worker runs, and while it is down", "stops, clear error")
+def made_again(world: World) -> str:
+    world.define(partitions=2)
+    worker = world.worker("first", restarting=False)
+    world.until_reading(worker)
+    world.send(1_000)
+    world.until_applied(_LIMIT_S)
+    before = world.sinks.online_ends()
+    for done in world.admin.delete_topics([world.topic], operation_timeout=30).values():
+        done.result()
+    topics, deadline = Topics(world.broker.bootstrap), time.monotonic() + 30
+    while world.topic not in topics.create(world.repository.topics.values()):
+        expect(time.monotonic() < deadline, "the broker is slow to delete")
+        time.sleep(0.2)
+    recorder = world.recorder(**{"client.id": "again"})
+    for key, payload in payments.payloads(world.draw, 1_500):
+        recorder.send(world.topic, payload, key)
+    recorder.flush()
+    running = worker.wait(30 * world.patience)
+    at_start = world.worker("second", restarting=False)
+    code = at_start.wait(60 * world.patience)
+    after = world.sinks.online_ends()
+    said = [line for line in at_start.said().splitlines() if "made again" in line]
+    expect(before == after, f"rows moved from {before} to {after}: two topics are mixed")
+    expect(code not in (None, 0) and bool(said), f"a worker started on it: exit code {code}")
+    expect(running is not None, "the worker that was running went on reading")
+    return f"running one ended with {running}, a new one with {code}: {said[-1][-170:]}"
+
+
+@row(26, "partitions grow", "4 -> 12 under load, then the definition, workers restarted", "exact")
+def grown(world: World) -> str:
+    world.define(partitions=4)
+    worker = world.worker("first")
+    world.until_reading(worker)
+    steady = world.send_steadily(1_000)
+    time.sleep(2)
+    for done in world.admin.create_partitions([NewPartitions(world.topic, 12)]).values():
+        done.result(20.0)
+    time.sleep(4)
+    worker.stop()
+    text = payments.definitions(world.topic, 12, world.lateness)
+    (world.settings.definitions / "payments.py").write_text(text)
+    world.repository, world.partitions = load(world.settings.definitions), 12
+    world.look_at(world.valkey)
+    second = world.worker("second")
+    world.until_reading(second)
+    time.sleep(2)
+    steady.stop()
+    world.until_applied(_LIMIT_S)
+    used = len(world.expected().ends)
+    expect(used > 4, "no record went to a new partition: nothing was tried")
+    return f"{used} of 12 partitions have records; {world.check()}"
+
+
+@row(27, "group offsets", "deleted, set to 0, set to the end, and the worker started again", "sinks win")
+def group(world: World) -> str:
+    world.define(partitions=2)
+    _applied_then_stopped(world, 1_500)
+    name, seen = f"{world.name}-worker", []
+    for what in ("deleted", "to 0", "to the end"):
+        # A static member's place is kept until its session ends; only an empty group can be changed.
+        world.until(lambda: _change(world, name, what), 40, f"the group's offsets are {what}")  # noqa: B023
+        world.send(500)
+        worker = world.worker(f"after-{len(seen)}")
+        world.until_applied(_LIMIT_S)
+        expect(worker.terminate() == 0, "SIGTERM did not end the worker with 0")
+        seen.append(what)
+    return f"{', '.join(seen)}; {world.check()}"
+
+
+def _change(world: World, group: str, what: str) -> bool:
+    from confluent_kafka import KafkaException
+
+    try:
+        if what == "deleted":
+            [done] = world.admin.delete_consumer_groups([group]).values()
+        else:
+            places = [TopicPartition(world.topic, p, 0 if what == "to 0" else 10**6) for p in range(2)]
+            if what == "to the end":
+                ends = world.expected().ends
+                # To the end of what is about to be sent, as an operator who wants to skip it would do.
+                places = [TopicPartition(world.topic, p, ends.get(p, 0)) for p in range(2)]
+            [done] = world.admin.alter_consumer_group_offsets([ConsumerGroupTopicPartitions(group, places)]).values()
+        done.result(20.0)
+        return True
+    except KafkaException as error:
+        world.say(f"not yet: {error.args[0].name()}")
+        return False
+
+
+@row(28, "transactions", "half of the transactions aborted; markers at the ends", "aborted never applied, no gap seen")
+def transactions(world: World) -> str:
+    world.define(partitions=2)
+    worker = world.worker()
+    world.until_reading(worker)
+    recorder = world.recorder(**{"transactional.id": world.name, "message.timeout.ms": 50_000})
+    committed = 0
+    for number in range(24):
+        recorder.begin()
+        for key, payload in payments.payloads(world.draw, world.draw.randrange(1, 200)):
+            recorder.send(world.topic, payload, key)
+        commit = number % 2 == 1
+        recorder.end(commit)
+        committed += commit
+    world.until_applied(_LIMIT_S)
+    worker.kill()
+    recorder.begin()
+    for key, payload in payments.payloads(world.draw, 50):
+        recorder.send(world.topic, payload, key)
+    recorder.end(True)
+    world.until_applied(_LIMIT_S)
+    holes = _compacted(world)
+    return f"{committed} committed, {24 - committed} aborted; {world.check()}; then {holes}"
+
+
+def _compacted(world: World) -> str:
+    """The same with holes that compaction left, in a topic and a project of their own."""
+    hole = World(world.broker, world.folder / "compacted", 28, world.draw.randrange(10**6), world.say)
+    world.on_stop(hole.stop)
+    hole.name = f"{world.name}-holes"
+    hole.define(partitions=1, create=False)
+    config = {
+        "cleanup.policy": "compact",
+        "message.timestamp.type": "LogAppendTime",
+        "segment.ms": "200",
+        "min.cleanable.dirty.ratio": "0.01",
+        "max.compaction.lag.ms": "500",
+    }
+    dead = NewTopic(f"{hole.topic}.dead", 1, 1, config={"cleanup.policy": "compact"})
+    for done in world.admin.create_topics([NewTopic(hole.topic, 1, 1, config=config), dead]).values():
+        done.result(20.0)
+    for _ in range(4):
+        hole.send(500)
+        time.sleep(0.3)
+
+    held: dict[tuple[str, int], set[int]] = {}
+
+    def is_compacted() -> bool:
+        held[hole.topic, 0] = {message.offset() for message in read_all(hole.broker.bootstrap, hole.topic)}
+        return len(held[hole.topic, 0]) < 1_500
+
+    hole.until(is_compacted, 40, "the broker compacts")
+    # The cleaner may go on: what it has taken by the time the worker is done is what nobody could have read.
+    for done in world.admin.alter_configs(_no_more(hole.topic)).values():
+        done.result(20.0)
+    time.sleep(2)
+    is_compacted()
+    hole.recorder().keep(held)
+    hole.worker("w1")
+    hole.until_applied(_LIMIT_S)
+    return f"{2_000 - len(held[hole.topic, 0])} of 2,000 compacted away; {hole.check()}"
+
+
+def _no_more(topic: str) -> list[object]:
+    from confluent_kafka.admin import ConfigResource, ResourceType
+
+    config = {"cleanup.policy": "delete", "message.timestamp.type": "LogAppendTime", "retention.ms": "-1"}
+    return [ConfigResource(ResourceType.TOPIC, topic, set_config=config)]

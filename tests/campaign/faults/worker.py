@@ -1,0 +1,240 @@
+"""Rows 1 to 9: workers killed, stopped, doubled, and sent around."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from confluent_kafka import Consumer
+
+from tests.campaign.client import Reader
+from tests.campaign.verdict import FailedError, expect, row
+from tests.campaign.world import World
+
+_LIMIT_S = 60.0
+_RESUME_S = 10.0
+
+
+@row(1, "worker kill -9", "SIGKILL at 4 random moments under load", "fresh values within 10 s; sinks truthful")
+def killed(world: World) -> str:
+    world.define()
+    worker = world.worker()
+    world.until_reading(worker)
+    steady = world.send_steadily(1_500)
+    slowest_s = 0.0
+    for _ in range(3):
+        time.sleep(world.draw.uniform(0.2, 2.5))
+        before = world.sinks.online_ends()
+        worker.kill()
+        began = time.monotonic()
+        world.until(lambda: world.sinks.online_ends() != before, 40, "rows move again")  # noqa: B023
+        slowest_s = max(slowest_s, time.monotonic() - began)
+    steady.stop()
+    worker.hold()
+    _, rows = world.check_standing()
+    worker.resume()
+    world.until_applied(_LIMIT_S)
+    seen = f"fresh again after {slowest_s:.1f} s at worst; {rows} rows true to their marks; {world.check()}"
+    expect(slowest_s < _RESUME_S, f"too slow: {seen}")
+    return seen
+
+
+def _watch(world: World, wanted: str) -> None:
+    """Kill the worker as soon as the stores show the moment; the caller looks whether it was that moment."""
+    worker = world.worker()
+    world.until_reading(worker)
+    steady = world.send_steadily(1_500)
+    world.until(lambda: bool(world.sinks.look().log), 30, "the log has rows")
+    time.sleep(world.draw.uniform(0.1, 1.5))
+    deadline = time.monotonic() + 20
+    before = _log_files(world)
+    while time.monotonic() < deadline:
+        if wanted == "row before log":
+            standing = world.sinks.look()
+            highest = {p: max(ends.get(p, 0) for ends in standing.online.values()) for p in range(world.partitions)}
+            if any(highest[p] > standing.log.get(p, 0) for p in highest):
+                break
+        elif wanted == "log before group":
+            if _log_files(world)[1] > before[1]:
+                break
+        elif _log_files(world)[0] > before[0]:
+            break
+    else:
+        raise FailedError(f"the moment never came: {wanted}")
+    worker.hold()
+    steady.stop()
+
+
+def _log_files(world: World) -> tuple[int, int]:
+    """Parquet files and commits of the log."""
+    days = [folder for folder in world.log_path.iterdir() if folder.name != "_delta_log"]
+    files = sum(name.endswith(".parquet") for folder in days for name in os.listdir(folder))
+    return files, sum(name.endswith(".json") for name in os.listdir(world.log_path / "_delta_log"))
+
+
+@row(2, "kill -9 between row and log", "SIGKILL once Redis holds what Delta lacks", "resume at the lower of the two")
+def between_row_and_log(world: World) -> str:
+    world.define()
+    _watch(world, "row before log")
+    standing, rows = world.check_standing()
+    ahead = sum(
+        max(ends.get(p, 0) for ends in standing.online.values()) - standing.log.get(p, 0)
+        for p in range(world.partitions)
+    )
+    expect(ahead > 0, f"the store was not ahead of the log ({ahead} records): nothing was tried")
+    world.worker("w1")
+    world.until_applied(_LIMIT_S)
+    return f"Redis was {ahead} records ahead, {rows} rows true to their marks; {world.check()}"
+
+
+@row(3, "kill -9 between log and group", "SIGKILL as a Delta commit appears", "0 duplicate rows")
+def between_log_and_group(world: World) -> str:
+    world.define()
+    _watch(world, "log before group")
+    standing, _ = world.check_standing()
+    ahead = sum(standing.log.get(p, 0) - standing.group.get(p, 0) for p in range(world.partitions))
+    expect(ahead > 0, f"the log was not ahead of the group ({ahead} records): nothing was tried")
+    world.worker("w1")
+    world.until_applied(_LIMIT_S)
+    return f"the group was {ahead} records behind Delta; {world.check()}"
+
+
+@row(4, "kill -9 inside a Delta commit", "SIGKILL as a Parquet file appears, before its commit", "an orphan file only")
+def inside_commit(world: World) -> str:
+    world.define(lateness="2h")
+    orphans: set[str] = set()
+    tries = 0
+    while not orphans and tries < 5:
+        tries += 1
+        _watch(world, "file before commit")
+        orphans = _orphans(world)
+    expect(bool(orphans), f"no orphan file in {tries} tries: the moment was not met")
+    world.check_standing()
+    world.worker("w1")
+    world.until_applied(_LIMIT_S)
+    return f"{len(orphans)} orphan Parquet file after {tries} kills, not in the table; {world.check()}"
+
+
+def _orphans(world: World) -> set[str]:
+    import deltalake
+
+    held = {uri.rpartition("/")[2] for uri in deltalake.DeltaTable(str(world.log_path)).file_uris()}
+    return {file.name for file in world.log_path.glob("date=*/*.parquet")} - held
+
+
+@row(
+    5, "zombie", "SIGSTOP past the session timeout, others take over, SIGCONT", "the zombie's writes count for nothing"
+)
+def zombie(world: World) -> str:
+    world.define(partitions=4)
+    first, second = world.worker("w1"), world.worker("w2")
+    world.until_reading(first)
+    world.until_reading(second)
+    steady = world.send_steadily(1_000)
+    time.sleep(2)
+    first.signal(signal.SIGSTOP)
+    # Its session lasts ten seconds; the other one has its partitions then.
+    began = second.said().count("reading ")
+    took_s = world.until(lambda: second.said().count("reading ") > began, 40, "the other worker takes over")
+    time.sleep(1)
+    first.signal(signal.SIGCONT)
+    time.sleep(4)
+    steady.stop()
+    world.until_applied(_LIMIT_S)
+    return f"taken over after {took_s:.0f} s; {world.check()}"
+
+
+@row(6, "two workers on one partition", "two consumer groups, one project: both get all of it", "nothing counted twice")
+def doubled(world: World) -> str:
+    world.define(partitions=2)
+    first, second = world.worker("w1"), world.worker("w2", group=f"{world.name}-twin")
+    world.until_reading(first)
+    world.until_reading(second)
+    steady = world.send_steadily(1_500)
+    for _ in range(3):
+        time.sleep(2)
+        world.draw.choice([first, second]).kill()
+    time.sleep(4)
+    steady.stop()
+    world.until_applied(_LIMIT_S)
+    return world.check()
+
+
+@row(7, "rebalance storm", "a bare member joins or leaves every 2 s for 40 s", "progress, no hang")
+def storm(world: World) -> str:
+    world.define(partitions=6)
+    worker = world.worker()
+    world.until_reading(worker)
+    steady = world.send_steadily(800)
+    changes, longest_s, moved, moved_at = 0, 0.0, world.sinks.online_ends(), time.monotonic()
+    ends = time.monotonic() + 40
+    while time.monotonic() < ends:
+        config = {"bootstrap.servers": world.broker.bootstrap, "group.id": f"{world.name}-worker", "log_level": 0}
+        member = Consumer(config)
+        member.subscribe([world.topic])
+        for joined in (True, False):
+            if not joined:
+                member.close()
+            changes += 1
+            until = time.monotonic() + 2
+            while time.monotonic() < until:
+                if joined:
+                    member.poll(0.2)
+                else:
+                    time.sleep(0.2)
+                now = world.sinks.online_ends()
+                if now != moved:
+                    longest_s = max(longest_s, time.monotonic() - moved_at)
+                    moved, moved_at = now, time.monotonic()
+    steady.stop()
+    world.until_applied(_LIMIT_S)
+    seen = f"{changes} joins and leaves, longest pause {longest_s:.1f} s; {world.check()}"
+    expect(longest_s < 15, seen)
+    return seen
+
+
+@row(8, "rolling restart", "two workers replaced one after another by SIGTERM, same code", "reads stay available")
+def rolling(world: World) -> str:
+    world.define(partitions=4)
+    first, second = world.worker("w1"), world.worker("w2")
+    world.until_reading(first)
+    world.until_reading(second)
+    steady = world.send_steadily(1_000)
+    world.until(lambda: sum(world.sinks.online_ends().values()) > 0, 30, "rows appear")
+    with Reader(world.store, [f"u{n}" for n in range(40)]) as reader:
+        for old, new in ((first, "w3"), (second, "w4")):
+            made = world.worker(new)
+            world.until_reading(made)
+            code = old.terminate()
+            expect(code == 0, f"SIGTERM gave exit code {code}")
+            time.sleep(1)
+    steady.stop()
+    world.until_applied(_LIMIT_S)
+    expect(not reader.errors, f"{len(reader.errors)} lookups failed: {reader.errors[:1]}")
+    expect(not reader.backwards, f"a client saw its watermark go back: {reader.backwards[:1]}")
+    return f"{reader.reads} lookups during it, none failed, none went back; {world.check()}"
+
+
+@row(9, "SIGTERM mid-batch", "SIGTERM under load, 2 times", "clean drain in under 10 s")
+def drained(world: World) -> str:
+    world.define()
+    steady = world.send_steadily(3_000)
+    slowest_s = 0.0
+    for number in range(2):
+        worker = world.worker(f"w{number}")
+        world.until_reading(worker)
+        time.sleep(world.draw.uniform(0.5, 2.0))
+        began = time.monotonic()
+        code = worker.terminate()
+        slowest_s = max(slowest_s, time.monotonic() - began)
+        expect(code == 0, f"SIGTERM gave exit code {code}")
+        standing, _ = world.check_standing()
+        lags = [standing.lowest(p) - standing.group.get(p, 0) for p in range(world.partitions)]
+        expect(not any(lags), f"the group was not told what all sinks hold, by {lags} records")
+    steady.stop()
+    world.worker("last")
+    world.until_applied(_LIMIT_S)
+    seen = f"drained in {slowest_s:.1f} s at worst, group told all of it; {world.check()}"
+    expect(slowest_s < 10, seen)
+    return seen

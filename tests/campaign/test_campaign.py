@@ -1,0 +1,178 @@
+"""What judges must be judged: the oracle, the tally, the proxy, and the watch for flat curves."""
+
+from __future__ import annotations
+
+import json
+import random
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+
+from tests.campaign import payments
+from tests.campaign.__main__ import _ROWS, numbers
+from tests.campaign.audit import bits
+from tests.campaign.oracle import HOUR_US, SECOND_US, Output, RefusedError, expect, read, value
+from tests.campaign.proxy import Proxy
+from tests.campaign.recorder import Sent
+from tests.campaign.soak import rise
+from tests.campaign.tally import Tally
+
+BASE_MS = 1_767_225_600_000
+CONTRACT = payments.contract(HOUR_US)
+
+
+def sent(offset: int, payload: bytes | None, stamp_ms: int = BASE_MS, partition: int = 0) -> Sent:
+    return Sent("payments", partition, offset, stamp_ms, payload)
+
+
+def event(at_us: int, **changed: object) -> bytes:
+    return json.dumps({"user": "u", "shop": "s", "at": at_us, "amount": 0.1, "cents": 1, **changed}).encode()
+
+
+def test_an_event_a_microsecond_too_late_is_dead_and_still_in_the_log() -> None:
+    newest = BASE_MS * 1_000
+    records = [event(newest), event(newest - HOUR_US), event(newest - HOUR_US - 1)]
+    found = expect(CONTRACT, [sent(place, one) for place, one in enumerate(records)])
+    assert found.dead == {(0, 2): "too_late"}
+    assert len(found.logged) == 3
+    [by_user, by_shop] = CONTRACT.views
+    assert len(found.entities(by_user)["u"]) == 2
+    assert len(found.entities(by_shop)["s"]) == 1
+
+
+def test_an_event_of_the_future_moves_nothing_and_a_little_of_it_is_clamped() -> None:
+    stamp_us = BASE_MS * 1_000 + 999
+    records = [event(stamp_us + 300 * SECOND_US + 1), event(stamp_us + 300 * SECOND_US), event(stamp_us - 1)]
+    found = expect(CONTRACT, [sent(place, one) for place, one in enumerate(records)])
+    assert found.dead == {(0, 0): "future"}
+    assert [one.effective_us for one in found.logged.values()] == [stamp_us, stamp_us - 1]
+
+
+def test_a_window_holds_its_head_to_the_microsecond_and_its_tail_by_tiles() -> None:
+    base = BASE_MS * 1_000
+    records = [event(base - 60 * SECOND_US - 1), event(base - 60 * SECOND_US), event(base), event(base + 1)]
+    stamps = [BASE_MS + 1_000] * 4
+    found = expect(CONTRACT, [sent(n, one, stamp) for n, (one, stamp) in enumerate(zip(records, stamps, strict=True))])
+    events = found.entities(CONTRACT.views[0])["u"]
+    minute = Output("count", None, 60 * SECOND_US, SECOND_US)
+    assert [value(minute, events, base + delta) for delta in (-1, 0, 1, SECOND_US)] == [2, 2, 3, 2]
+
+
+def test_sums_are_rounded_once() -> None:
+    amounts = [1e20, 1.0, -1e20, 5e-324]
+    records = [event(BASE_MS * 1_000, amount=amount) for amount in amounts]
+    found = expect(CONTRACT, [sent(n, one) for n, one in enumerate(records)])
+    events = found.entities(CONTRACT.views[0])["u"]
+    assert value(Output("sum", "amount"), events, BASE_MS * 1_000) == 1.0
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        None,
+        b"",
+        b"{",
+        b"[]",
+        event(-1),
+        event(1, cents=1.0),
+        event(1, cents=2**63),
+        event(1, cents=True),
+        event(1).replace(b"0.1", b"1e400"),
+        event(1).replace(b"0.1", b"NaN"),
+        event(1).replace(b'"u"', b'"\\ud800"'),
+        event(1).replace(b'"u"', b'"\xff"'),
+        b"\xef\xbb\xbf" + event(1),
+    ],
+)
+def test_a_record_that_breaks_the_contract_is_refused(payload: bytes | None) -> None:
+    with pytest.raises(RefusedError):
+        read(CONTRACT, payload)
+
+
+def test_the_tally_says_what_the_oracle_says() -> None:
+    draw = random.Random(4)
+    records = []
+    for offset in range(3_000):
+        stamp_ms = BASE_MS + offset * 400
+        one = payments.event(draw, stamp_ms * 1_000, users=6)
+        records.append((offset % 3, offset // 3, stamp_ms, one))
+    tally = Tally(CONTRACT)
+    for record in records:
+        tally.add(*record)
+    found = expect(CONTRACT, [sent(o, json.dumps(one).encode(), stamp, p) for p, o, stamp, one in records])
+    assert (tally.records, tally.logged, tally.dead) == (3_000, len(found.logged), len(found.dead))
+    assert tally.newest_us == found.newest_us
+    for view in CONTRACT.views:
+        entities = found.entities(view)
+        assert tally.entities(view) == sorted(entities)
+        for moment_us in (found.newest_us, found.newest_us + 30 * SECOND_US, found.newest_us + 50 * 60 * SECOND_US):
+            for name, events in entities.items():
+                for feature, output in view.outputs.items():
+                    wanted = value(output, events, moment_us)
+                    assert bits(tally.value(view, name, feature, moment_us)) == bits(wanted), (feature, moment_us)
+
+
+def test_a_curve_that_grows_is_not_flat() -> None:
+    assert abs(rise([100.0, 300.0] + [200.0] * 20)) < 0.01
+    assert rise([100.0 + step for step in range(50)]) > 0.1
+
+
+def test_every_row_of_the_matrix_is_there_and_no_other_is_asked_for() -> None:
+    asked = numbers(_ROWS)
+    assert set(range(1, 29)) | set(range(37, 48)) <= set(asked)
+    with pytest.raises(ValueError, match="there is no row 29"):
+        numbers("28-29")
+
+
+@pytest.fixture
+def echo() -> Iterator[tuple[int, list[bytes]]]:
+    """A server that answers what it is sent, and what it was sent."""
+    received: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                with connection:
+                    try:
+                        while piece := connection.recv(4_096):
+                            received.append(piece)
+                            connection.sendall(piece)
+                    except OSError:
+                        continue
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield server.getsockname()[1], received
+        server.shutdown(socket.SHUT_RDWR)
+    thread.join(5)
+
+
+def wait_for_the_end(connection: socket.socket) -> None:
+    """Raises TimeoutError where nobody ends the connection."""
+    with suppress(ConnectionError):
+        while connection.recv(100):
+            continue
+
+
+def test_the_proxy_passes_bytes_and_cuts_inside_of_them(echo: tuple[int, list[bytes]]) -> None:
+    port, received = echo
+    proxy, cuts = Proxy(port, random.Random(1)), list[str]()
+    try:
+        with socket.create_connection(("127.0.0.1", proxy.port), timeout=5) as through:
+            through.sendall(b"whole")
+            assert through.recv(100) == b"whole"
+            proxy.cut_within(3, lambda: cuts.append("cut"))
+            through.sendall(b"in the middle")
+            wait_for_the_end(through)
+        assert cuts == ["cut"]
+        assert proxy.was_cut
+    finally:
+        proxy.stop()
+    assert b"".join(received) in (b"whole", b"wholein ")
