@@ -12,7 +12,7 @@ from featurestore.offline import EventLog
 from featurestore.online import OnlineStore
 from featurestore.settings import Settings
 from featurestore.spec import Repository
-from streams.dead_letters import DeadLetterBox
+from streams.dead_letters import LETTER_BYTES_MAX, DeadLetterBox
 from streams.engine import Engine
 from streams.online_sink import OnlineSink
 from streams.producer import kafka_producer
@@ -36,7 +36,7 @@ def build_worker(settings: Settings, repository: Repository) -> StreamApp:
     store.ensure_ready()
     topics = sorted({view.source.name for view in repository.views.values()})
     ids = Topics(settings.kafka_bootstrap).ids(topics)
-    letters = DeadLetterBox(kafka_producer(settings.kafka_bootstrap))
+    letters = DeadLetterBox(kafka_producer(settings.kafka_bootstrap, more={"message.max.bytes": LETTER_BYTES_MAX}))
     engines = {
         name: Engine(
             repository.topic(name),

@@ -39,6 +39,9 @@ class WorkerMetrics:
         clamped = CounterMetricFamily(
             "featurestore_events_clamped", "Events of the future, by a little", labels=["topic"]
         )
+        repeated = CounterMetricFamily(
+            "featurestore_events_repeated", "Events whose id was seen already, left out", labels=["topic"]
+        )
         dead = CounterMetricFamily("featurestore_events_dead", "Dead letters", labels=["topic", "reason"])
         place = ["topic", "partition"]
         stands = GaugeMetricFamily("featurestore_offset", "Next offset to apply", labels=place)
@@ -48,6 +51,7 @@ class WorkerMetrics:
         for topic, engine in self._engines.items():
             applied.add_metric([topic], engine.counts.applied)
             clamped.add_metric([topic], engine.counts.clamped)
+            repeated.add_metric([topic], engine.counts.repeated)
             for reason, count in list(engine.counts.dead.items()):
                 dead.add_metric([topic, reason], count)
             for partition, mark in engine.marks().items():
@@ -56,7 +60,7 @@ class WorkerMetrics:
                 newest.add_metric(labels, mark.newest_us / SECOND_US)
                 if (topic, partition) in ends:
                     lag.add_metric(labels, max(ends[topic, partition] - mark.offset, 0))
-        yield from (applied, clamped, dead, stands, newest, lag)
+        yield from (applied, clamped, repeated, dead, stands, newest, lag)
 
     def health(self) -> tuple[int, bytes]:
         """HTTP status and what it is made from."""

@@ -20,11 +20,15 @@ _FLUSH_S = 60.0
 _POLL_EVERY = 1_000
 
 
-def kafka_producer(bootstrap: str, compression: str = "lz4") -> Producer:
-    """An idempotent producer: every acknowledged record is stored once, in order a key."""
+def kafka_producer(bootstrap: str, compression: str = "lz4", more: Mapping[str, Any] | None = None) -> Producer:
+    """An idempotent producer: every acknowledged record is stored once, in order a key.
+
+    more  settings of librdkafka beside these
+    """
     return Producer(
         {
             **client_config(bootstrap),
+            **(more or {}),
             "enable.idempotence": True,
             "acks": "all",
             "compression.type": compression,

@@ -10,7 +10,7 @@ from confluent_kafka.cimpl import NewPartitions, NewTopic
 from featurestore.errors import TopicError
 from featurestore.spec import Topic
 from streams.broker import admin_client
-from streams.dead_letters import dead_letter_topic
+from streams.dead_letters import LETTER_BYTES_MAX, dead_letter_topic
 
 _TIMEOUT_S = 30.0
 
@@ -30,7 +30,8 @@ class Topics:
         for topic in topics:
             stamped = {"message.timestamp.type": "LogAppendTime"}
             new.append(NewTopic(topic.name, topic.partitions, replication, config=stamped))
-            new.append(NewTopic(dead_letter_topic(topic.name), 1, replication, config={"cleanup.policy": "compact"}))
+            kept = {"cleanup.policy": "compact", "max.message.bytes": str(LETTER_BYTES_MAX)}
+            new.append(NewTopic(dead_letter_topic(topic.name), 1, replication, config=kept))
         made = []
         for name, done in self._admin.create_topics(new, operation_timeout=_TIMEOUT_S).items() if new else ():
             try:

@@ -64,6 +64,8 @@ class Topic:
     event_time  the time stamp column that says when the event happened
     key         the column whose value is the record's key: events of one key stay in order
     nullable    columns that may be null or missing; every other one must be there
+    dedupe      the column (str or int) that names an event: of events with one id, only the first one counts
+    within      how long an id is remembered, by the event time of its partition
     """
 
     name: str
@@ -75,6 +77,8 @@ class Topic:
     owner: str = ""
     description: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
+    dedupe: str | None = None
+    within: str | timedelta | int | None = None
 
     def __post_init__(self) -> None:
         checked_name("topic", self.name)
@@ -91,6 +95,30 @@ class Topic:
             raise DefinitionError(f"event time {self.event_time!r} of {owner} must be a 'timestamp' that is never null")
         if not 1 <= self.partitions <= 10_000:
             raise DefinitionError(f"{owner} has {self.partitions} partitions; use 1 to 10000")
+        self._check_dedupe(owner)
+
+    def _check_dedupe(self, owner: str) -> None:
+        if (self.dedupe is None) != (self.within is None):
+            raise DefinitionError(f"{owner} needs dedupe and within together, such as dedupe='event_id', within='1h'")
+        if self.dedupe is None:
+            return
+        if self.dedupe not in self.schema:
+            raise UnknownColumnError(owner, self.dedupe, self.schema)
+        if self.schema[self.dedupe] not in ("string", "int64"):
+            raise DefinitionError(
+                f"dedupe={self.dedupe!r} of {owner} is a {self.schema[self.dedupe]}; an id is a str or an int"
+            )
+        if self.key is None:
+            raise DefinitionError(
+                f"{owner} has dedupe={self.dedupe!r}, but no key: each partition remembers the ids that it has seen, "
+                "so an event sent twice must come to the same one; set key to a column that both copies share"
+            )
+        if not self.within_us:
+            raise DefinitionError(f"{owner} has within={self.within!r}; ids are remembered for longer than no time")
+
+    @property
+    def within_us(self) -> int:
+        return 0 if self.within is None else duration_us(self.within)
 
     @property
     def arrow_schema(self) -> pa.Schema:

@@ -249,7 +249,8 @@ class Reader:
         epoch = fresh[-1].leader_epoch()
         end = int(offsets[-1]) + 1
         values = [message.value() for message in fresh]
-        batch = Batch(*place, first, end, values, offsets, stamps, -1 if epoch is None else epoch)
+        keys = [message.key() for message in fresh]
+        batch = Batch(*place, first, end, values, offsets, stamps, -1 if epoch is None else epoch, keys)
         with self._lock:
             self._queues[place].put(batch)
         self._next[place] = end
