@@ -111,9 +111,9 @@ class LetterReplay:
                     _abort(producer)
                     raise
         except KafkaException as error:
+            # Not closed: the client's `close` fails for a producer that another one has ended; it is freed unclosed.
             raise LetterReplayError(self._topic.name, report.replayed, _said(error)) from error
-        finally:
-            producer.close()
+        producer.close()
         return report
 
     def _take_back(self, producer: Producer, batch: Sequence[DeadLetter], report: LetterReport) -> None:

@@ -111,9 +111,12 @@ class Seen:
 class Repeats:
     """Judges the repeats of a topic's partitions; None of them where the topic has no `dedupe`."""
 
-    def __init__(self, topic: Topic, log: Log) -> None:
-        self._column, self._within_us, self._log = topic.dedupe, topic.within_us, log
+    def __init__(self, topic: Topic, log: Log, look_back: int = _LOOK_BACK) -> None:
+        self._column, self._within_us, self._log, self._look_back = topic.dedupe, topic.within_us, log, look_back
         self._seen: dict[int, Seen] = {}
+        if topic.dedupe is not None:
+            # The loops are loaded now, before a partition is taken over.
+            Seen(0).judge(pa.array([0]), np.zeros(1, dtype=np.int64))
 
     def open(self, partition: int, end: int, newest_us: int) -> None:
         """Learn what had been seen before offset `end`, up to which the log has everything.
@@ -123,7 +126,7 @@ class Repeats:
         if self._column is None:
             return
         seen = self._seen[partition] = Seen(self._within_us)
-        oldest_us, low, step = newest_us - self._within_us, end, _LOOK_BACK
+        oldest_us, low, step = newest_us - self._within_us, end, self._look_back
         tables: list[pa.Table] = []
         # The running newest time never falls, so the first row that is too old ends the search.
         while low > 0 and (not tables or not len(tables[-1]) or _moments(tables[-1])[0] >= oldest_us):
@@ -146,9 +149,10 @@ class Repeats:
         columns, offsets  (n) of the batch's events
         past              what the log has decided: there it is asked, and not judged again
         """
-        if self._column is None or not len(offsets):
+        if self._column is None:
             return judged
-        repeat = past.is_repeat(offsets) if offsets[0] < past.end else np.zeros(len(offsets), dtype=np.bool_)
+        repeat = past.is_repeat(offsets)
+        # Also where none is new: what a batch of before left, which was not kept, must be forgotten.
         new = np.flatnonzero((offsets >= past.end) & ~judged.future)
         repeat[new] = self._seen[partition].judge(columns[self._column].take(pa.array(new)), judged.newest_us[new])
         return replace(judged, late_by_us=np.where(repeat, REPEATED_US, judged.late_by_us))
