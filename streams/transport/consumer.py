@@ -169,6 +169,8 @@ class Consumer(base.Consumer):
 
     def _to_message(self, tp: TP, batch: Batch) -> ConsumerMessage:
         self._handed[id(batch)] = batch
+        # Faust drops what lies before the last offset that it saw of a partition; after a seek back that is wanted.
+        self._read_offset[tp] = None
         return ConsumerMessage(
             batch.topic,
             batch.partition,

@@ -203,6 +203,10 @@ class Reader:
             if self._paused:
                 self._consumer.resume([TopicPartition(*place) for place in self.places()])
                 self._paused = False
+                # A pause makes librdkafka go on from the last record that it handed over: a seek of before, of which no
+                # record had come yet, would be forgotten, and all up to the old place be taken for a hole.
+                for place, offset in self._next.items():
+                    self._consumer.seek(TopicPartition(*place, offset))
             return False
         if self._stalled_since is None:
             self._stalled_since = now
