@@ -175,6 +175,28 @@ class DeadLetterError(FeatureStoreError):
         super().__init__(f"dead letters could not be handled ({left} outstanding): {said}; check the broker")
 
 
+class TooManyIdsError(FeatureStoreError):
+    """A partition saw more event ids within the horizon of its topic's `dedupe` than are remembered."""
+
+    def __init__(self, ids: int, ids_max: int) -> None:
+        self.ids, self.ids_max = ids, ids_max
+        super().__init__(
+            f"{ids} event ids fall into the time `within` of one partition, but at most {ids_max} are remembered; "
+            "say a shorter `within` in the topic's definition, or give the topic more partitions"
+        )
+
+
+class LetterReplayError(FeatureStoreError):
+    """Taking dead letters back was ended by another run, or by the broker; no letter was taken back by half."""
+
+    def __init__(self, topic: str, replayed: int, what: str) -> None:
+        self.topic, self.replayed = topic, replayed
+        super().__init__(
+            f"the replay of dead letters of {topic!r} ended after {replayed}: {what}; run the command again, "
+            "it goes on with the letters that are left"
+        )
+
+
 class LostTailError(FeatureStoreError):
     """The online store lost its newest commits: the engine must read again from where the store stands."""
 

@@ -21,6 +21,9 @@ DAY_US = 24 * HOUR_US
 # The producer's clock may run ahead of the broker's by this much; an event further ahead is a dead letter.
 FUTURE_MAX_US = 5 * MINUTE_US
 
+# Instead of how late a repeat is: no view waits so long, so none ever takes it. See `Topic.dedupe`.
+REPEATED_US = 2**63 - 1
+
 _UNITS_US = {
     "us": 1,
     "ms": MILLISECOND_US,

@@ -41,7 +41,7 @@ def build_worker(settings: Settings, repository: Repository) -> StreamApp:
     broker = broker_of(settings)
     ids = Topics(broker).ids(topics)
     schemas = schemas_at(settings.schema_address)
-    letters = DeadLetterBox(kafka_producer(broker, record_bytes_max=LETTER_BYTES_MAX))
+    letters = DeadLetterBox(kafka_producer(broker, more={"message.max.bytes": LETTER_BYTES_MAX}))
     engines = {
         name: Engine(
             repository.topic(name),

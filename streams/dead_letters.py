@@ -1,21 +1,26 @@
 """Dead letters: events that could not be applied, kept with the reason, out of the way of the rest.
 
-A letter is keyed by topic, partition and offset, so that a replay's second copy is the same letter.
+A letter is keyed by topic, partition and offset, so that a replay's second copy is the same letter. That a letter was
+taken back is a record of its own beside it, with a key of its own: a worker that reads the topic again writes its
+letters again, and neither that nor the broker's compaction may bring one back that has been replayed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import msgspec
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from featurestore.errors import DeadLetterError
 from streams.broker import Broker, admin_client, client_config
 
 _FLUSH_S = 30.0
 _SUFFIX = ".dead"
+_REPLAYED = b"#replayed"
 # A letter is its record in base64 and more, so it may be larger than what its topic takes: ten times the usual bound.
+# One that the broker refuses would stop its worker for good.
 LETTER_BYTES_MAX = 10 << 20
 
 
@@ -29,6 +34,7 @@ class DeadLetter(msgspec.Struct, frozen=True):
 
     position  of the event, where only that one of a record that holds many was not applied; the bytes are then a
               record of that event alone
+    record_key  of the event's own record; None where it had none, and in letters of before it was kept
     """
 
     topic: str
@@ -38,15 +44,41 @@ class DeadLetter(msgspec.Struct, frozen=True):
     detail: str
     payload: bytes | None
     position: int | None = None
+    record_key: bytes | None = None
 
     @property
     def place(self) -> str:
-        """Partition and offset, and the position where there is one."""
-        return "/".join(str(each) for each in (self.partition, self.offset, self.position) if each is not None)
+        """Topic, partition and offset, and the position where there is one."""
+        place = (self.topic, self.partition, self.offset, self.position)
+        return "/".join(str(each) for each in place if each is not None)
 
     @property
     def key(self) -> bytes:
-        return f"{self.topic}/{self.place}".encode()
+        return self.place.encode()
+
+
+class Replayed(msgspec.Struct, frozen=True):
+    """That a letter was taken back: its place, and the offset at which its event stands in the same partition now."""
+
+    place: str
+    new_offset: int
+
+    @property
+    def key(self) -> bytes:
+        return self.place.encode() + _REPLAYED
+
+
+@dataclass(frozen=True, slots=True)
+class HeldLetter:
+    """A letter as its topic holds it.
+
+    written_us  when it was last written; a worker that reads the topic again writes it again
+    replayed    how it was taken back, if it was
+    """
+
+    letter: DeadLetter
+    written_us: int
+    replayed: Replayed | None = None
 
 
 class DeadLetterBox:
@@ -85,7 +117,27 @@ class DeadLetterBox:
 
 def read_letters(broker: Broker | str, topics: Sequence[str], timeout_s: float = 10.0) -> list[DeadLetter]:
     """Every letter of the topics as of now, each once, by topic, partition and offset of its event."""
-    letters: dict[bytes, DeadLetter] = {}
+    letters = [held.letter for held in held_letters(broker, topics, timeout_s)]
+    return sorted(letters, key=_order)
+
+
+def held_letters(broker: Broker | str, topics: Sequence[str], timeout_s: float = 10.0) -> list[HeldLetter]:
+    """Every letter of the topics as of now, each once, in the order in which they were written first."""
+    letters: dict[bytes, HeldLetter] = {}
+    taken_back: dict[str, Replayed] = {}
+    for message in _records(broker, [dead_letter_topic(topic) for topic in topics], timeout_s):
+        key, value = message.key() or b"", message.value() or b""
+        if key.endswith(_REPLAYED):
+            replayed = msgspec.json.decode(value, type=Replayed)
+            taken_back[replayed.place] = replayed
+        else:
+            letter = msgspec.json.decode(value, type=DeadLetter)
+            letters[letter.key] = HeldLetter(letter, message.timestamp()[1] * 1_000)
+    return [replace(held, replayed=taken_back.get(held.letter.place)) for held in letters.values()]
+
+
+def _records(broker: Broker | str, topics: Sequence[str], timeout_s: float) -> Iterator[Message]:
+    """The records of the topics that exist, up to their ends as of now."""
     existing = admin_client(broker).list_topics(timeout=timeout_s).topics
     consumer = Consumer(
         {
@@ -94,14 +146,17 @@ def read_letters(broker: Broker | str, topics: Sequence[str], timeout_s: float =
             "enable.auto.commit": False,
             "auto.offset.reset": "error",
             "enable.partition.eof": True,
+            # A replay that was killed half-way has taken nothing back.
+            "isolation.level": "read_committed",
+            "fetch.message.max.bytes": LETTER_BYTES_MAX,
         }
     )
     try:
         places = [
-            TopicPartition(dead_letter_topic(topic), partition, 0)
+            TopicPartition(topic, partition, 0)
             for topic in topics
-            if dead_letter_topic(topic) in existing
-            for partition in existing[dead_letter_topic(topic)].partitions
+            if topic in existing
+            for partition in existing[topic].partitions
         ]
         ends = {}
         for place in places:
@@ -119,13 +174,11 @@ def read_letters(broker: Broker | str, topics: Sequence[str], timeout_s: float =
             if error is not None and error.code() != KafkaError._PARTITION_EOF:
                 raise KafkaException(error)
             if error is None:
-                letter = msgspec.json.decode(message.value() or b"", type=DeadLetter)
-                letters[letter.key] = letter
+                yield message
             if where in ends and (error is not None or (message.offset() or 0) + 1 >= ends[where]):
                 del ends[where]
     finally:
         consumer.close()
-    return sorted(letters.values(), key=_order)
 
 
 def _order(letter: DeadLetter) -> tuple[str, int, int, int]:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from featurestore.errors import LostTailError, TopicError
-from featurestore.event_time import DAY_US, SECOND_US, Mark
+from featurestore.event_time import DAY_US, REPEATED_US, SECOND_US, Mark
 from featurestore.kernel import BATCHED_OFFSETS_MAX, Column, Events, in_records
 from featurestore.kernel.expressions import from_arrow
 from featurestore.kernel.keys import group_keys
@@ -25,8 +25,10 @@ from featurestore.offline import EventLog, log_schema
 from featurestore.spec import Topic
 from streams.codecs import Codec, Decoded, codec_of
 from streams.dead_letters import DeadLetter, DeadLetterBox
+from streams.decided import Decided, decided
 from streams.log_writer import LogWriter
 from streams.online_sink import OnlineSink
+from streams.repeats import Repeats
 from streams.transport import Batch
 from streams.watermark import Judged, judge
 
@@ -39,10 +41,11 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(slots=True)
 class Counts:
-    """What this engine did since it started; replays count again."""
+    """What this engine did since it started; replays count again, but for dead letters that the log has passed."""
 
     batches: int = 0
     applied: int = 0
+    repeated: int = 0
     clamped: int = 0
     dead: Counter[str] = field(default_factory=Counter)
 
@@ -71,6 +74,7 @@ class Engine:
         self.topic, self.counts = topic, Counts()
         self._topic_id, self._sinks, self._letters, self._clock_us = topic_id, sinks, letters, clock_us
         self._log = LogWriter(log, clock_us, log_thread)
+        self._held, self._decided, self._repeats = log, dict[int, Decided](), Repeats(topic, log)
         self._codec = codec or codec_of(topic)
         self._lateness_max_us = lateness_us
         self._marks: dict[int, Mark] = {}
@@ -90,10 +94,16 @@ class Engine:
         # What waited for the log belongs to reads of before; after a change of owner it is read again.
         self.flush()
         self._log.forget()
-        marks = [self._log.marks().get(partition), *(sink.open(partition, self._topic_id) for sink in self._sinks)]
+        logged = self._log.marks().get(partition)
+        marks = [logged, *(sink.open(partition, self._topic_id) for sink in self._sinks)]
         known = [mark for mark in marks if mark is not None]
         start = min(known, key=lambda mark: mark.offset) if len(known) == len(marks) else Mark(0, _NO_EVENT)
         self._marks[partition] = start
+        log_end = Mark(0, _NO_EVENT) if logged is None else logged
+        self._decided[partition] = decided(
+            self._held, partition, start.offset, log_end.offset, is_batched=self.topic.is_batched
+        )
+        self._repeats.open(partition, log_end.offset, log_end.newest_us)
         return start.offset
 
     def reopen(self, partition: int) -> None:
@@ -119,6 +129,7 @@ class Engine:
         self.flush()
         end = self.settled().get(partition)
         self._marks.pop(partition, None)
+        self._repeats.close(partition)
         for sink in self._sinks:
             sink.close(partition)
         return end
@@ -138,9 +149,11 @@ class Engine:
         if self.topic.is_batched and batch.end_offset > BATCHED_OFFSETS_MAX:
             what = f"offset {batch.end_offset} is beyond what records of many events may have ({BATCHED_OFFSETS_MAX})"
             raise TopicError(self.topic.name, what)
-        decoded = self._codec.decode(batch.values)
+        past = self._decided[batch.partition]
+        decoded = past.undecided(self._codec.decode(batch.values), batch.offsets)
         event = _times(decoded, self.topic)
         judged = judge(event, batch.timestamps_us[decoded.index], before.newest_us)
+        judged = self._repeats.mark(batch.partition, decoded.arrays, batch.offsets[decoded.index], judged, past)
         self._post(batch, decoded, judged)
         newest_us = int(judged.newest_us[-1]) if len(judged.newest_us) else before.newest_us
         new = Mark(batch.end_offset, newest_us, self._topic_id, batch.leader_epoch)
@@ -155,6 +168,7 @@ class Engine:
             chooser = _chooser(sink, self.topic, batch, decoded, judged, offsets, taken)
             sink.apply(batch.partition, grouped, offsets[taken], new, chooser)
         self._marks[batch.partition] = new
+        self._repeats.keep(batch.partition)
         self._gather(batch, decoded, judged, offsets)
         self.counts.batches += 1
         self.counts.clamped += int((judged.effective_us < event).sum())
@@ -200,7 +214,8 @@ class Engine:
         letters = [self._letter(batch, bad.index, bad.reason, bad.detail, bad.position) for bad in decoded.rejected]
         position = [None] * len(decoded.index) if decoded.position is None else decoded.position.tolist()
         event = _times(decoded, self.topic)
-        late = ~judged.future & (judged.late_by_us > self._lateness_max_us)
+        repeated = judged.late_by_us == REPEATED_US
+        late = ~judged.future & ~repeated & (judged.late_by_us > self._lateness_max_us)
         for place in np.flatnonzero(judged.future).tolist():
             ahead_s = int(event[place] - judged.effective_us[place]) // SECOND_US
             detail = f"{ahead_s} s ahead of its arrival"
@@ -211,7 +226,8 @@ class Engine:
             letters.append(self._letter(batch, int(decoded.index[place]), "too_late", detail, position[place]))
         self._letters.put(letters)
         self.counts.dead.update(letter.reason for letter in letters)
-        self.counts.applied += len(decoded.index) - (len(letters) - len(decoded.rejected))
+        self.counts.repeated += int(repeated.sum())
+        self.counts.applied += int((~judged.future & ~repeated & ~late).sum())
 
     def _letter(self, batch: Batch, index: int, reason: str, detail: str, position: int | None) -> DeadLetter:
         offset, payload = int(batch.offsets[index]), batch.values[index]
@@ -219,7 +235,8 @@ class Engine:
             from streams.codecs.arrow import one_row
 
             payload = one_row(payload, position)
-        return DeadLetter(self.topic.name, batch.partition, offset, reason, detail, payload, position)
+        key = batch.key(index)
+        return DeadLetter(self.topic.name, batch.partition, offset, reason, detail, payload, position, key)
 
     def _gather(self, batch: Batch, decoded: Decoded, judged: Judged, offsets: Ints) -> None:
         kept = np.flatnonzero(~judged.future)

@@ -1,15 +1,18 @@
-"""The ledger of a topic: every record that was acknowledged is applied or a dead letter, once."""
+"""The ledger of a topic: every record that was acknowledged is applied, a repeat or a dead letter, once."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+from featurestore.event_time import REPEATED_US
 from featurestore.offline import EventLog
 from featurestore.settings import Settings
 from featurestore.spec import Repository
 from streams.broker import broker_of
-from streams.dead_letters import DeadLetter, read_letters
+from streams.dead_letters import DeadLetter, held_letters
+from streams.holes import records_in
 from streams.progress import Progress
 
 
@@ -17,10 +20,13 @@ from streams.progress import Progress
 class TopicLedger:
     """Records of one topic by what became of them.
 
-    records  that the broker has
-    applied  taken by a view at least; of a record that holds many events, one of them at least
-    dead     by reason; of a record that holds many events, all of them, and the reason of the first
-    twice    offsets that stand in the log more than once, or both there and among the dead without being late
+    records   that the broker has: offsets, less those that hold no record (a transaction's end takes one)
+    applied   taken by a view at least; of a record that holds many events, one of them at least
+    dead      by reason; of a record that holds many events, all of them, and the reason of the first; a letter that
+              was taken back stays here, its event counts at its new offset
+    twice     offsets that stand in the log more than once, or both there and among the dead without being late
+    repeated  events that their topic's `dedupe` left out
+    replayed  letters that were taken back
     """
 
     topic: str
@@ -28,36 +34,65 @@ class TopicLedger:
     applied: int
     dead: dict[str, int]
     twice: int
+    repeated: int = 0
+    replayed: int = 0
 
     @property
     def balanced(self) -> bool:
-        return self.records == self.applied + sum(self.dead.values()) and not self.twice
+        return self.records == self.applied + self.repeated + sum(self.dead.values()) and not self.twice
 
 
 def ledgers(settings: Settings, repository: Repository) -> list[TopicLedger]:
     """Of every topic that a view reads, from the log, the letters and the broker; the stream must stand still."""
     out = []
     for progress in Progress(settings, repository).look():
-        letters = read_letters(broker_of(settings), [progress.topic])
-        topic = repository.topic(progress.topic)
+        broker, topic = broker_of(settings), repository.topic(progress.topic)
+        held = held_letters(broker, [progress.topic])
         columns = ["partition", "offset", *(["position"] if topic.is_batched else [])]
-        table = EventLog(settings.offline_path, topic).read(columns)
+        table = EventLog(settings.offline_path, topic).read([*columns, "late_by_us"])
         places = list(zip(*(table[column].to_pylist() for column in columns), strict=True))
         logged = set(places)
         # An event that was too late for every view is kept in the log, marked, and is a dead letter as well.
+        letters = [each.letter for each in held]
         late = {_place(one) for one in letters if one.reason == "too_late"}
         other = {_place(one) for one in letters if one.reason != "too_late"}
+        marks = table["late_by_us"].to_pylist()
+        repeated = {place for place, late_by_us in zip(places, marks, strict=True) if late_by_us == REPEATED_US}
         twice = len(places) - len(logged) + len(logged & other)
-        applied = {place[:2] for place in logged - late}
+        known = {place[:2] for place in logged | late | other}
+        gaps = [gap for p, end in progress.ends.items() for gap in _gaps(p, end, known)]
+        missing = records_in(broker, progress.topic, gaps)
+        without = sum(end - first for _, first, end in gaps) - len(missing)
+        applied = {place[:2] for place in logged - late - repeated}
         reasons: dict[tuple[int, int], str] = {}
-        for one in letters:
+        for one in sorted(letters, key=lambda each: each.position or 0):
             if (one.partition, one.offset) not in applied or not topic.is_batched:
                 reasons.setdefault((one.partition, one.offset), one.reason)
-        dead = Counter(reasons.values())
-        out.append(TopicLedger(progress.topic, progress.end, len(applied), dict(sorted(dead.items())), twice))
+        out.append(
+            TopicLedger(
+                progress.topic,
+                progress.end - without,
+                len(applied),
+                dict(sorted(Counter(reasons.values()).items())),
+                twice,
+                len(repeated),
+                sum(each.replayed is not None for each in held),
+            )
+        )
     return out
 
 
 def _place(letter: DeadLetter) -> tuple[int, ...]:
     place = (letter.partition, letter.offset)
     return place if letter.position is None else (*place, letter.position)
+
+
+def _gaps(partition: int, end: int, known: set[tuple[int, ...]]) -> Iterator[tuple[int, int, int]]:
+    """Runs of offsets of which nothing is known."""
+    first = 0
+    for offset in sorted(offset for p, offset in known if p == partition and offset < end):
+        if first < offset:
+            yield partition, first, offset
+        first = offset + 1
+    if first < end:
+        yield partition, first, end

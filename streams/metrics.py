@@ -40,6 +40,9 @@ class WorkerMetrics:
         clamped = CounterMetricFamily(
             "featurestore_events_clamped", "Events of the future, by a little", labels=["topic"]
         )
+        repeated = CounterMetricFamily(
+            "featurestore_events_repeated", "Events whose id was seen already, left out", labels=["topic"]
+        )
         dead = CounterMetricFamily("featurestore_events_dead", "Dead letters", labels=["topic", "reason"])
         batches = CounterMetricFamily("featurestore_batches", "Batches applied", labels=["topic"])
         rows = CounterMetricFamily("featurestore_rows_written", "Rows sent to the online store", labels=["view"])
@@ -54,6 +57,7 @@ class WorkerMetrics:
             batches.add_metric([topic], engine.counts.batches)
             for view, count in engine.rows_written().items():
                 rows.add_metric([view], count)
+            repeated.add_metric([topic], engine.counts.repeated)
             for reason, count in list(engine.counts.dead.items()):
                 dead.add_metric([topic, reason], count)
             for partition, mark in engine.marks().items():
@@ -62,7 +66,7 @@ class WorkerMetrics:
                 newest.add_metric(labels, mark.newest_us / SECOND_US)
                 if (topic, partition) in ends:
                     lag.add_metric(labels, max(ends[topic, partition] - mark.offset, 0))
-        yield from (applied, clamped, dead, batches, rows, stands, newest, lag)
+        yield from (applied, clamped, repeated, dead, batches, rows, stands, newest, lag)
 
     def health(self) -> tuple[int, bytes]:
         """HTTP status and what it is made from."""

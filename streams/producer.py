@@ -36,16 +36,17 @@ def kafka_producer(
     broker: Broker | str,
     compression: str = "lz4",
     on_error: Callable[[KafkaError], None] | None = None,
-    record_bytes_max: int = 1_000_000,
+    more: Mapping[str, Any] | None = None,
 ) -> Producer:
     """An idempotent producer: every acknowledged record is stored once, in order a key.
 
-    record_bytes_max  larger ones are refused here; topics have a limit of their own
+    more  settings of librdkafka beside these
     """
     return Producer(
         {
             **client_config(broker),
             **({} if on_error is None else {"error_cb": on_error}),
+            **(more or {}),
             "enable.idempotence": True,
             "acks": "all",
             "compression.type": compression,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from confluent_kafka import IsolationLevel, TopicPartition
@@ -26,6 +27,7 @@ class TopicProgress:
     done    records before the watermark of the sink that is furthest behind
     online  the same, of the online store alone
     dead    dead letters so far; a replay may have written one twice
+    ends    partition -> end offset
     """
 
     topic: str
@@ -33,6 +35,7 @@ class TopicProgress:
     done: int
     online: int
     dead: int
+    ends: Mapping[int, int]
 
     @property
     def lag(self) -> int:
@@ -61,7 +64,9 @@ class Progress:
             online = sum(min([each.get(p, 0) for each in rows], default=ends.get((name, p), 0)) for p in partitions)
             done = sum(min([logged.get(p, 0), *(each.get(p, 0) for each in rows)]) for p in partitions)
             end = sum(ends.get((name, p), 0) for p in partitions)
-            out.append(TopicProgress(name, end, done, online, ends.get((dead_letter_topic(name), 0), 0)))
+            letters = ends.get((dead_letter_topic(name), 0), 0)
+            of_partition = {p: ends.get((name, p), 0) for p in partitions}
+            out.append(TopicProgress(name, end, done, online, letters, of_partition))
         return out
 
     def _ends(self) -> dict[tuple[str, int], int]:

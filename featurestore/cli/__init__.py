@@ -14,11 +14,13 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
+from featurestore.cli.dead_letters import letters_app
 from featurestore.errors import FeatureStoreError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console()
 errors = Console(stderr=True)
+app.add_typer(letters_app, name="dead-letters")
 
 
 def main() -> None:
@@ -134,38 +136,6 @@ def worker(
         log_format="json" if log_format == "json" else chosen.log_format,
     )
     raise typer.Exit(code)
-
-
-@app.command("dead-letters")
-def dead_letters(
-    topic: Annotated[str | None, typer.Argument(help="only this topic's letters")] = None,
-    limit: Annotated[int, typer.Option(help="how many to show")] = 20,
-) -> None:
-    """Show the events that could not be applied, with their reasons."""
-    from collections import Counter
-
-    from featurestore.settings import Settings
-    from featurestore.spec import load
-    from streams.broker import broker_of
-    from streams.dead_letters import read_letters
-
-    chosen = Settings()
-    repository = load(chosen.definitions)
-    names = list(repository.topics) if topic is None else [repository.topic(topic).name]
-    letters = read_letters(broker_of(chosen), names)
-    rows = [
-        [
-            one.topic,
-            one.place,
-            one.reason,
-            one.detail,
-            (one.payload or b"").decode("utf-8", "replace")[:60],
-        ]
-        for one in letters[:limit]
-    ]
-    show_table("dead letters", ["topic", "partition/offset", "reason", "detail", "payload"], rows)
-    counts = Counter((one.topic, one.reason) for one in letters)
-    show_table("by reason", ["topic", "reason", "letters"], [[t, r, str(n)] for (t, r), n in sorted(counts.items())])
 
 
 @app.command()

@@ -58,7 +58,7 @@ def _show(settings: Settings, file: Path, console: Console) -> None:
         "featurestore send flight-departures docs/examples/departure.json",
         "featurestore get aircraft_departures tailnum=N14228",
         f"curl 'http://{settings.http_host}:{settings.http_port}/v1/features/aircraft_departures?tailnum=N14228'",
-        "featurestore dead-letters",
+        "featurestore dead-letters list",
     ):
         console.print(f"  {line}", highlight=False, soft_wrap=True)
     console.print("Ctrl-C ends all of it; the data stays for the next time", highlight=False)

@@ -46,7 +46,8 @@ class EventLog:
     event_us             event time as the producer said it
     effective_us         min(event time, arrival)
     arrival_us           when the broker took it
-    late_by_us           how far it was behind the newest event of its partition
+    late_by_us           how far it was behind the newest event of its partition; REPEATED_US of a repeat,
+                         which no view takes
     date                 day of the effective time, the partition column
     """
 
@@ -129,6 +130,16 @@ class EventLog:
                 # The definition has gained it since the last commit.
                 table = table.append_column(schema.field(name), pa.nulls(len(table), schema.field(name).type))
         return table.select(list(columns))
+
+    def between(self, partition: int, first: int, end: int, columns: Sequence[str]) -> pa.Table:
+        """Some columns of one partition's events with first <= offset < end, in the order of their offsets."""
+        schema = log_schema(self.topic)
+        if first >= end or not self.exists():
+            return pa.schema([schema.field(name) for name in columns]).empty_table()
+        wanted = (pc.field("partition") == partition) & (pc.field("offset") >= first) & (pc.field("offset") < end)
+        dataset = deltalake.DeltaTable(str(self.path), version=self._version).to_pyarrow_dataset()
+        asked = list(dict.fromkeys(["offset", *columns]))
+        return dataset.to_table(columns=asked, filter=wanted).sort_by("offset").select(list(columns))
 
     def compact(self) -> None:
         """Many small files of live commits become few large ones; nothing else changes."""

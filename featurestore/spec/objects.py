@@ -89,6 +89,8 @@ class Topic:
     lengths     text column -> most characters, or (least, most)
     choices     text or int column -> the only values that it may have
     renamed     column -> its former name, or names, that writers may still use (not for json)
+    dedupe      the column (str or int) that names an event: of events with one id, only the first one counts
+    within      how long an id is remembered, by the event time of its partition
     """
 
     name: str
@@ -105,6 +107,8 @@ class Topic:
     lengths: Mapping[str, Any] = field(default_factory=dict)
     choices: Mapping[str, Any] = field(default_factory=dict)
     renamed: Mapping[str, Any] = field(default_factory=dict)
+    dedupe: str | None = None
+    within: str | timedelta | int | None = None
 
     def __post_init__(self) -> None:
         checked_name("topic", self.name)
@@ -126,6 +130,7 @@ class Topic:
         object.__setattr__(self, "lengths", checked_lengths(owner, self.lengths, typed))
         object.__setattr__(self, "choices", checked_choices(owner, self.choices, typed))
         object.__setattr__(self, "renamed", checked_renamed(owner, self.renamed, typed, self.format))
+        self._check_dedupe(owner)
 
     @property
     def is_batched(self) -> bool:
@@ -143,6 +148,31 @@ class Topic:
         for column, chosen in self.choices.items():
             said.setdefault(column, []).append("one of " + ", ".join(map(repr, chosen)))
         return {column: ", ".join(said[column]) for column in self.schema if column in said}
+
+    def _check_dedupe(self, owner: str) -> None:
+        if (self.dedupe is None) != (self.within is None):
+            raise DefinitionError(f"{owner} needs dedupe and within together, such as dedupe='event_id', within='1h'")
+        if self.dedupe is None:
+            return
+        if self.dedupe not in self.schema:
+            raise UnknownColumnError(owner, self.dedupe, self.schema)
+        if self.schema[self.dedupe] not in ("string", "int64"):
+            raise DefinitionError(
+                f"dedupe={self.dedupe!r} of {owner} is a {self.schema[self.dedupe]}; an id is a str or an int"
+            )
+        if self.is_batched:
+            raise DefinitionError(f"{owner} has dedupe={self.dedupe!r}, which the format 'arrow' does not have yet")
+        if self.key is None:
+            raise DefinitionError(
+                f"{owner} has dedupe={self.dedupe!r}, but no key: each partition remembers the ids that it has seen, "
+                "so an event sent twice must come to the same one; set key to a column that both copies share"
+            )
+        if not self.within_us:
+            raise DefinitionError(f"{owner} has within={self.within!r}; ids are remembered for longer than no time")
+
+    @property
+    def within_us(self) -> int:
+        return 0 if self.within is None else duration_us(self.within)
 
     @property
     def arrow_schema(self) -> pa.Schema:

@@ -18,6 +18,7 @@ class Batch:
     offsets        (n) of the records
     timestamps_us  (n) when the broker took them (or the producer's stamp, where the topic says so)
     leader_epoch   of the last record, -1 when unknown
+    keys           (n) of the records, for who keeps them; empty where they were not read
     """
 
     topic: str
@@ -28,19 +29,26 @@ class Batch:
     offsets: npt.NDArray[np.int64]
     timestamps_us: npt.NDArray[np.int64]
     leader_epoch: int = -1
+    keys: Sequence[bytes | None] = ()
 
     def after(self, offset: int) -> Batch:
         """The part of the batch at or after an offset."""
         cut = int(np.searchsorted(self.offsets, offset))
         first = max(self.first_offset, offset)
         values, offsets, stamps = self.values[cut:], self.offsets[cut:], self.timestamps_us[cut:]
-        return Batch(self.topic, self.partition, first, self.end_offset, values, offsets, stamps, self.leader_epoch)
+        keys, epoch = self.keys[cut:], self.leader_epoch
+        return Batch(self.topic, self.partition, first, self.end_offset, values, offsets, stamps, epoch, keys)
+
+    def key(self, index: int) -> bytes | None:
+        """The key of one record."""
+        return self.keys[index] if self.keys else None
 
     def followed_by(self, others: Sequence[Batch]) -> Batch:
         """This batch and those right after it as one."""
-        values = list(self.values)
+        values, keys = list(self.values), list(self.keys)
         for other in others:
             values.extend(other.values)
+            keys.extend(other.keys)
         last = others[-1] if others else self
         parts = (self, *others)
         return Batch(
@@ -52,4 +60,5 @@ class Batch:
             np.concatenate([part.offsets for part in parts]),
             np.concatenate([part.timestamps_us for part in parts]),
             last.leader_epoch,
+            keys,
         )

@@ -288,6 +288,10 @@ class Reader:
         advice = self._pressure.look(held, time.monotonic())
         if advice.resume:
             self._consumer.resume([TopicPartition(*place) for place in advice.resume])
+            # A pause makes librdkafka go on from the last record that it handed over: a seek of before, of which no
+            # record had come yet, would be forgotten, and all up to the old place be taken for a hole.
+            for place in advice.resume:
+                self._to_seek[place] = time.monotonic() + _SEEK_S
         if advice.pause:
             # The group must hear from us, so polling goes on; pausing drops what was prefetched, hence so late.
             self._consumer.pause([TopicPartition(*place) for place in advice.pause])
@@ -332,8 +336,8 @@ class Reader:
         stamps = stamps * 1_000 + 999
         epoch = fresh[-1].leader_epoch()
         end = int(offsets[-1]) + 1
-        values = list(map(Message.value, fresh))
-        self._put(Batch(*place, first, end, values, offsets, stamps, -1 if epoch is None else epoch))
+        values, keys = list(map(Message.value, fresh)), list(map(Message.key, fresh))
+        self._put(Batch(*place, first, end, values, offsets, stamps, -1 if epoch is None else epoch, keys))
 
     def _pass_over(self, place: Place, end: int) -> None:
         """The partition ends here: what lies between the last record and its end are markers and holes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from streams.dead_letters import DeadLetter, DeadLetterBox
+from streams.producer import kafka_producer
 from tests.project import Project
 
 DEFINITIONS = """
@@ -36,7 +39,10 @@ def made(project: Make, unique: Callable[[str], str]) -> Project:
         (["get", "walk", "usr=a"], "['user']"),
         (["get", "by_group", "group=a"], "'group' must be int64"),
         (["get", "by_group", "group=99999999999999999999"], "'group' must be int64"),
-        (["dead-letters", "stepz"], "'steps-"),
+        (["dead-letters", "list", "--topic", "stepz"], "'steps-"),
+        (["dead-letters", "show", "stepz/0/1"], "'steps-"),
+        (["dead-letters", "show", "steps"], "no place of a letter"),
+        (["dead-letters", "replay", "--topic", "stepz"], "'steps-"),
         (["train", "walkr", "--spine", "pyproject.toml"], "'walker'"),
         (["train", "walker", "--spine", "none.parquet"], "none.parquet"),
         (["send", "stepz", "none.json"], "none.json"),
@@ -68,6 +74,36 @@ def test_apply_send_and_get(made: Project, tmp_path: Path) -> None:
     assert shown.returncode == 0, shown.stderr
     assert "PRESENT" in shown.stdout
     assert "NOT_FOUND" in made.command("get", "by_group", "group=2").stdout
+
+
+def test_letters_are_counted_listed_and_shown_with_all_their_facts(made: Project) -> None:
+    topic = next(iter(made.repository.topics))
+    box = DeadLetterBox(kafka_producer(made.settings.kafka_bootstrap))
+    box.put(
+        [
+            DeadLetter(topic, 0, 7, "wrong_type", "Expected `int` - at `$.group`", b'{"group": "[x]"}', b"ann"),
+            DeadLetter(topic, 1, 8, "broken_json", "cut", b"\xff\x00"),
+            DeadLetter(topic, 1, 9, "no_value", "a tombstone", None),
+        ]
+    )
+    box.flush()
+    listed = made.command("dead-letters", "list", "--topic", topic, "--limit", "2")
+    assert listed.returncode == 0, listed.stderr
+    assert "no_value" in listed.stdout
+    assert '"[x]"' not in listed.stdout, "the oldest of three is not among the newest two"
+    said = json.loads(made.command("dead-letters", "list", "--topic", topic, "--reason", "wrong_type", "--json").stdout)
+    assert said["counts"] == [{"topic": topic, "reason": "wrong_type", "waiting": 1, "replayed": 0}]
+    assert [(one["offset"], one["key"]) for one in said["letters"]] == [(7, "ann")]
+    for place in ([f"{topic}/0/7"], [topic, "0", "7"]):
+        shown = made.command("dead-letters", "show", *place)
+        assert shown.returncode == 0, shown.stderr
+        assert "Expected `int` - at `$.group`" in shown.stdout
+        assert '  "group": "[x]"' in shown.stdout
+    assert "0xff00" in made.command("dead-letters", "show", f"{topic}/1/8").stdout
+    assert "a tombstone" in made.command("dead-letters", "show", f"{topic}/1/9").stdout
+    missing = made.command("dead-letters", "show", f"{topic}/1/7")
+    assert missing.returncode == 1
+    assert f"'{topic}/1/8'" in missing.stderr
 
 
 def test_plan_tells_what_apply_would_change_and_changes_nothing(made: Project) -> None:
@@ -108,7 +144,7 @@ def test_settings_are_shown_without_secrets_and_wrong_ones_are_named(tmp_path: P
     ("arguments", "says"),
     [
         (["apply"], "no Kafka broker answers at 127.0.0.1:1"),
-        (["dead-letters"], "no Kafka broker answers at 127.0.0.1:1"),
+        (["dead-letters", "list"], "no Kafka broker answers at 127.0.0.1:1"),
         (["send", "{topic}", "docs/examples/departure.json"], "breaks the contract"),
         (["worker"], "online store does not answer"),
         (["get", "by_user", "user=a"], "online store does not answer"),

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from featurestore.errors import CommitRetriesError, EventLogError, OnlineStoreError
-from featurestore.event_time import FUTURE_MAX_US, SECOND_US
+from featurestore.event_time import FUTURE_MAX_US, REPEATED_US, SECOND_US
 from featurestore.kernel import roll_up
 from featurestore.kernel.keys import encode_keys
 from featurestore.online import TOKEN_BYTES
@@ -287,10 +287,12 @@ class History:
 
     def _check(self) -> None:
         applied, dead, newest_us = self._expected()
-        if sorted(self._table.rows) != sorted(
-            {place for place, reason in dead.items() if reason == "too_late"} | applied[""]
-        ):
+        logged = sorted((row["partition"], row["offset"]) for row in self._table.rows)
+        if logged != sorted({place for place, reason in dead.items() if reason == "too_late"} | applied[""]):
             raise ViolationError("the log does not hold every event once")
+        marked = {(r["partition"], r["offset"]) for r in self._table.rows if r["late_by_us"] == REPEATED_US}
+        if marked != applied["repeats"]:
+            raise ViolationError(f"repeats are {sorted(marked)}, not {sorted(applied['repeats'])}")
         if self._letters != dead:
             raise ViolationError(f"letters are {self._letters}, not {dead}")
         store = SimulatedStore(self._server, self._token, lambda: "")
@@ -323,6 +325,7 @@ class History:
         latest_us = 0
         for partition, held in enumerate(self._held):
             newest_us = 0
+            taken: list[tuple[str, int]] = []
             for record in held:
                 place = partition, record.offset
                 if record.event is None:
@@ -335,6 +338,12 @@ class History:
                 late_by_us = max(newest_us - effective_us, 0)
                 newest_us = max(newest_us, effective_us)
                 applied[""].add(place)
+                name = record.event["id"]
+                if name is not None:
+                    if any(name == each and newest_us - seen_us <= TOPIC.within_us for each, seen_us in taken):
+                        applied["repeats"].add(place)
+                        continue
+                    taken.append((name, newest_us))
                 takers = [view.name for view in VIEWS if late_by_us <= view.lateness_us]
                 for name in takers:
                     applied[name].add(place)

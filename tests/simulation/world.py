@@ -22,6 +22,7 @@ from featurestore import Entity, FeatureView, Topic, count
 from featurestore import sum as total
 from featurestore.errors import EventLogError, OnlineStoreError
 from featurestore.event_time import SECOND_US, Mark
+from featurestore.offline import log_schema
 from featurestore.online import OnlineStore
 from streams.dead_letters import DeadLetter
 from streams.transport import Batch
@@ -30,9 +31,13 @@ PARTITIONS = 2
 START_US = 1_700_000_000 * SECOND_US
 TOPIC = Topic(
     "paid",
-    schema={"user": str, "shop": str, "at": "timestamp", "amount": float},
+    schema={"user": str, "shop": str, "at": "timestamp", "amount": float, "id": str},
     event_time="at",
+    key="user",
     partitions=PARTITIONS,
+    nullable=("id",),
+    dedupe="id",
+    within="40s",
 )
 VIEWS = tuple(
     FeatureView(
@@ -75,7 +80,13 @@ def records(draw: random.Random, count_max: int) -> list[list[Record]]:
                 "shop": f"s{draw.randrange(3)}",
                 "at": at_us,
                 "amount": draw.choice([0.1, 0.2, 1e9, -3.7, 1e-3, 1e12]),
+                "id": draw.choice([f"e{offset}", f"e{offset}", f"e{offset}", None]),
             }
+            before = [record.event for record in held if record.event is not None]
+            if before and draw.random() < 0.2:
+                # Sent again: mostly soon, and mostly as it was.
+                event = dict(draw.choice(before[-draw.choice([1, 3, 20]) :]))
+                event["at"] = draw.choice([event["at"], event["at"], at_us])
             value = json.dumps(event).encode()
             if kind > 0.95:
                 held.append(Record(offset, value[:-3], now_us, None))
@@ -207,7 +218,7 @@ class SimulatedStore(OnlineStore):
 class Table:
     """What a Delta table holds: rows and marks move together."""
 
-    rows: list[tuple[int, int]] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
     marks: dict[int, Mark] = field(default_factory=dict)
 
 
@@ -225,8 +236,8 @@ class SimulatedLog:
         held = self._table.marks
         moved = {p: mark for p, mark in marks.items() if p not in held or held[p].offset < mark.offset}
         if moved:
-            places = zip(rows["partition"].to_pylist(), rows["offset"].to_pylist(), strict=True)
-            lacking = [(p, offset) for p, offset in places if p not in held or offset >= held[p].offset]
+            told = rows.select(["partition", "offset", "effective_us", "late_by_us", "id"]).to_pylist()
+            lacking = [r for r in told if r["partition"] not in held or r["offset"] >= held[r["partition"]].offset]
             self._table.rows.extend(lacking)
             self._table.marks = {**held, **moved}
         self._known = dict(self._table.marks)
@@ -240,6 +251,12 @@ class SimulatedLog:
 
     def forget(self) -> None:
         self._known = None
+
+    def between(self, partition: int, first: int, end: int, columns: list[str]) -> pa.Table:
+        some = [row for row in self._table.rows if row["partition"] == partition and first <= row["offset"] < end]
+        some.sort(key=lambda row: int(row["offset"]))
+        schema = log_schema(TOPIC)
+        return pa.Table.from_pylist(some, pa.schema([schema.field(name) for name in columns]))
 
 
 class SimulatedLetters:

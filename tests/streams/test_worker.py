@@ -216,7 +216,7 @@ def test_bad_events_become_letters_and_the_good_ones_around_them_count(
     assert counted(made) == 3
     [ledger] = ledgers(made.settings, made.repository)
     assert ledger.balanced
-    shown = made.command("dead-letters", topic)
+    shown = made.command("dead-letters", "list", "--topic", topic)
     assert shown.returncode == 0, shown.stderr
     assert "too_late" in shown.stdout
 

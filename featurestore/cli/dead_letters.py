@@ -1,0 +1,204 @@
+"""`featurestore dead-letters`: which events could not be applied, why, and how they are taken back."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+if TYPE_CHECKING:
+    from featurestore.settings import Settings
+    from featurestore.spec import Repository
+    from streams.dead_letters import HeldLetter
+    from streams.letter_replay import LetterReport
+
+letters_app = typer.Typer(
+    no_args_is_help=True, help="Show the events that could not be applied, with their reasons; take them back."
+)
+
+TopicOption = Annotated[str | None, typer.Option(help="only letters of this topic")]
+ReasonOption = Annotated[str | None, typer.Option(help="only letters with this reason, such as wrong_type")]
+JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object")]
+_PAYLOAD_SHOWN = 60
+
+
+@letters_app.command("list")
+def list_letters(
+    topic: TopicOption = None,
+    reason: ReasonOption = None,
+    limit: Annotated[int, typer.Option(help="how many letters to show", min=0)] = 20,
+    as_json: JsonOption = False,
+) -> None:
+    """Count the letters by topic and reason, and show the newest."""
+    from featurestore.cli import show_table
+
+    _, _, held = _read(topic)
+    held = [each for each in held if reason in (None, each.letter.reason)]
+    newest = held[::-1][:limit]
+    waiting = Counter((each.letter.topic, each.letter.reason) for each in held if each.replayed is None)
+    replayed = Counter((each.letter.topic, each.letter.reason) for each in held if each.replayed is not None)
+    kinds = sorted(waiting.keys() | replayed.keys())
+    if as_json:
+        counts = [{"topic": t, "reason": r, "waiting": waiting[t, r], "replayed": replayed[t, r]} for t, r in kinds]
+        print(json.dumps({"counts": counts, "letters": [_facts(each) for each in newest]}))
+        return
+    rows = [[t, r, f"{waiting[t, r]:,}", f"{replayed[t, r]:,}"] for t, r in kinds]
+    show_table("by reason", ["topic", "reason", "waiting", "replayed"], rows)
+    columns = ["topic", "partition/offset", "reason", "detail", "payload", ""]
+    show_table("dead letters, the newest first", columns, [_row(each) for each in newest])
+
+
+@letters_app.command("show")
+def show_letter(
+    place: Annotated[list[str], typer.Argument(help="TOPIC PARTITION OFFSET, or topic/partition/offset")],
+    as_json: JsonOption = False,
+) -> None:
+    """Show all that is known of one letter."""
+    from featurestore.cli import console, show_table
+
+    said = "/".join(place)
+    topic, *numbers = said.split("/")
+    if len(numbers) != 2 or not all(number.isdecimal() for number in numbers):
+        raise typer.BadParameter(f"{said!r} is no place of a letter, such as payments/0/918 or payments 0 918")
+    wanted = f"{topic}/{int(numbers[0])}/{int(numbers[1])}"
+    _, _, held = _read(topic)
+    found = next((each for each in held if each.letter.place == wanted), None)
+    if found is None:
+        from featurestore.errors import UnknownObjectError
+
+        raise UnknownObjectError("dead letter", wanted, [each.letter.place for each in held])
+    facts = _facts(found)
+    if as_json:
+        print(json.dumps(facts))
+        return
+    payload = facts.pop("payload")
+    show_table(wanted, ["fact", "value"], [[name, escape(str(value))] for name, value in facts.items()])
+    console.print(_pretty(payload), markup=False, highlight=False, soft_wrap=True)
+
+
+@letters_app.command("replay")
+def replay_letters(
+    topic: TopicOption = None,
+    reason: ReasonOption = None,
+    place: Annotated[str | None, typer.Option(help="only this letter: topic/partition/offset")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be done, and do nothing")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Take letters back that the definitions accept by now, each exactly once; safe to repeat.
+
+    Workers must run with the mended definitions already. Letters that would die again are left as they are.
+    """
+    from featurestore.cli import errors, show_table
+    from featurestore.offline import EventLog
+    from streams.broker import broker_of
+    from streams.codecs import codec_of
+    from streams.letter_replay import LetterReplay, Wanted
+    from streams.schemas import schemas_at
+
+    chosen, repository = _chosen()
+    reports: dict[str, LetterReport] = {}
+    if place is not None:
+        topic = topic or place.split("/")[0]
+    for name in _topics(repository, topic):
+        views = repository.views_of(name)
+        if not views:
+            continue
+        wanted_topic = repository.topic(name)
+        marks = EventLog(chosen.offline_path, wanted_topic).marks()
+        replay = LetterReplay(
+            broker_of(chosen),
+            wanted_topic,
+            max(view.lateness_us for view in views),
+            {partition: mark.newest_us for partition, mark in marks.items()},
+            lambda: time.time_ns() // 1_000,
+            lambda step, done, name=name: (  # type: ignore[misc]  # bound now
+                errors.print(f"  {name}: {done:,} replayed", highlight=False) if step == "committed" else None
+            ),
+            codec_of(wanted_topic, schemas_at(chosen.schema_address)),
+        )
+        wanted = Wanted(reason, place)
+        reports[name] = replay.look(wanted) if dry_run else replay.run(wanted)
+    if as_json:
+        said = {
+            name: {"replayed": one.replayed, "before": one.before, "left": one.left, "example": one.example}
+            for name, one in reports.items()
+        }
+        print(json.dumps({"dry_run": dry_run, "topics": said}))
+        return
+    done = "would be replayed" if dry_run else "replayed"
+    rows = []
+    for name, one in reports.items():
+        rows.append([name, done, f"{one.replayed:,}", ""])
+        rows.append([name, "replayed before", f"{one.before:,}", ""])
+        rows += [[name, f"left: {why}", f"{n:,}", escape(one.example[why])] for why, n in sorted(one.left.items())]
+    show_table("replay of dead letters", ["topic", "what", "letters", "such as"], rows)
+
+
+def _chosen() -> tuple[Settings, Repository]:
+    from featurestore.settings import Settings
+    from featurestore.spec import load
+
+    chosen = Settings()
+    return chosen, load(chosen.definitions)
+
+
+def _topics(repository: Repository, topic: str | None) -> Sequence[str]:
+    return list(repository.topics) if topic is None else [repository.topic(topic).name]
+
+
+def _read(topic: str | None) -> tuple[Settings, Repository, list[HeldLetter]]:
+    from streams.broker import broker_of
+    from streams.dead_letters import held_letters
+
+    chosen, repository = _chosen()
+    return chosen, repository, held_letters(broker_of(chosen), _topics(repository, topic))
+
+
+def _row(held: HeldLetter) -> list[str]:
+    one = held.letter
+    shown = (one.payload or b"").decode("utf-8", "replace")[:_PAYLOAD_SHOWN]
+    status = "" if held.replayed is None else f"replayed as {held.replayed.new_offset}"
+    return [one.topic, f"{one.partition}/{one.offset}", one.reason, escape(one.detail), escape(shown), status]
+
+
+def _facts(held: HeldLetter) -> dict[str, Any]:
+    from featurestore.event_time import as_datetime
+
+    one = held.letter
+    return {
+        "topic": one.topic,
+        "partition": one.partition,
+        "offset": one.offset,
+        "reason": one.reason,
+        "detail": one.detail,
+        "written": as_datetime(held.written_us).isoformat(),
+        "key": _text(one.record_key),
+        "replayed_as_offset": None if held.replayed is None else held.replayed.new_offset,
+        "bytes": None if one.payload is None else len(one.payload),
+        "payload": _text(one.payload),
+    }
+
+
+def _text(data: bytes | None) -> str | None:
+    """Text where it is UTF-8 that can be shown, else hexadecimal."""
+    if data is None:
+        return None
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        return "0x" + data.hex()
+    return text if text.replace("\n", "").replace("\t", "").isprintable() else "0x" + data.hex()
+
+
+def _pretty(payload: str | None) -> str:
+    if payload is None:
+        return "no payload (a tombstone)"
+    try:
+        return json.dumps(json.loads(payload), indent=2, ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return payload

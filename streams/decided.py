@@ -1,0 +1,101 @@
+"""What the log has decided already: a partition that is read again before the log's end is not judged anew.
+
+The log holds every event that was not a dead letter. So where it has been, an offset that it lacks was a dead letter
+and stays one, also when the definition was mended since: its event comes back as a record of its own, by
+`featurestore dead-letters replay`, and must not count at both places. Which events were repeats is read there, too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from featurestore.event_time import REPEATED_US
+from featurestore.kernel import PLACES_MAX, in_records
+from streams.codecs import Decoded
+
+Ints = npt.NDArray[np.int64]
+Truths = npt.NDArray[np.bool_]
+_NONE = np.zeros(0, dtype=np.int64)
+# Rows of the log that are looked at together.
+_STEP = 2_000_000
+
+
+class Log(Protocol):
+    """What is asked of the event log."""
+
+    def between(self, partition: int, first: int, end: int, columns: list[str]) -> pa.Table: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """The log's decisions on the offsets [first, end) of a partition.
+
+    gap_first, gap_end  (m) runs of places that the log lacks, half-open, rising; a place is an offset, or where records
+                        hold many events, an offset with the position in its record
+    repeated            places of repeats, rising
+    """
+
+    first: int
+    end: int
+    gap_first: Ints
+    gap_end: Ints
+    repeated: Ints
+
+    def is_dead(self, offsets: Ints) -> Truths:
+        """Which of these offsets were dead letters."""
+        gap = np.searchsorted(self.gap_first, offsets, side="right") - 1
+        inside = gap >= 0
+        if len(self.gap_end):
+            inside &= offsets < self.gap_end[gap]
+        return inside
+
+    def is_repeat(self, offsets: Ints) -> Truths:
+        """Which of these offsets were repeats."""
+        return np.isin(offsets, self.repeated)
+
+    def undecided(self, decoded: Decoded, offsets: Ints) -> Decoded:
+        """A batch's records without those that were dead letters; these have their letters since then.
+
+        offsets  of all records of the batch
+        """
+        if not len(offsets) or offsets[0] >= self.end:
+            return decoded
+        rejected = tuple(bad for bad in decoded.rejected if offsets[bad.index] >= self.end)
+        # Beyond the log's end nothing is in a gap.
+        places = offsets[decoded.index]
+        if decoded.position is not None:
+            places = in_records(places, decoded.position)
+        kept = np.flatnonzero(~self.is_dead(places))
+        if len(kept) == len(decoded.index):
+            return replace(decoded, rejected=rejected)
+        chosen = pa.array(kept)
+        arrays = {name: array.take(chosen) for name, array in decoded.arrays.items()}
+        position = None if decoded.position is None else decoded.position[kept]
+        return Decoded(decoded.index[kept], arrays, rejected, position)
+
+
+def decided(log: Log, partition: int, first: int, end: int, *, is_batched: bool = False) -> Decided:
+    """Read what the log says of a partition from `first` on; it ends at `end`.
+
+    is_batched  whether records hold many events
+    """
+    columns = ["offset", "late_by_us", *(["position"] if is_batched else [])]
+    starts, ends, repeated = [_NONE], [_NONE], [_NONE]
+    for low in range(first, end, _STEP):
+        high = min(low + _STEP, end)
+        table = log.between(partition, low, high, columns)
+        offsets, bounds = table["offset"].to_numpy(), (low, high)
+        if is_batched:
+            offsets = np.sort(in_records(offsets, table["position"].to_numpy()))
+            bounds = low * PLACES_MAX, high * PLACES_MAX
+        edges = np.concatenate(([bounds[0] - 1], offsets, [bounds[1]]))
+        gaps = np.flatnonzero(np.diff(edges) > 1)
+        starts.append(edges[gaps] + 1)
+        ends.append(edges[gaps + 1])
+        repeated.append(offsets[table["late_by_us"].to_numpy() == REPEATED_US])
+    return Decided(first, end, np.concatenate(starts), np.concatenate(ends), np.concatenate(repeated))

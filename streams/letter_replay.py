@@ -1,0 +1,232 @@
+"""Taking dead letters back, each exactly once, however often the command is killed, repeated, or run by two at a time.
+
+A batch of letters is one Kafka transaction: their events go into the source topic again, and beside each letter goes
+the record that it was taken back. Readers see both or neither. The transactional id is the topic's, so a run that
+begins ends the one before: the broker aborts what that had open, and refuses what it sends later. Letters are read
+after that, so none that another run took back is taken again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Literal
+
+import msgspec
+import pyarrow as pa
+from confluent_kafka import KafkaError, KafkaException, Producer
+
+from featurestore.errors import LetterReplayError
+from featurestore.event_time import FUTURE_MAX_US, SECOND_US
+from featurestore.spec import Topic
+from streams.codecs import Codec, codec_of
+from streams.dead_letters import LETTER_BYTES_MAX, DeadLetter, Replayed, dead_letter_topic, held_letters
+from streams.producer import kafka_producer
+
+# Readers of the topic wait for an open transaction: a batch is done in milliseconds, and one that was killed in the
+# middle is aborted by the broker after this long, or at once by the next run.
+_TRANSACTION_MS = 10_000
+_BATCH_LETTERS_MAX = 500
+_BATCH_BYTES_MAX = 8 << 20
+_COMMIT_TRIES_MAX = 5
+_ANSWER_S = 30.0
+
+Step = Literal["begun", "sent", "noted", "committed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which letters are meant; None means any."""
+
+    reason: str | None = None
+    place: str | None = None
+
+    def __call__(self, letter: DeadLetter) -> bool:
+        return self.reason in (None, letter.reason) and self.place in (None, letter.place)
+
+
+@dataclass(slots=True)
+class LetterReport:
+    """What became of the wanted letters of one topic.
+
+    replayed  taken back now (or, of a trial, that would be)
+    before    taken back by an earlier run
+    left      reason -> letters that would die again, and are left as they are
+    example   reason -> what is wrong with one of them
+    """
+
+    replayed: int = 0
+    before: int = 0
+    left: Counter[str] = field(default_factory=Counter)
+    example: dict[str, str] = field(default_factory=dict)
+
+
+class LetterReplay:
+    """Takes letters of one topic back.
+
+    lateness_us  the longest that any view of the topic waits
+    newest_us    partition -> newest event time that its log has: what is too late by it will be too late
+    codec        of the topic; Avro and Protobuf need their registry
+    on_step      told of every step of every batch, after it was done
+    """
+
+    def __init__(
+        self,
+        broker: Broker | str,
+        topic: Topic,
+        lateness_us: int,
+        newest_us: Mapping[int, int],
+        clock_us: Callable[[], int],
+        on_step: Callable[[Step, int], None] = lambda step, replayed: None,
+        codec: Codec | None = None,
+    ) -> None:
+        self._broker, self._topic, self._lateness_us = broker, topic, lateness_us
+        self._newest_us, self._clock_us, self._on_step = newest_us, clock_us, on_step
+        self._codec = codec or codec_of(topic)
+
+    def look(self, wanted: Wanted) -> LetterReport:
+        """What `run` would do; changes nothing."""
+        good, report = self._checked(wanted)
+        report.replayed = len(good)
+        return report
+
+    def run(self, wanted: Wanted) -> LetterReport:
+        """Take the letters back that the definition accepts by now; raises LetterReplayError, and is safe to repeat."""
+        more = {
+            "transactional.id": f"featurestore-dead-letters-{self._topic.name}",
+            "transaction.timeout.ms": _TRANSACTION_MS,
+            "message.timeout.ms": _TRANSACTION_MS,
+            "message.max.bytes": LETTER_BYTES_MAX,
+        }
+        report = LetterReport()
+        producer = kafka_producer(self._broker, more=more)
+        try:
+            producer.init_transactions(_ANSWER_S)
+            good, report = self._checked(wanted)
+            for batch in _batches(good):
+                producer.begin_transaction()
+                try:
+                    self._take_back(producer, batch, report)
+                except BaseException:
+                    _abort(producer)
+                    raise
+        except KafkaException as error:
+            # Not closed: the client's `close` fails for a producer that another one has ended; it is freed unclosed.
+            raise LetterReplayError(self._topic.name, report.replayed, _said(error)) from error
+        producer.close()
+        return report
+
+    def _take_back(self, producer: Producer, batch: Sequence[DeadLetter], report: LetterReport) -> None:
+        topic = self._topic.name
+        offsets: dict[str, int] = {}
+        failed: list[str] = []
+        self._on_step("begun", report.replayed)
+        for letter in batch:
+
+            def delivered(error: KafkaError | None, message: object, place: str = letter.place) -> None:
+                if error is None:
+                    offsets[place] = message.offset()  # type: ignore[attr-defined]
+                else:
+                    failed.append(str(error))
+
+            # Into its own partition: there its producer put it, among the events of its key.
+            producer.produce(
+                topic,
+                partition=letter.partition,
+                key=letter.record_key,
+                value=letter.payload,
+                headers=[("replayed-from", letter.key)],
+                on_delivery=delivered,
+            )
+        producer.flush(_ANSWER_S)
+        self._on_step("sent", report.replayed)
+        if failed or len(offsets) < len(batch):
+            what = failed[0] if failed else "the broker did not acknowledge the events in time"
+            raise LetterReplayError(topic, report.replayed, what)
+        for letter in batch:
+            replayed = Replayed(letter.place, offsets[letter.place])
+            producer.produce(dead_letter_topic(topic), key=replayed.key, value=msgspec.json.encode(replayed))
+        # A commit waits for all that was sent, and fails when some of it could not be stored.
+        self._on_step("noted", report.replayed)
+        _commit(producer)
+        report.replayed += len(batch)
+        self._on_step("committed", report.replayed)
+
+    def _checked(self, wanted: Wanted) -> tuple[list[DeadLetter], LetterReport]:
+        """The wanted letters that the definition accepts by now, and what is to be said of the others."""
+        report, good = LetterReport(), []
+        held = [each for each in held_letters(self._broker, [self._topic.name]) if wanted(each.letter)]
+        report.before = sum(each.replayed is not None for each in held)
+        open_letters = [each.letter for each in held if each.replayed is None]
+        # Events of one partition come back in the order in which they came.
+        open_letters.sort(key=lambda letter: (letter.partition, letter.offset))
+        for letter, why in zip(open_letters, self._faults(open_letters), strict=True):
+            if why is None:
+                good.append(letter)
+            else:
+                report.left[why[0]] += 1
+                report.example.setdefault(why[0], f"{letter.place}: {why[1]}")
+        return good, report
+
+    def _faults(self, letters: Sequence[DeadLetter]) -> list[tuple[str, str] | None]:
+        """For each letter, why it would die again: reason and detail."""
+        decoded = self._codec.decode([letter.payload for letter in letters])
+        faults: list[tuple[str, str] | None] = [None] * len(letters)
+        for bad in decoded.rejected:
+            faults[bad.index] = bad.reason, bad.detail
+        now_us = self._clock_us()
+        times = decoded.arrays[self._topic.event_time].cast(pa.int64()).to_pylist()
+        for index, event_us in zip(decoded.index.tolist(), times, strict=True):
+            faults[index] = self._untimely(letters[index], event_us, now_us)
+        return faults
+
+    def _untimely(self, letter: DeadLetter, event_us: int, now_us: int) -> tuple[str, str] | None:
+        """Time is judged anew, for an arrival of now: an event cannot come back earlier than it comes back."""
+        if letter.reason == "too_late":
+            # Its event is in the log, marked with how late it was: a second one would count twice in a patient view.
+            return "too_late", "it is in the log; a view with more lateness takes it from there"
+        if event_us - now_us > FUTURE_MAX_US:
+            return "future", f"still {(event_us - now_us) // SECOND_US} s ahead"
+        late_by_us = self._newest_us.get(letter.partition, 0) - min(event_us, now_us)
+        if late_by_us > self._lateness_us:
+            behind_s, allowed_s = late_by_us // SECOND_US, self._lateness_us // SECOND_US
+            return "too_late", f"{behind_s} s behind the newest event of its partition, views allow {allowed_s} s"
+        return None
+
+
+def _batches(letters: Sequence[DeadLetter]) -> list[list[DeadLetter]]:
+    out: list[list[DeadLetter]] = []
+    size = 0
+    for letter in letters:
+        size += len(letter.payload or b"")
+        if not out or len(out[-1]) == _BATCH_LETTERS_MAX or size > _BATCH_BYTES_MAX:
+            out.append([])
+            size = len(letter.payload or b"")
+        out[-1].append(letter)
+    return out
+
+
+def _commit(producer: Producer) -> None:
+    for attempt in range(_COMMIT_TRIES_MAX):
+        try:
+            producer.commit_transaction(_ANSWER_S)
+            return
+        except KafkaException as error:
+            # Asked again, a commit whose answer was lost says that it is done.
+            if not error.args[0].retriable() or attempt == _COMMIT_TRIES_MAX - 1:
+                raise
+
+
+def _abort(producer: Producer) -> None:
+    # A run that was ended by another one has nothing open any more; else the broker aborts by itself before long.
+    with suppress(KafkaException):
+        producer.abort_transaction(_ANSWER_S)
+
+
+def _said(error: KafkaException) -> str:
+    said = error.args[0]
+    if said.code() in (KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED):
+        return "another run began meanwhile and goes on in its place"
+    return str(said.str())

@@ -1,0 +1,319 @@
+"""Dead letters are taken back exactly once: killed at every step, repeated, or by two at a time, on a real broker."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+
+from featurestore.client import FeatureStore
+from featurestore.errors import LetterReplayError
+from featurestore.local import LocalStack, environment_of
+from featurestore.spec import load
+from streams.codecs.json import JsonCodec
+from streams.dead_letters import DeadLetter, DeadLetterBox, held_letters
+from streams.ledger import ledgers
+from streams.letter_replay import LetterReplay, LetterReport, Step, Wanted
+from streams.producer import EventProducer, kafka_producer
+from tests.project import Project
+
+Make = Callable[..., Project]
+DAY_US = 86_400_000_000
+
+
+def definitions(topic: str, nullable: str = "()", lateness: str = "1h") -> str:
+    return f"""
+from featurestore import Entity, FeatureView, Topic, count, sum
+
+paid = Topic({topic!r}, schema={{"user": str, "at": "timestamp", "amount": float}},
+             event_time="at", key="user", partitions=2, nullable={nullable})
+by_user = FeatureView("by_user", Entity("user", key="user"), paid, lateness={lateness!r},
+                      features={{"n": count(), "paid": sum("amount")}})
+"""
+
+
+def now_us() -> int:
+    return time.time_ns() // 1_000
+
+
+def line(user: str, at_us: int, amount: object) -> bytes:
+    return json.dumps({"user": user, "at": at_us, "amount": amount}).encode()
+
+
+def records(bootstrap: str, topic: str, partitions: int = 2) -> list[Message]:
+    """All records of a topic that a reader may see."""
+    consumer = Consumer(
+        {"bootstrap.servers": bootstrap, "group.id": "test", "enable.partition.eof": True, "enable.auto.commit": False}
+    )
+    consumer.assign([TopicPartition(topic, p, 0) for p in range(partitions)])
+    out, ended = [], 0
+    while ended < partitions:
+        message = consumer.poll(30)
+        assert message is not None
+        error = message.error()
+        if error is None:
+            out.append(message)
+        else:
+            assert error.code() == KafkaError._PARTITION_EOF
+            ended += 1
+    consumer.close()
+    return out
+
+
+def sources(bootstrap: str, topic: str) -> Counter[str]:
+    """How often each letter's event was put into its topic again."""
+    return Counter(dict(each.headers() or [])["replayed-from"].decode() for each in records(bootstrap, topic))
+
+
+@pytest.fixture
+def lettered(stack: LocalStack, project: Make, unique: Callable[[str], str]) -> Project:
+    """A topic with 1,300 letters of a definition that has been mended since, and 20 that are broken for ever."""
+    topic = unique("lettered")
+    made = project(definitions(topic, '("amount",)'))
+    box = DeadLetterBox(kafka_producer(stack.kafka_bootstrap))
+    fresh = now_us()
+    box.put(
+        DeadLetter(topic, n % 2, n // 2, "wrong_type", "null", line(f"u{n % 7}", fresh, None), f"u{n % 7}".encode())
+        for n in range(1_300)
+    )
+    box.put(DeadLetter(topic, 0, 10_000 + n, "broken_json", "cut", b"{") for n in range(20))
+    box.flush()
+    return made
+
+
+def replay(made: Project, on_step: Callable[[Step, int], None] = lambda step, done: None) -> LetterReplay:
+    [topic] = made.repository.topics.values()
+    return LetterReplay(made.settings.kafka_bootstrap, topic, 3_600_000_000, {}, now_us, on_step)
+
+
+def topic_of(made: Project) -> str:
+    return next(iter(made.repository.topics))
+
+
+KILLED = """
+import os, pathlib, signal, sys, time
+from featurestore.spec import load
+from streams.letter_replay import LetterReplay, Wanted
+
+bootstrap, folder, step, batch = sys.argv[1:]
+seen = []
+
+def end(at, replayed):
+    seen.append(at)
+    if at == step and seen.count(at) == int(batch):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+[topic] = load(pathlib.Path(folder)).topics.values()
+LetterReplay(bootstrap, topic, 3_600_000_000, {}, lambda: time.time_ns() // 1_000, end).run(Wanted())
+"""
+
+
+@pytest.mark.parametrize("step", ["begun", "sent", "noted", "committed"])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_replay_killed_at_a_step_of_a_batch_is_gone_on_with_and_nothing_comes_twice(
+    lettered: Project, step: str, batch: int
+) -> None:
+    made, bootstrap = lettered, lettered.settings.kafka_bootstrap
+    command = [sys.executable, "-c", KILLED, bootstrap, str(made.settings.definitions), step, str(batch)]
+    killed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    report = replay(made).run(Wanted())
+    assert report.before == 500 * (batch if step == "committed" else batch - 1)
+    assert report.before + report.replayed == 1_300
+    assert report.left == {"broken_json": 20}
+    again = replay(made).run(Wanted())
+    assert (again.replayed, again.before) == (0, 1_300)
+    found = sources(bootstrap, topic_of(made))
+    assert len(found) == 1_300
+    assert set(found.values()) == {1}
+
+
+def test_a_replay_killed_at_random_moments_takes_every_letter_back_once(lettered: Project) -> None:
+    seed = 20_261
+    draw = random.Random(seed)
+    command = [sys.executable, "-m", "featurestore.cli", "dead-letters", "replay"]
+    for _ in range(6):
+        running = subprocess.Popen(
+            command, env=environment_of(lettered.settings), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            running.wait(draw.uniform(0.3, 2.0))
+        except subprocess.TimeoutExpired:
+            running.kill()
+            running.wait()
+    done = lettered.command("dead-letters", "replay", "--json")
+    assert done.returncode == 0, done.stderr
+    [said] = json.loads(done.stdout)["topics"].values()
+    assert said["replayed"] + said["before"] == 1_300, f"seed {seed}"
+    found = sources(lettered.settings.kafka_bootstrap, topic_of(lettered))
+    assert len(found) == 1_300
+    assert set(found.values()) == {1}, f"seed {seed}"
+
+
+@pytest.mark.parametrize("step", ["begun", "sent", "noted", "committed"])
+def test_of_two_replays_at_a_time_the_later_one_goes_on_and_the_earlier_one_says_so(
+    lettered: Project, step: Step
+) -> None:
+    second: list[LetterReport] = []
+
+    def meanwhile(at: Step, replayed: int) -> None:
+        if at == step and not second:
+            second.append(replay(lettered).run(Wanted()))
+
+    with pytest.raises(LetterReplayError, match="another run began meanwhile"):
+        replay(lettered, meanwhile).run(Wanted())
+    assert second[0].replayed + second[0].before == 1_300
+    assert second[0].before == (500 if step == "committed" else 0)
+    found = sources(lettered.settings.kafka_bootstrap, topic_of(lettered))
+    assert len(found) == 1_300
+    assert set(found.values()) == {1}
+
+
+def test_many_replays_in_a_race_take_every_letter_back_once(lettered: Project) -> None:
+    reports: list[LetterReport] = []
+    ended: list[LetterReplayError] = []
+
+    def run() -> None:
+        try:
+            reports.append(replay(lettered).run(Wanted()))
+        except LetterReplayError as error:
+            ended.append(error)
+
+    racers = [threading.Thread(target=run) for _ in range(4)]
+    for racer in racers:
+        racer.start()
+    for racer in racers:
+        racer.join()
+    assert len(reports) + len(ended) == 4
+    replay(lettered).run(Wanted())
+    found = sources(lettered.settings.kafka_bootstrap, topic_of(lettered))
+    assert len(found) == 1_300
+    assert set(found.values()) == {1}
+
+
+def test_an_event_comes_back_with_its_key_into_its_partition_and_says_from_where(lettered: Project) -> None:
+    topic = topic_of(lettered)
+    report = replay(lettered).run(Wanted(place=f"{topic}/1/3"))
+    assert report.replayed == 1
+    [record] = records(lettered.settings.kafka_bootstrap, topic)
+    assert (record.partition(), record.key(), record.headers()) == (
+        1,
+        b"u0",
+        [("replayed-from", f"{topic}/1/3".encode())],
+    )
+    held = {each.letter.place: each for each in held_letters(lettered.settings.kafka_bootstrap, [topic])}
+    assert {place for place, each in held.items() if each.replayed} == {f"{topic}/1/3"}
+    replayed = held[f"{topic}/1/3"].replayed
+    assert replayed is not None
+    assert replayed.new_offset == record.offset() == 0
+
+
+def test_a_letter_that_a_worker_writes_again_is_not_taken_back_again(lettered: Project) -> None:
+    # A worker that reads the topic again, as after a loss of the online store, writes its letters again.
+    replay(lettered).run(Wanted())
+    topic = topic_of(lettered)
+    box = DeadLetterBox(kafka_producer(lettered.settings.kafka_bootstrap))
+    box.put([DeadLetter(topic, 0, 5, "wrong_type", "null", line("u1", now_us(), None))])
+    box.flush()
+    again = replay(lettered).run(Wanted())
+    assert (again.replayed, again.before) == (0, 1_300)
+
+
+def test_a_trial_says_what_would_be_done_and_does_nothing(lettered: Project) -> None:
+    report = replay(lettered).look(Wanted())
+    assert (report.replayed, report.left) == (1_300, {"broken_json": 20})
+    assert report.example["broken_json"].startswith(f"{topic_of(lettered)}/0/10000: ")
+    assert records(lettered.settings.kafka_bootstrap, topic_of(lettered)) == []
+
+
+def test_letters_that_would_die_of_their_time_are_left_with_the_reason(
+    stack: LocalStack, project: Make, unique: Callable[[str], str]
+) -> None:
+    topic = unique("untimely")
+    made = project(definitions(topic))
+    box, moment = DeadLetterBox(kafka_producer(stack.kafka_bootstrap)), now_us()
+    box.put(
+        [
+            DeadLetter(topic, 0, 0, "future", "ahead", line("a", moment - 60_000_000, 1.0)),
+            DeadLetter(topic, 0, 1, "future", "ahead", line("a", moment + DAY_US, 1.0)),
+            DeadLetter(topic, 0, 2, "too_late", "late", line("a", moment, 1.0)),
+            DeadLetter(topic, 0, 3, "wrong_type", "was", line("a", moment - 2 * 3_600_000_000, 1.0)),
+            DeadLetter(topic, 1, 4, "wrong_type", "was", line("a", moment - 2 * 3_600_000_000, 1.0)),
+            DeadLetter(topic, 1, 5, "no_value", "tombstone", None),
+        ]
+    )
+    box.flush()
+    # Partition 0 has come as far as now; what is two hours behind it is too late for every view.
+    taken = LetterReplay(stack.kafka_bootstrap, made.repository.topic(topic), 3_600_000_000, {0: moment}, now_us).run(
+        Wanted()
+    )
+    assert taken.replayed == 2
+    assert taken.left == {"future": 1, "too_late": 2, "no_value": 1}
+    assert sorted(sources(stack.kafka_bootstrap, topic)) == [f"{topic}/0/0", f"{topic}/1/4"]
+
+
+def test_a_mended_definition_takes_its_letters_back_and_all_readers_count_each_event_once(
+    project: Make, unique: Callable[[str], str]
+) -> None:
+    topic = unique("mended")
+    made = project(definitions(topic))
+    worker = made.start_worker()
+    with EventProducer(made.settings.kafka_bootstrap) as producer:
+        for n in range(2_000):
+            amount = None if n % 10 == 0 else 1.0
+            producer.send_raw(topic, f"u{n % 50}".encode(), line(f"u{n % 50}", now_us(), amount))
+        producer.send_raw(topic, b"x", b"{")
+    made.wait_until_applied(worker)
+    worker.terminate()
+    assert worker.wait(30) == 0, made.said()
+    # The mended view reads the topic from its beginning, where its letters decode by now.
+    (made.folder / "definitions" / "all.py").write_text(definitions(topic, '("amount",)'))
+    made.repository = load(made.folder / "definitions")
+    made.store = FeatureStore(made.settings, made.repository)
+    worker = made.start_worker()
+    made.wait_until_applied(worker)
+    names = [f"u{n}" for n in range(50)]
+    assert sum(made.store.get_many("by_user", {"user": names})["by_user__n"].to_pylist()) == 1_800
+    tried = made.command("dead-letters", "replay", "--dry-run")
+    assert tried.returncode == 0, tried.stderr
+    assert "would be replayed" in tried.stdout
+    for replayed in (200, 0):
+        done = made.command("dead-letters", "replay", "--topic", topic, "--json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["topics"][topic]["replayed"] == replayed
+    with EventProducer(made.settings.kafka_bootstrap) as producer:
+        for partition_key in names:
+            producer.send_raw(topic, partition_key.encode(), line(partition_key, now_us(), 1.0))
+    made.wait_until_applied(worker)
+    online = made.store.get_many("by_user", {"user": names})
+    assert sum(online["by_user__n"].to_pylist()) == 2_050
+    assert sum(online["by_user__paid"].to_pylist()) == 1_850.0
+    [ledger] = ledgers(made.settings, made.repository)
+    assert ledger.balanced, ledger
+    assert (ledger.applied, ledger.dead, ledger.replayed) == (2_050, {"broken_json": 1, "wrong_type": 200}, 200)
+
+
+def test_a_letter_larger_than_a_record_may_be_does_not_stop_its_worker(
+    project: Make, unique: Callable[[str], str]
+) -> None:
+    topic = unique("large")
+    made = project(definitions(topic))
+    worker = made.start_worker()
+    large = b"{" + b"x" * 950_000
+    with EventProducer(made.settings.kafka_bootstrap) as producer:
+        producer.send_raw(topic, b"u1", large)
+        producer.send(made.repository.topic(topic), {"user": "u1", "at": now_us(), "amount": 1.0})
+    made.wait_until_applied(worker)
+    [held] = held_letters(made.settings.kafka_bootstrap, [topic])
+    assert held.letter.payload == large
+    assert held.letter.record_key == b"u1"
+    assert JsonCodec(made.repository.topic(topic)).decode([held.letter.payload]).rejected[0].reason == "broken_json"

@@ -1,0 +1,169 @@
+"""Repeats equal their definition, whatever the batches, and whatever is judged again or after a restart."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from featurestore import Topic
+from featurestore.errors import DefinitionError, TooManyIdsError, UnknownColumnError
+from featurestore.event_time import REPEATED_US, SECOND_US
+from streams.decided import decided
+from streams.repeats import Repeats, Seen
+from streams.watermark import judge
+
+WITHIN_US = 10
+SCHEMA = {"user": str, "at": "timestamp", "id": str, "number": int, "amount": float}
+TOPIC = Topic("sent", SCHEMA, event_time="at", key="user", nullable=("id",), dedupe="id", within=WITHIN_US)
+Event = tuple[str | None, int]
+EVENTS = st.lists(
+    st.tuples(st.one_of(st.none(), st.sampled_from(["a", "b", "", "é"])), st.integers(0, 60)), max_size=40
+)
+
+
+def naive(events: list[Event], within_us: int = WITHIN_US) -> list[bool]:
+    out: list[bool] = []
+    taken: list[tuple[str, int]] = []
+    newest_us = 0
+    for name, event_us in events:
+        newest_us = max(newest_us, event_us)
+        repeat = name is not None and any(n == name and newest_us - at <= within_us for n, at in taken)
+        if name is not None and not repeat:
+            taken.append((name, newest_us))
+        out.append(repeat)
+    return out
+
+
+class Held:
+    """The log of one partition, in memory."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, object]] = []
+
+    def between(self, partition: int, first: int, end: int, columns: list[str]) -> pa.Table:
+        some = [row for row in self.rows if first <= row["offset"] < end]  # type: ignore[operator]
+        types = {"id": pa.string()}
+        return pa.table({name: pa.array([r[name] for r in some], types.get(name, pa.int64())) for name in columns})
+
+
+class Worker:
+    """Judges one partition as the engine does: time first, then repeats; `stop` leaves the log behind."""
+
+    def __init__(self, events: list[Event], log: Held, start: int) -> None:
+        self._events, self._log, self._at = events, log, start
+        logged = len(log.rows)
+        newest_us = max((e for _, e in events[:logged]), default=0)
+        self._newest_us = max((e for _, e in events[:start]), default=0)
+        self._repeats = Repeats(TOPIC, log)
+        self._past = decided(log, 0, start, logged)
+        self._repeats.open(0, logged, newest_us)
+
+    def judge(self, count: int, keep: bool = True) -> list[bool]:
+        part = self._events[self._at : self._at + count]
+        event_us = np.array([e for _, e in part], dtype=np.int64)
+        offsets = np.arange(self._at, self._at + len(part))
+        judged = judge(event_us, event_us, self._newest_us)
+        columns = {"id": pa.array([name for name, _ in part], pa.string())}
+        marked = self._repeats.mark(0, columns, offsets, judged, self._past)
+        if keep:
+            self._repeats.keep(0)
+            self._at += len(part)
+            self._newest_us = int(judged.newest_us[-1]) if len(part) else self._newest_us
+            for index, offset in enumerate(offsets.tolist()):
+                if offset >= len(self._log.rows):
+                    row = {"offset": offset, "effective_us": int(event_us[index]), "id": part[index][0]}
+                    self._log.rows.append({**row, "late_by_us": int(marked.late_by_us[index])})
+        return (marked.late_by_us == REPEATED_US).tolist()
+
+
+# The first example loads compiled loops.
+@settings(deadline=None)
+@given(EVENTS, st.lists(st.integers(0, 7), max_size=30), st.data())
+def test_any_batches_some_judged_again_and_any_restarts_give_the_definition(
+    events: list[Event], cuts: list[int], data: st.DataObject
+) -> None:
+    wanted, log = naive(events), Held()
+    worker, at = Worker(events, log, 0), 0
+    for count in [*cuts, len(events)]:
+        match data.draw(st.sampled_from(["go on", "again", "restart"])):
+            case "again":
+                # A batch that was not applied, since a commit of before failed, comes again with other edges.
+                worker.judge(data.draw(st.integers(0, 9)), keep=False)
+            case "restart":
+                # The online store may be behind the log: then what the log has is read again.
+                at = data.draw(st.integers(0, at))
+                worker = Worker(events, log, at)
+        assert worker.judge(count) == wanted[at : at + count]
+        at = min(at + count, len(events))
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(-(2**63), 2**63 - 1) | st.integers(0, 3), st.integers(0, 60)), max_size=40))
+def test_numbers_are_ids_as_they_are(events: list[tuple[int, int]]) -> None:
+    moments = np.maximum.accumulate(np.array([e for _, e in events], dtype=np.int64)) if events else np.zeros(0, int)
+    found = Seen(WITHIN_US).judge(pa.array([n for n, _ in events], pa.int64()), moments)
+    assert found.tolist() == naive([(str(n), e) for n, e in events])
+
+
+def test_the_table_grows_forgets_and_stays_right_over_many_ids() -> None:
+    draw = np.random.default_rng(11)
+    count, within_us = 400_000, 60_000
+    ids, moments = draw.integers(0, 150_000, count), np.arange(count)
+    seen, found = Seen(within_us), []
+    for first in range(0, count, 7_000):
+        found.append(seen.judge(pa.array(ids[first : first + 7_000]), moments[first : first + 7_000]))
+        seen.keep()
+    taken: dict[int, int] = {}
+    wanted = np.zeros(count, dtype=np.bool_)
+    for index, name in enumerate(ids.tolist()):
+        wanted[index] = name in taken and index - taken[name] <= within_us
+        if not wanted[index]:
+            taken[name] = index
+    assert np.array_equal(np.concatenate(found), wanted)
+
+
+def test_more_ids_than_are_remembered_are_refused_and_old_ones_make_room() -> None:
+    seen = Seen(100, ids_max=50_000)
+    for first in range(0, 400_000, 10_000):
+        ids = pa.array(np.arange(first, first + 10_000))
+        assert not seen.judge(ids, np.full(10_000, first)).any()
+        seen.keep()
+    crowded = Seen(SECOND_US, ids_max=50_000)
+    with pytest.raises(TooManyIdsError, match="at most 50000 are remembered"):
+        crowded.judge(pa.array(np.arange(60_000)), np.zeros(60_000, dtype=np.int64))
+    assert not crowded.judge(pa.array([1]), np.zeros(1, dtype=np.int64)).any(), "what was refused was not judged"
+
+
+def test_what_was_seen_is_learnt_from_as_much_of_the_log_as_the_horizon_needs() -> None:
+    log, asked = Held(), []
+    for offset in range(100):
+        log.rows.append({"offset": offset, "effective_us": offset, "late_by_us": 0, "id": f"e{offset}"})
+
+    class Asked:
+        def between(self, partition: int, first: int, end: int, columns: list[str]) -> pa.Table:
+            asked.append((first, end))
+            return log.between(partition, first, end, columns)
+
+    Repeats(TOPIC, Asked(), look_back=4).open(0, 100, 99)
+    assert asked == [(96, 100), (80, 96)]
+
+
+@pytest.mark.parametrize(
+    ("said", "error", "message"),
+    [
+        ({"dedupe": "id"}, DefinitionError, "needs dedupe and within together"),
+        ({"within": "1h"}, DefinitionError, "needs dedupe and within together"),
+        ({"dedupe": "idd", "within": "1h", "key": "user"}, UnknownColumnError, "'idd'"),
+        ({"dedupe": "amount", "within": "1h", "key": "user"}, DefinitionError, "an id is a str or an int"),
+        ({"dedupe": "id", "within": "1h"}, DefinitionError, "must come to the same one; set key"),
+        ({"dedupe": "id", "within": "0s", "key": "user"}, DefinitionError, "longer than no time"),
+    ],
+)
+def test_a_topic_that_could_not_keep_the_promise_cannot_be_defined(
+    said: dict[str, str], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        Topic("sent", SCHEMA, event_time="at", **said)
