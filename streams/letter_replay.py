@@ -21,6 +21,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from featurestore.errors import LetterReplayError
 from featurestore.event_time import FUTURE_MAX_US, SECOND_US
 from featurestore.spec import Topic
+from streams.broker import Broker
 from streams.codecs import Codec, codec_of
 from streams.dead_letters import LETTER_BYTES_MAX, DeadLetter, Replayed, dead_letter_topic, held_letters
 from streams.producer import kafka_producer
