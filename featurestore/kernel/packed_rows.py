@@ -86,10 +86,9 @@ def roll_values(
 ) -> dict[str, pa.Array] | None:
     """The plain outputs' values; None when a row is damaged, or a value has to be found another way."""
     held = list(payloads)
-    if not {bytes, type(None)}.issuperset(map(type, held)):
-        return None
     addresses, lengths = np.empty((2, len(held)), dtype=np.int64)
-    find(id(held), id(None), addresses, lengths)
+    if not find(id(held), id(None), id(bytes), addresses, lengths):
+        return None
     numbers, lows = np.empty((2, len(program.read), len(held)), dtype=np.int64)
     if not rolled.roll_values(
         addresses, lengths, plan.layout, *_tables(program), *_spans(moment_us, plan),

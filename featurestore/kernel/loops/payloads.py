@@ -45,6 +45,8 @@ def _of_interpreter(name: str, *takes: bool, gives: bool = False) -> Any:
 
 _item = _of_interpreter("PyList_GetItem", True, False, gives=True)
 _size = _of_interpreter("PyBytes_Size", True)
+# An int of C, of which only "not 0" counts.
+_is_instance = _of_interpreter("PyObject_IsInstance", True, True)
 _bytes = _of_interpreter("PyBytes_AsString", True, gives=True)
 
 
@@ -59,17 +61,21 @@ _pointer: Any = intrinsic(_point)
 
 
 @with_lock
-def find(payloads, nothing, addresses, sizes):  # type: ignore[no-untyped-def]
+def find(payloads, nothing, kind, addresses, sizes):  # type: ignore[no-untyped-def]
     """Where each payload's bytes are and how many: (n) out each. An absent one has none.
 
-    payloads  address of a list whose members are bytes or None, as its author has seen
-    nothing   address of None
+    payloads       address of a list
+    nothing, kind  addresses of None and of the type of bytes
+    returns        false where a payload is something else
     """
     for index in range(len(addresses)):
         payload = _item(payloads, np.int64(index))
         addresses[index], sizes[index] = 0, 0
         if payload != nothing:
+            if _is_instance(payload, kind) & np.int64(0xFFFF_FFFF) == 0:
+                return False
             addresses[index], sizes[index] = _bytes(payload), _size(payload)
+    return True
 
 
 @loop

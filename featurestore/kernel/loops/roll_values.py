@@ -17,6 +17,7 @@ from featurestore.kernel.program import (
     KIND,
     LEAST,
     MEAN,
+    MOST,
     RUNG_PLACE,
     SLOT,
     SUM,
@@ -63,6 +64,7 @@ def roll_values(  # type: ignore[no-untyped-def]
             while end > at and get(words, end - size) >= span_end[span]:
                 end -= size
             word, index = at + _TILE_WORDS, level_at[level]
+            is_pair, least = False, np.int64(0)
             for each in range(read_at[span], read_at[span + 1]):
                 while index < read[each]:
                     word += widths[index]
@@ -70,14 +72,22 @@ def roll_values(  # type: ignore[no-untyped-def]
                 kind, low = operations[index, KIND], np.int64(0)
                 if at == end:
                     number = np.int64(0)
+                elif is_pair:
+                    number, is_pair = least, False
                 elif kind == COUNT:
                     number = _count(words, word, end, size)
                 elif kind == SUM:
                     number, low, is_wide = _two_words(words, word, end, size, widths[index])
                     if is_wide:
                         return False
+                elif operations[index, IS_FLOAT] == 0:
+                    number = _extreme(words, word, end, size, kind == LEAST)
                 else:
-                    number = _extreme(words, word, end, size, kind == LEAST, operations[index, IS_FLOAT] != 0)
+                    # The maximum of a column stands right before its minimum, and they wait for different comparisons.
+                    is_pair = kind == MOST and each + 1 < read_at[span + 1] and read[each + 1] == index + 1
+                    is_pair = is_pair and operations[index + 1, KIND] == LEAST and operations[index + 1, IS_FLOAT] != 0
+                    number, least = _float_extremes(words, word, np.int64(2 if is_pair else 0), end, size)
+                    number = least if kind == LEAST else number
                 numbers[each, row], lows[each, row] = number, low
     return True
 
@@ -120,26 +130,26 @@ def _count(words, word, end, size):  # type: ignore[no-untyped-def]
 
 
 @loop
-def _extreme(words, word, end, size, least, floats):  # type: ignore[no-untyped-def]
-    """The least or greatest value, of floats the bits. Two at a time: each comparison waits for the one before."""
+def _extreme(words, word, end, size, least):  # type: ignore[no-untyped-def]
     each, stop, step = np.uint64(word), np.uint64(end), np.uint64(size)
-    if floats:
-        sign = 1.0 if least else -1.0
-        best = last = sign * _float(words, each)
-        while each + step < stop:
-            here, there = sign * _float(words, each), sign * _float(words, each + step)
-            best, last = here if here < best else best, there if there < last else last
-            each += step + step
-        if each < stop:
-            here = sign * _float(words, each)
-            best = here if here < best else best
-        # Zeros have no sign in a row, and shall have none here.
-        return np.float64(sign * min(best, last) + 0.0).view(np.int64)
     found = get(words, each)
     while each < stop:
         found = min(found, get(words, each)) if least else max(found, get(words, each))
         each += step
     return found
+
+
+@loop
+def _float_extremes(words, word, apart, end, size):  # type: ignore[no-untyped-def]
+    """The greatest of the floats at a word of each tile, and the least of those so many words further, as bits."""
+    each, stop, step, further = np.uint64(word), np.uint64(end), np.uint64(size), np.uint64(apart)
+    most, least = _float(words, each), _float(words, each + further)
+    while each < stop:
+        high, low = _float(words, each), _float(words, each + further)
+        most, least = high if high > most else most, low if low < least else least
+        each += step
+    # Which zero came first may not show.
+    return np.float64(most + 0.0).view(np.int64), np.float64(least + 0.0).view(np.int64)
 
 
 @loop
