@@ -21,12 +21,12 @@ from featurestore.event_time import DAY_US, SECOND_US, Mark
 from featurestore.kernel import Column, Events
 from featurestore.kernel.expressions import from_arrow
 from featurestore.kernel.keys import group_keys
-from featurestore.offline import EventLog, log_schema
+from featurestore.offline import log_schema
 from featurestore.spec import Topic
 from streams.codecs.json import Decoded, JsonCodec
-from streams.dead_letters import DeadLetter, DeadLetterBox
+from streams.dead_letters import DeadLetter
 from streams.log_writer import LogWriter
-from streams.online_sink import OnlineSink
+from streams.sink import Letters, Log, Sink
 from streams.transport import Batch
 from streams.watermark import Judged, judge
 
@@ -58,10 +58,10 @@ class Engine:
         self,
         topic: Topic,
         topic_id: str,
-        sinks: Sequence[OnlineSink],
+        sinks: Sequence[Sink],
         lateness_us: int,
-        log: EventLog,
-        letters: DeadLetterBox,
+        log: Log,
+        letters: Letters,
         clock_us: Callable[[], int],
         log_thread: Executor | None = None,
     ) -> None:
@@ -157,6 +157,8 @@ class Engine:
             self._write_log()
         if now_us - self._beat_us >= HEARTBEAT_US:
             self._beat_us = now_us
+            for sink in self._sinks:
+                sink.look()
             for partition, mark in self._marks.items():
                 if mark.offset:
                     for sink in self._sinks:
@@ -225,7 +227,7 @@ class Engine:
 
 
 def _chooser(
-    sink: OnlineSink, topic: Topic, batch: Batch, decoded: Decoded, judged: Judged, offsets: Ints, taken: Ints
+    sink: Sink, topic: Topic, batch: Batch, decoded: Decoded, judged: Judged, offsets: Ints, taken: Ints
 ) -> Callable[[Ints, Ints], Events]:
     columns: Mapping[str, Column] = {
         name: from_arrow(_some(decoded.arrays[name], taken), topic.schema[name]) for name in sink.view.plan.columns

@@ -57,10 +57,13 @@ class OnlineSink:
     """Commits one view's share of each batch; knows how far each bucket has come in each partition.
 
     thread  where commits wait for the store; one of its own by default
+    row_id  under which the rows lie; the view's own id by default
     """
 
-    def __init__(self, store: OnlineStore, view: FeatureView, thread: Executor | None = None) -> None:
-        self._store, self._view = store, view
+    def __init__(
+        self, store: OnlineStore, view: FeatureView, thread: Executor | None = None, row_id: str | None = None
+    ) -> None:
+        self._store, self._view, self.row_id = store, view, row_id or view.id
         self._ends: dict[int, list[int | None]] = {}
         self._thread = thread or ThreadPoolExecutor(1, thread_name_prefix=f"commit-{view.name}")
         self._work: _Work | None = None
@@ -77,7 +80,7 @@ class OnlineSink:
 
         topic_id  of the topic as it is; raises TopicError where a bucket stands in another topic of that name
         """
-        marks = self._store.marks(self._view.id, self._view.source.name).get(partition, [])
+        marks = self._store.marks(self.row_id, self._view.source.name).get(partition, [])
         marks = marks or [None] * self._store.buckets
         self._ends[partition] = [None if mark is None else mark.offset for mark in marks]
         known = [mark for mark in marks if mark is not None]
@@ -140,8 +143,17 @@ class OnlineSink:
         commits = [
             BucketCommit(bucket, self._place(partition), ends[bucket], new, b"", (), (), (), None) for bucket in lagging
         ]
-        for commit, outcome in zip(commits, self._store.commit(self._view.id, commits), strict=True):
+        for commit, outcome in zip(commits, self._store.commit(self.row_id, commits), strict=True):
             self._learn(partition, commit.bucket, outcome, new)
+
+    def look(self) -> None:
+        """Called about once a second; these rows are looked after by nobody else."""
+
+    def has_lost(self, partition: int) -> bool:
+        """Whether a bucket of the store stands earlier than it was left."""
+        marks = self._store.marks(self.row_id, self._view.source.name).get(partition, [])
+        stored = [0 if mark is None else mark.offset for mark in marks] or [0] * self._store.buckets
+        return any(now < (end or 0) for now, end in zip(stored, self._ends[partition], strict=True))
 
     def settled(self, partition: int) -> int:
         """Every bucket holds all events before this offset."""
@@ -159,7 +171,7 @@ class OnlineSink:
         row = work.row[work.waiting]
         touched = np.zeros(len(work.names), dtype=np.bool_)
         touched[row] = True
-        reads = self._store.read(self._view.id, [work.names[index] for index in np.flatnonzero(touched).tolist()])
+        reads = self._store.read(self.row_id, [work.names[index] for index in np.flatnonzero(touched).tolist()])
         # Rows are folded in the order in which the buckets gave them.
         asked = [key for read in reads for key in read.keys]
         place_of = dict(zip(asked, range(len(asked)), strict=True))
@@ -187,7 +199,7 @@ class OnlineSink:
         self._work = work
 
     def _send(self, commits: list[BucketCommit]) -> dict[int, Outcome]:
-        outcomes = self._store.commit(self._view.id, commits)
+        outcomes = self._store.commit(self.row_id, commits)
         return {commit.bucket: outcome for commit, outcome in zip(commits, outcomes, strict=True)}
 
     def _learn(self, partition: int, bucket: int, outcome: Outcome, new: Mark) -> bool:

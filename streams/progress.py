@@ -8,7 +8,7 @@ from confluent_kafka import IsolationLevel, TopicPartition
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
 from featurestore.offline import EventLog
-from featurestore.online import OnlineStore
+from featurestore.online import Aliases, OnlineStore
 from featurestore.settings import Settings
 from featurestore.spec import Repository
 from streams.broker import admin_client
@@ -26,6 +26,7 @@ class TopicProgress:
     done    records before the watermark of the sink that is furthest behind
     online  the same, of the online store alone
     dead    dead letters so far; a replay may have written one twice
+    stale   views whose rows are not complete yet
     """
 
     topic: str
@@ -33,6 +34,7 @@ class TopicProgress:
     done: int
     online: int
     dead: int
+    stale: tuple[str, ...] = ()
 
     @property
     def lag(self) -> int:
@@ -44,6 +46,7 @@ class Progress:
 
     def __init__(self, settings: Settings, repository: Repository) -> None:
         self._repository, self._store = repository, online_store(settings)
+        self._aliases = Aliases(self._store)
         self._admin = admin_client(settings.kafka_bootstrap)
         self._topics = sorted({view.source.name for view in repository.views.values()})
         self._logs = {name: EventLog(settings.offline_path, repository.topic(name)) for name in self._topics}
@@ -57,11 +60,17 @@ class Progress:
             log = self._logs[name]
             log.forget()
             logged = {partition: mark.offset for partition, mark in log.marks().items()}
-            rows = [_online_ends(self._store, view.id, name) for view in self._repository.views_of(name) if view.online]
+            views = [view for view in self._repository.views_of(name) if view.online]
+            aliases = [self._aliases.get(view.id) for view in views]
+            rows = [
+                _online_ends(self._store, view.id if alias is None else alias.id, name)
+                for view, alias in zip(views, aliases, strict=True)
+            ]
+            stale = tuple(v.name for v, a in zip(views, aliases, strict=True) if a is None or not a.is_ready)
             online = sum(min([each.get(p, 0) for each in rows], default=ends.get((name, p), 0)) for p in partitions)
             done = sum(min([logged.get(p, 0), *(each.get(p, 0) for each in rows)]) for p in partitions)
             end = sum(ends.get((name, p), 0) for p in partitions)
-            out.append(TopicProgress(name, end, done, online, ends.get((dead_letter_topic(name), 0), 0)))
+            out.append(TopicProgress(name, end, done, online, ends.get((dead_letter_topic(name), 0), 0), stale))
         return out
 
     def _ends(self) -> dict[tuple[str, int], int]:

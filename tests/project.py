@@ -65,9 +65,9 @@ class Project:
             time.sleep(0.05)
 
     def wait_until_applied(self, worker: subprocess.Popen[bytes] | None = None, limit_s: float = 120.0) -> None:
-        """Until every sink holds every record of every topic."""
+        """Until every sink holds every record of every topic, and lookups say so."""
         progress, deadline = Progress(self.settings, self.repository), time.monotonic() + limit_s
-        while any(one.lag for one in progress.look()):
+        while any(one.lag or one.stale for one in progress.look()):
             assert worker is None or worker.poll() is None, self.said()
             assert time.monotonic() < deadline, self.said()
             time.sleep(0.1)
