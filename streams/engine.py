@@ -157,12 +157,16 @@ class Engine:
             self._write_log()
         if now_us - self._beat_us >= HEARTBEAT_US:
             self._beat_us = now_us
-            for sink in self._sinks:
-                sink.look()
-            for partition, mark in self._marks.items():
-                if mark.offset:
-                    for sink in self._sinks:
-                        sink.heartbeat(partition, mark)
+            self.beat()
+
+    def beat(self) -> None:
+        """Let the sinks look after themselves, and bring the buckets that no event touched to where the others are."""
+        for sink in self._sinks:
+            sink.look()
+        for partition, mark in self._marks.items():
+            if mark.offset:
+                for sink in self._sinks:
+                    sink.heartbeat(partition, mark)
 
     def flush(self) -> None:
         """Bring the log to where the engine stands, and wait for all commits that are at work."""

@@ -33,13 +33,16 @@ class LogFill:
     """Folds one version of a topic's log into rows of one view.
 
     events_max  of one batch; by default as many as memory allows
+    is_whole    also events that no window of now can reach
     """
 
-    def __init__(self, slices: LogSlices, view: FeatureView, events_max: int | None = None) -> None:
+    def __init__(
+        self, slices: LogSlices, view: FeatureView, events_max: int | None = None, *, is_whole: bool = False
+    ) -> None:
         self._slices, self._view = slices, view
         _, dense_bytes, _ = row_bytes(view.plan)
         self._events_max = events_max or min(_EVENTS_MAX, max(_EVENTS_MIN, _ROWS_BYTES_MAX // dense_bytes))
-        reach_us = view.plan.reach_us
+        reach_us = None if is_whole else view.plan.reach_us
         newest_us = max((mark.newest_us for mark in slices.marks.values()), default=0)
         # What no window of now can reach changes no value; a day more, as rows themselves expire.
         floor_us = None if reach_us is None else newest_us - reach_us - view.lateness_us - DAY_US

@@ -40,6 +40,12 @@ class Project:
         self.store = FeatureStore(self.settings, self.repository)
         self._workers: list[subprocess.Popen[bytes]] = []
 
+    def define(self, definitions: str) -> None:
+        """Other definitions, for whatever starts from now on."""
+        (self.folder / "definitions" / "all.py").write_text(definitions)
+        self.repository = load(self.folder / "definitions")
+        self.store = FeatureStore(self.settings, self.repository)
+
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run one of our commands."""
         command = [sys.executable, "-m", "featurestore.cli", *arguments]

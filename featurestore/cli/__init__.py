@@ -14,11 +14,13 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
+from featurestore.cli import backfill
 from featurestore.errors import FeatureStoreError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console()
 errors = Console(stderr=True)
+backfill.add_to(app, console, errors)
 
 
 def main() -> None:

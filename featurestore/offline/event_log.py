@@ -96,7 +96,9 @@ class EventLog:
         return bool(deltalake.DeltaTable.is_deltatable(str(self.path)))
 
     def version(self) -> int:
-        """Version of the table, -1 before its first commit."""
+        """Version of the table, -1 before its first commit; the one asked for, of a log `at` one."""
+        if self._version is not None:
+            return self._version
         return int(deltalake.DeltaTable(str(self.path)).version()) if self.exists() else -1
 
     def files(self) -> int:
