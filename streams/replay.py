@@ -221,7 +221,7 @@ class Replay:
             found = {partition: logged.first_offset(partition, moment) for partition in held}
         else:
             # The broker's clock counts milliseconds.
-            spec = OffsetSpec.for_timestamp(moment // 1_000)  # type: ignore[no-untyped-call]  # no types there
+            spec = OffsetSpec.for_timestamp(moment // 1_000)
             places = {TopicPartition(self._topic.name, partition): spec for partition in held}
             asked = self._admin.list_offsets(places, request_timeout=_TIMEOUT_S)
             found = {place.partition: done.result(_TIMEOUT_S).offset for place, done in asked.items()}

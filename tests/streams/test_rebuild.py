@@ -49,8 +49,9 @@ def send(project: Project, topic: str, count: int, first: int = 0) -> None:
 def cut(project: Project, topic: str, partitions: int = 2) -> None:
     """Retention takes everything that is there."""
     places = [TopicPartition(topic, partition, -1) for partition in range(partitions)]
-    for done in admin_client(project.settings.kafka_bootstrap).delete_records(places).values():
-        done.result()
+    admin = admin_client(project.settings.kafka_bootstrap)
+    for done in admin.delete_records(places).values():
+        done.result(30)
 
 
 def looked_up(project: Project) -> tuple[int, set[str]]:
