@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from confluent_kafka import IsolationLevel, TopicPartition
+from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
@@ -21,7 +21,7 @@ class Bounds:
 
 
 def bounds_of(admin: AdminClient, topic: str, partitions: Iterable[int]) -> dict[int, Bounds]:
-    """The bounds of some partitions; raises KafkaException when the broker does not say."""
+    """The bounds of those partitions that there are; raises KafkaException when the broker does not say."""
     places = [TopicPartition(topic, partition) for partition in partitions]
 
     def offsets(spec: OffsetSpec) -> dict[int, int]:
@@ -30,7 +30,15 @@ def bounds_of(admin: AdminClient, topic: str, partitions: Iterable[int]) -> dict
             isolation_level=IsolationLevel.READ_COMMITTED,
             request_timeout=_TIMEOUT_S,
         )
-        return {place.partition: done.result(_TIMEOUT_S).offset for place, done in asked.items()}
+        out = {}
+        for place, done in asked.items():
+            try:
+                out[place.partition] = done.result(_TIMEOUT_S).offset
+            except KafkaException as error:
+                # A definition may say more partitions than the topic has yet.
+                if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                    raise
+        return out
 
     low = offsets(OffsetSpec.earliest())  # type: ignore[no-untyped-call]  # no types there
     end = offsets(OffsetSpec.latest())  # type: ignore[no-untyped-call]

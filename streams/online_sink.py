@@ -149,11 +149,14 @@ class OnlineSink:
     def look(self) -> None:
         """Called about once a second; these rows are looked after by nobody else."""
 
-    def has_lost(self, partition: int) -> bool:
-        """Whether a bucket of the store stands earlier than it was left."""
-        marks = self._store.marks(self.row_id, self._view.source.name).get(partition, [])
-        stored = [0 if mark is None else mark.offset for mark in marks] or [0] * self._store.buckets
-        return any(now < (end or 0) for now, end in zip(stored, self._ends[partition], strict=True))
+    def lost(self) -> list[int]:
+        """The open partitions of which a bucket of the store stands earlier than it was left."""
+        stored, out = self._store.marks(self.row_id, self._view.source.name), []
+        for partition, ends in self._ends.items():
+            marks = stored.get(partition) or [None] * self._store.buckets
+            if any((0 if mark is None else mark.offset) < (end or 0) for mark, end in zip(marks, ends, strict=True)):
+                out.append(partition)
+        return out
 
     def settled(self, partition: int) -> int:
         """Every bucket holds all events before this offset."""

@@ -13,7 +13,7 @@ Around an `OnlineSink` it adds four things, each noticed about once a second or 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from threading import Event, Lock, Thread
 
@@ -101,6 +101,8 @@ class ServingSink:
         self._incarnation = ""
         self._inner = OnlineSink(store, view, commits)
         self._filling: dict[int, _Filling] = {}
+        # Filled just now: what is left is read from Kafka, however fast the log grows meanwhile.
+        self._filled: set[int] = set()
         self._topic_ids: dict[int, str] = {}
         # Partitions that the engine must read again from earlier: it learns of one at a time.
         self._back: set[int] = set()
@@ -157,22 +159,20 @@ class ServingSink:
     def look(self) -> None:
         """See what others did to the alias and the store, and what became of the fills."""
         alias, incarnation = self._aliases.get(self._view.id), self._store.incarnation()
-        has_lost_all = alias is None and self._alias is not None
         self._follow_alias(alias)
-        if has_lost_all:
-            log.warning("the online store lost all rows of %s", self._view.name)
-            self._incomplete(None)
-            self._take_over_all()
-        if incarnation != self._incarnation:
+        if incarnation != self._incarnation or self._barrier is not None:
+            # A loss shows at a commit, but where nothing comes nothing is committed.
             self._incarnation = incarnation
-            if any(self._inner.has_lost(partition) for partition in self._topic_ids if partition not in self._filling):
-                log.warning("the online store came back with older rows of %s", self._view.name)
+            lost = [partition for partition in self._inner.lost() if partition not in self._filling]
+            if lost:
+                log.warning("the online store stands earlier than it was left with the rows of %s", self._view.name)
                 self._incomplete(alias)
-                self._take_over_all()
+                self._take_over_all(lost)
         for partition, filling in list(self._filling.items()):
             if filling.is_done:
                 del self._filling[partition]
                 filling.result()
+                self._filled.add(partition)
                 self._back.add(partition)
         self._tell_if_complete()
         for partition in list(self._back):
@@ -188,7 +188,7 @@ class ServingSink:
             log.info("%s is served from %s now", self._view.name, row_id)
             self._inner = OnlineSink(self._store, self._view, self._commits, row_id)
             self._barrier = None
-            self._take_over_all()
+            self._take_over_all(self._topic_ids)
         if alias is not None and alias.is_ready:
             # Whoever wrote this has seen the rows complete.
             self._barrier = None
@@ -197,8 +197,8 @@ class ServingSink:
 
     # -- fills -------------------------------------------------------------------------------------------------------
 
-    def _take_over_all(self) -> None:
-        for partition in list(self._topic_ids):
+    def _take_over_all(self, partitions: Iterable[int]) -> None:
+        for partition in list(partitions):
             self._take_over(partition)
             if partition not in self._filling:
                 self._back.add(partition)
@@ -212,8 +212,10 @@ class ServingSink:
         logged = self._events.marks().get(partition)
         if logged is None or logged.offset <= stands:
             return mark
-        lost = partition in (bounds := self._bounds()) and bounds[partition].low > stands
-        if mark is not None and not lost and logged.offset - stands <= READ_AGAIN_MAX:
+        lost = self._bounds()[partition].low > stands
+        is_filled = partition in self._filled
+        self._filled.discard(partition)
+        if mark is not None and not lost and (is_filled or logged.offset - stands <= READ_AGAIN_MAX):
             return mark
         log.info(
             "filling %s from the event log: %s/%d from %d to %d",
