@@ -23,7 +23,7 @@ _READ_S = 0.1
 class Follower:
     """Brings the rows under an id up to where the topic ends, and keeps them there.
 
-    Raises KafkaException where the topic has lost what the rows still lack, LostTailError where the store did.
+    Raises TopicError where the topic has lost what the rows still lack, LostTailError where the store did.
     """
 
     def __init__(self, settings: Settings, store: OnlineStore, view: FeatureView, row_id: str, topic_id: str) -> None:

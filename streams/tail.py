@@ -9,6 +9,7 @@ from types import TracebackType
 import numpy as np
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from featurestore.errors import TopicError
 from streams.broker import client_config
 from streams.transport import Batch
 
@@ -19,6 +20,8 @@ class Tail:
     """Reads on for ever; `ends` says which partitions have been read to their end as it was then.
 
     starts  partition -> the first offset to read
+
+    Raises TopicError where the broker does not have what is to be read.
     """
 
     def __init__(self, bootstrap: str, topic: str, starts: Mapping[int, int]) -> None:
@@ -55,6 +58,9 @@ class Tail:
                     # The end lies behind the markers of transactions, which no record tells of.
                     self.ends.add(partition)
                     end = max(end, message.offset() or 0)
+                elif error.code() == KafkaError._AUTO_OFFSET_RESET:
+                    what = f"the broker has partition {partition} no longer from offset {self._next[partition]} on"
+                    raise TopicError(self._topic, f"{what}, and the event log does not reach that far")
                 else:
                     raise KafkaException(error)
             if end > self._next[partition]:
