@@ -24,9 +24,11 @@ from streams.online_sink import OnlineSink
 from streams.sink import Ints
 
 # A batch may touch as many rows as it has events: it is cut so that their bytes, as read and as folded, stay bounded.
+# A row with every tile full is large and rare: the rows themselves say how many events fit, once there are some.
 _EVENTS_MAX = 200_000
 _EVENTS_MIN = 10_000
 _ROWS_BYTES_MAX = 128 << 20
+_LOOKED_AT = 100
 
 
 class LogFill:
@@ -41,7 +43,8 @@ class LogFill:
     ) -> None:
         self._slices, self._view = slices, view
         _, dense_bytes, _ = row_bytes(view.plan)
-        self._events_max = events_max or min(_EVENTS_MAX, max(_EVENTS_MIN, _ROWS_BYTES_MAX // dense_bytes))
+        self._is_fixed = events_max is not None
+        self._events_max = events_max or _events_that_fit(dense_bytes)
         reach_us = None if is_whole else view.plan.reach_us
         newest_us = max((mark.newest_us for mark in slices.marks.values()), default=0)
         # What no window of now can reach changes no value; a day more, as rows themselves expire.
@@ -93,6 +96,14 @@ class LogFill:
         names, row = group_keys([table[key].combine_chunks() for key in view.entity.keys])
         offsets = table["offset"].to_numpy()
         sink.apply(partition, names, row, offsets, new, _chooser(view, partition, table, offsets))
+        # The batch is still on its way: what is seen are the rows of those before, which grow slowly.
+        seen_bytes = sink.row_bytes(names[:: max(1, len(names) // _LOOKED_AT)])
+        if seen_bytes and not self._is_fixed:
+            self._events_max = _events_that_fit(1.5 * seen_bytes)
+
+
+def _events_that_fit(row_bytes: float) -> int:
+    return min(_EVENTS_MAX, max(_EVENTS_MIN, int(_ROWS_BYTES_MAX / row_bytes)))
 
 
 def _chooser(view: FeatureView, partition: int, table: pa.Table, offsets: Ints) -> Callable[[Ints, Ints], Events]:

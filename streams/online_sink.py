@@ -149,6 +149,12 @@ class OnlineSink:
     def look(self) -> None:
         """Called about once a second; these rows are looked after by nobody else."""
 
+    def row_bytes(self, names: Sequence[bytes]) -> float:
+        """Mean size of these entities' rows as the store has them; 0 where it has none."""
+        [payloads] = self._store.payloads([(self.row_id, names)])
+        sizes = [len(payload) for payload in payloads if payload is not None]
+        return sum(sizes) / max(len(sizes), 1)
+
     def lost(self) -> list[int]:
         """The open partitions of which a bucket of the store stands earlier than it was left."""
         stored, out = self._store.marks(self.row_id, self._view.source.name), []

@@ -102,7 +102,7 @@ def test_a_flushed_store_says_stale_until_all_is_back_although_kafka_has_lost_th
     check_parity(made)
 
 
-def test_a_flushed_store_comes_back_while_nothing_is_sent(
+def test_a_store_flushed_twice_comes_back_while_nothing_is_sent(
     project: Make, unique: Callable[[str], str], redis_client: redis.Redis
 ) -> None:
     topic = unique("idle")
@@ -110,6 +110,9 @@ def test_a_flushed_store_comes_back_while_nothing_is_sent(
     worker = made.start_worker()
     send(made, topic, 1_000)
     made.wait_until_applied(worker)
+    redis_client.flushall()
+    assert looked_up(made) == (0, {"STALE"})
+    made.wait_until_said("filling")
     redis_client.flushall()
     assert looked_up(made) == (0, {"STALE"})
     made.wait_until_applied(worker)
