@@ -141,9 +141,9 @@ class Engine:
             for key in sink.view.entity.keys:
                 if decoded.arrays[key].null_count:
                     taken = taken[np.asarray(decoded.arrays[key].is_valid())[taken]]
-            names, row = group_keys([_some(decoded.arrays[key], taken) for key in sink.view.entity.keys])
+            grouped = group_keys([_some(decoded.arrays[key], taken) for key in sink.view.entity.keys])
             chooser = _chooser(sink, self.topic, batch, decoded, judged, offsets, taken)
-            sink.apply(batch.partition, names, row, offsets[taken], new, chooser)
+            sink.apply(batch.partition, grouped, offsets[taken], new, chooser)
         self._marks[batch.partition] = new
         self._gather(batch, decoded, judged, offsets)
         self.counts.clamped += int((judged.effective_us < event).sum())
@@ -215,7 +215,10 @@ class Engine:
     def _gather(self, batch: Batch, decoded: Decoded, judged: Judged, offsets: Ints) -> None:
         kept = np.flatnonzero(~judged.future)
         effective = judged.effective_us[kept]
-        days, day = np.unique(effective // DAY_US, return_inverse=True)
+        of_day = effective // DAY_US
+        # Sorting costs more than looking, and nearly all batches lie in one day.
+        one_day = len(of_day) > 0 and bool((of_day == of_day[0]).all())
+        days, day = (of_day[:1], np.zeros(len(of_day), dtype=np.int64)) if one_day else _numbered(of_day)
         dates = pa.array(days.astype("datetime64[D]").astype(str).tolist(), pa.string())
         head = {
             "partition": np.full(len(kept), batch.partition, dtype=np.int32),
@@ -224,7 +227,7 @@ class Engine:
             "effective_us": effective,
             "arrival_us": batch.timestamps_us[decoded.index][kept],
             "late_by_us": judged.late_by_us[kept],
-            "date": dates.take(pa.array(day.reshape(-1))),
+            "date": dates.take(pa.array(day)),
         }
         body = {name: _some(array, kept) for name, array in decoded.arrays.items()}
         self._log.put(pa.table({**head, **body}, schema=log_schema(self.topic)))
@@ -252,6 +255,12 @@ def _times(decoded: Decoded, topic: Topic) -> Ints:
     """Event times as the producers gave them."""
     times: Ints = decoded.arrays[topic.event_time].cast(pa.int64()).to_numpy(zero_copy_only=False)
     return times
+
+
+def _numbered(values: Ints) -> tuple[Ints, Ints]:
+    """The distinct values, and which of them each one is."""
+    distinct, which = np.unique(values, return_inverse=True)
+    return distinct, which.reshape(-1)
 
 
 def _some(array: pa.Array, index: Ints) -> pa.Array:

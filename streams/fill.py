@@ -93,11 +93,11 @@ class LogFill:
         table = table.filter(taken).combine_chunks()
         if not len(table):
             return
-        names, row = group_keys([table[key].combine_chunks() for key in view.entity.keys])
+        grouped = group_keys([table[key].combine_chunks() for key in view.entity.keys])
         offsets = table["offset"].to_numpy()
-        sink.apply(partition, names, row, offsets, new, _chooser(view, partition, table, offsets))
+        sink.apply(partition, grouped, offsets, new, _chooser(view, partition, table, offsets))
         # The batch is still on its way: what is seen are the rows of those before, which grow slowly.
-        seen_bytes = sink.row_bytes(names[:: max(1, len(names) // _LOOKED_AT)])
+        seen_bytes = sink.row_bytes(grouped.keys[:: max(1, len(grouped.keys) // _LOOKED_AT)])
         if seen_bytes and not self._is_fixed:
             self._events_max = _events_that_fit(1.5 * seen_bytes)
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from featurestore.errors import CommitRetriesError, LostTailError, TopicError
 from featurestore.event_time import DAY_US, Mark
 from featurestore.kernel import Events, fold
-from featurestore.kernel.keys import bucket_of
+from featurestore.kernel.keys import Grouped
 from featurestore.online import (
     TOKEN_BYTES,
     Applied,
@@ -42,9 +42,8 @@ class _Work:
     """A batch on its way into the store: as `OnlineSink.apply` was given it, and which of its events still wait."""
 
     partition: int
-    names: Sequence[bytes]
-    row: npt.NDArray[np.int64]
-    bucket_of_row: npt.NDArray[np.int64]
+    grouped: Grouped
+    bucket: npt.NDArray[np.int64]
     offsets: npt.NDArray[np.int64]
     new: Mark
     events: EventsOf
@@ -99,25 +98,22 @@ class OnlineSink:
     def apply(
         self,
         partition: int,
-        names: Sequence[bytes],
-        row: npt.NDArray[np.int64],
+        grouped: Grouped,
         offsets: npt.NDArray[np.int64],
         new: Mark,
         events: EventsOf,
     ) -> None:
         """Fold a batch in and move every touched bucket to `new`.
 
-        names    keys of the entities that the n events of this view are about
-        row      (n) which of the names each event is about
+        grouped  the n events of this view by their entities
         offsets  (n) their offsets, all below new.offset
         events   gives the kernel's events for chosen ones of the n, with the dense row of each
         The commit goes on while the caller prepares the next batch; `finish` waits for it.
         Raises LostTailError, CommitRetriesError, of this batch or of the one before.
         """
         self.finish()
-        buckets = self._store.buckets
-        bucket_of_row = np.array([bucket_of(name, buckets) for name in names], dtype=np.int64)
-        self._begin(_Work(partition, names, row, bucket_of_row, offsets, new, events, np.arange(len(offsets))))
+        grouped, bucket = grouped.by_bucket(self._store.buckets)
+        self._begin(_Work(partition, grouped, bucket, offsets, new, events, np.arange(len(offsets))))
 
     def finish(self) -> None:
         """Wait until the last batch is in the store; what was refused is cut, read and folded again."""
@@ -132,7 +128,7 @@ class OnlineSink:
             work.tries += 1
             if again and work.tries == _TRIES_MAX:
                 raise CommitRetriesError(self._view.name, _TRIES_MAX)
-            work.waiting = work.waiting[np.isin(work.bucket_of_row[work.row[work.waiting]], again)]
+            work.waiting = work.waiting[np.isin(work.bucket[work.grouped.row[work.waiting]], again)]
             self._begin(work)
 
     def heartbeat(self, partition: int, new: Mark) -> None:
@@ -173,18 +169,18 @@ class OnlineSink:
         ends = self._ends[work.partition]
         if len(work.waiting):
             floor = np.array([end or 0 for end in ends], dtype=np.int64)
-            bucket = work.bucket_of_row[work.row[work.waiting]]
+            bucket = work.bucket[work.grouped.row[work.waiting]]
             work.waiting = work.waiting[work.offsets[work.waiting] >= floor[bucket]]
         if not len(work.waiting):
             return
-        row = work.row[work.waiting]
-        touched = np.zeros(len(work.names), dtype=np.bool_)
+        row, keys = work.grouped.row[work.waiting], work.grouped.keys
+        touched = np.zeros(len(keys), dtype=np.bool_)
         touched[row] = True
-        reads = self._store.read(self.row_id, [work.names[index] for index in np.flatnonzero(touched).tolist()])
-        # Rows are folded in the order in which the buckets gave them.
-        asked = [key for read in reads for key in read.keys]
-        place_of = dict(zip(asked, range(len(asked)), strict=True))
-        dense = np.array([place_of.get(name, -1) for name in work.names], dtype=np.int64)
+        some = np.flatnonzero(touched)
+        # Keys are in the order of their buckets, so rows come back in the order of the keys.
+        asked = keys if len(some) == len(keys) else [keys[index] for index in some.tolist()]
+        reads = self._store.read(self.row_id, asked, work.bucket[some])
+        dense = np.cumsum(touched) - 1
         payloads = [None if held is None else held[TOKEN_BYTES:] for read in reads for held in read.rows]
         folded = fold(payloads, work.events(work.waiting, dense[row]), self._view.plan)
         commits, first = [], 0

@@ -13,13 +13,14 @@ Around an `OnlineSink` it adds four things, each noticed about once a second or 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from threading import Event, Lock, Thread
 
 from featurestore.errors import LostTailError
 from featurestore.event_time import Mark
 from featurestore.kernel import Events
+from featurestore.kernel.keys import Grouped
 from featurestore.offline import EventLog, LogSlices
 from featurestore.online import Alias, Aliases, OnlineStore
 from featurestore.spec import FeatureView
@@ -132,18 +133,12 @@ class ServingSink:
         self._inner.close(partition)
 
     def apply(
-        self,
-        partition: int,
-        names: Sequence[bytes],
-        row: Ints,
-        offsets: Ints,
-        new: Mark,
-        events: Callable[[Ints, Ints], Events],
+        self, partition: int, grouped: Grouped, offsets: Ints, new: Mark, events: Callable[[Ints, Ints], Events]
     ) -> None:
         """As OnlineSink; nothing while the partition is filled, since it is read again afterwards."""
         self._send_back(partition)
         if partition not in self._filling:
-            self._noting_loss(lambda: self._inner.apply(partition, names, row, offsets, new, events))
+            self._noting_loss(lambda: self._inner.apply(partition, grouped, offsets, new, events))
 
     def finish(self) -> None:
         self._noting_loss(self._inner.finish)

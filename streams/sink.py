@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from featurestore.event_time import Mark
 from featurestore.kernel import Events
+from featurestore.kernel.keys import Grouped
 from featurestore.spec import FeatureView, Topic
 from streams.dead_letters import DeadLetter
 
@@ -28,13 +29,7 @@ class Sink(Protocol):
     def close(self, partition: int) -> None: ...
 
     def apply(
-        self,
-        partition: int,
-        names: Sequence[bytes],
-        row: Ints,
-        offsets: Ints,
-        new: Mark,
-        events: Callable[[Ints, Ints], Events],
+        self, partition: int, grouped: Grouped, offsets: Ints, new: Mark, events: Callable[[Ints, Ints], Events]
     ) -> None: ...
 
     def finish(self) -> None: ...

@@ -156,7 +156,7 @@ MUTANTS = (
     Mutant("a commit leaves the bucket's token as it was", ONLINE + "functions.lua", "place, new, 'ver', fresh)", "place, new)", SIMULATION),
     Mutant("a token that repeats", ONLINE + "store.py", "token = self._new_token()", "token = bytes(16)", SIMULATION),
     Mutant("a lost tail looks like a straddle", ONLINE + "functions.lua", "if expected ~= nil and stored < expected then return {'lost', state[1]} end", "", SIMULATION),
-    Mutant("a duplicate is written again", ONLINE + "functions.lua", "if stored >= end_offset(new) then return {'duplicate', state[1]} end", "if stored >= end_offset(new) then redis.call('MSET', unpack({keys[2], args[7 + count]})) return {'applied'} end", SIMULATION),
+    Mutant("a duplicate is written again", ONLINE + "functions.lua", "if stored >= end_offset(new) then return {'duplicate', state[1]} end", "if stored >= end_offset(new) then redis.call('MSET', unpack({keys[2], args[8]})) return {'applied'} end", SIMULATION),
     Mutant("a batch of before a seek back is taken", S + "engine.py", "if batch.first_offset > before.offset or batch.end_offset <= before.offset:", "if batch.end_offset <= before.offset:", SIMULATION),
     Mutant("a batch is not cut to where the engine stands", S + "engine.py", "batch = batch.after(before.offset)", "batch = batch.after(0)", SIMULATION),
     Mutant("the engine begins at the furthest sink", S + "engine.py", "start = min(known, key=lambda mark: mark.offset)", "start = max(known, key=lambda mark: mark.offset)", SIMULATION),

@@ -10,6 +10,7 @@ import numpy as np
 TOPIC = "payments"
 KEYS = 50_000
 _ZIPF = 1.1
+_EVERY_US = 200
 
 # A definitions folder of its own, as an author would write it.
 FRAUD = """
@@ -56,13 +57,13 @@ def write_definitions(folder: Path, text: str) -> Path:
 
 
 def payments(events: int, last_us: int, *, zipf: bool, seed: int = 7) -> Iterator[tuple[bytes, bytes]]:
-    """Key and JSON of each payment, about 105 bytes, in the order of time up to `last_us`, a thousand a second."""
+    """Key and JSON of each payment, about 105 bytes, in the order of time up to `last_us`, five thousand a second."""
     draw = np.random.default_rng(seed)
     cards = _zipf(draw, events) if zipf else draw.integers(0, KEYS, events)
     amounts = np.round(draw.gamma(2.0, 30.0, events), 2).tolist()
     shops = draw.integers(0, 2_000, events).tolist()
     for number, (card, amount, shop) in enumerate(zip(cards.tolist(), amounts, shops, strict=True)):
-        at_us = last_us - (events - number) * 1_000
+        at_us = last_us - (events - number) * _EVERY_US
         about = f'{{"card":"c{card:06d}","at":{at_us},"amount":{amount:.2f}'
         yield b"c%06d" % card, f'{about},"shop":"s{shop:05d}","id":"{seed:04d}-{number:011d}"}}'.encode()
 

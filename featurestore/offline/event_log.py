@@ -17,6 +17,7 @@ from deltalake.exceptions import CommitFailedError, TableNotFoundError
 
 from featurestore.errors import EventLogError
 from featurestore.event_time import Mark
+from featurestore.offline.log_files import FILTERED_BY, write_files
 from featurestore.spec import Topic
 
 # Another writer's commit in between makes ours read again; this many in a row means that something is wrong.
@@ -66,10 +67,11 @@ class EventLog:
                 self._marks = held
                 return
             try:
-                deltalake.write_deltalake(
-                    table,
-                    _lacking(rows, held),
+                table.create_write_transaction(
+                    write_files(self.path, _lacking(rows, held)),
                     mode="append",
+                    schema=log_schema(self.topic),
+                    partition_by=["date"],
                     commit_properties=deltalake.CommitProperties(app_transactions=self._transactions(moved)),
                     post_commithook_properties=deltalake.PostCommitHookProperties(create_checkpoint=False),
                 )
@@ -137,6 +139,8 @@ class EventLog:
                 mode="ignore",
                 partition_by=["date"],
                 name=self.topic.name,
+                # Compaction writes files too, and must say no more of them.
+                configuration={"delta.dataSkippingStatsColumns": ",".join(FILTERED_BY)},
             )
 
     def _transactions(self, marks: Mapping[int, Mark]) -> list[deltalake.Transaction]:

@@ -1,17 +1,51 @@
-#!lua name=featurestore_v1
+#!lua name=featurestore_v2
 
 -- Rows, and how far they have come, move together or not at all.
 -- A bucket's state is one hash: the token of its last commit under 'ver', and one watermark a topic-partition.
 -- A row is its 16-byte token, then its payload.
+
+local TOKEN_BYTES = 16
+local ABSENT = '\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0'
+-- Lua hands a few thousand values over at once; fewer calls cost less.
+local ROWS_A_CALL = 1000
+-- Valkey 9.1 and Redis 8.4 set many rows with their expiry in one call. Asked once; a reload asks again.
+local knows_msetex = nil
 
 local function end_offset(mark)
   if not mark then return nil end
   return tonumber(string.match(mark, '^%d+'))
 end
 
+-- Rows first to last, whose values stand in `args` after place `before`.
+local function set_rows(keys, args, before, first, last, expiry)
+  if expiry ~= '' and knows_msetex == false then
+    for row = first, last do redis.call('SET', keys[row + 1], args[before + row], 'PX', expiry) end
+    return
+  end
+  local values = {}
+  for row = first, last do
+    values[#values + 1] = keys[row + 1]
+    values[#values + 1] = args[before + row]
+  end
+  if expiry == '' then
+    redis.call('MSET', unpack(values))
+    return
+  end
+  values[#values + 1] = 'PX'
+  values[#values + 1] = expiry
+  if knows_msetex then
+    redis.call('MSETEX', last - first + 1, unpack(values))
+    return
+  end
+  -- An unknown command does nothing, so it may be tried.
+  local reply = redis.pcall('MSETEX', last - first + 1, unpack(values))
+  knows_msetex = type(reply) ~= 'table' or reply.err == nil
+  if not knows_msetex then set_rows(keys, args, before, first, last, expiry) end
+end
+
 -- keys: state, rows...
 -- args: topic-partition, expected end offset ('' for none), new mark, bucket token as read, new token,
---       expiry in ms ('' for none), then the row tokens as read ('' for absent), then the new rows
+--       expiry in ms ('' for none), the row tokens as read in one string (zeros for absent), then the new rows
 -- returns {'applied'} | {'duplicate', mark} | {'straddle', mark} | {'lost', mark or ''} | {'conflict'}
 local function commit(keys, args)
   local place, expected, new, token, fresh, expiry = args[1], tonumber(args[2]), args[3], args[4], args[5], args[6]
@@ -27,21 +61,14 @@ local function commit(keys, args)
   -- Somebody else committed to this bucket since the rows were read: only rows that did not move may be written.
   if count > 0 and (state[2] or '') ~= token then
     for row = 1, count do
-      if redis.call('GETRANGE', keys[row + 1], 0, 15) ~= args[6 + row] then return {'conflict'} end
+      local read = string.sub(args[7], (row - 1) * TOKEN_BYTES + 1, row * TOKEN_BYTES)
+      local held = redis.call('GETRANGE', keys[row + 1], 0, TOKEN_BYTES - 1)
+      if held ~= read and not (held == '' and read == ABSENT) then return {'conflict'} end
     end
   end
   -- Every check is done: a failing function is not rolled back, so nothing may fail from here on.
-  if expiry ~= '' then
-    for row = 1, count do redis.call('SET', keys[row + 1], args[6 + count + row], 'PX', expiry) end
-  else
-    for first = 1, count, 1000 do
-      local pairs_of = {}
-      for row = first, math.min(first + 999, count) do
-        pairs_of[#pairs_of + 1] = keys[row + 1]
-        pairs_of[#pairs_of + 1] = args[6 + count + row]
-      end
-      redis.call('MSET', unpack(pairs_of))
-    end
+  for first = 1, count, ROWS_A_CALL do
+    set_rows(keys, args, 7, first, math.min(first + ROWS_A_CALL - 1, count), expiry)
   end
   redis.call('HSET', keys[1], place, new, 'ver', fresh)
   return {'applied'}
@@ -56,5 +83,5 @@ local function point(keys, args)
   return 1
 end
 
-redis.register_function('featurestore_v1_commit', commit)
-redis.register_function('featurestore_v1_point', point)
+redis.register_function('featurestore_v2_commit', commit)
+redis.register_function('featurestore_v2_point', point)

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import pairwise
 from typing import Any
 
 import hiredis
+import numpy as np
+import numpy.typing as npt
 import redis
 
 from featurestore.errors import OnlineStoreError
 from featurestore.event_time import Mark
 from featurestore.kernel.keys import bucket_of
 
-_LIBRARY = "featurestore_v1"
+_LIBRARY = "featurestore_v2"
 TOKEN_BYTES = 16
+# What a function is told of a row that is not there; no token is ever zero.
+_ABSENT = bytes(TOKEN_BYTES)
 # A longer MGET holds the server up for other readers; shorter ones cost more round trips in the pipeline.
 _MGET_KEYS = 250
 # A server that takes longer is as good as gone: the caller gets an error rather than a hang.
@@ -143,27 +147,36 @@ class OnlineStore:
                     out.setdefault(int(partition), [None] * self.buckets)[bucket] = mark
         return out
 
-    def read(self, view_id: str, keys: Sequence[bytes]) -> list[BucketRead]:
-        """The rows of the keys, bucket by bucket, each bucket as of one moment."""
-        of_bucket: dict[int, list[bytes]] = defaultdict(list)
-        for key in keys:
-            of_bucket[bucket_of(key, self.buckets)].append(key)
+    def read(
+        self, view_id: str, keys: Sequence[bytes], bucket: npt.NDArray[np.int64] | None = None
+    ) -> list[BucketRead]:
+        """The rows of the keys, bucket by bucket, each bucket as of one moment.
+
+        bucket  of each key, rising; without it, any order will do
+        """
+        if bucket is None:
+            of_key = np.array([bucket_of(key, self.buckets) for key in keys], dtype=np.int64)
+            order = np.argsort(of_key, kind="stable")
+            keys, bucket = [keys[index] for index in order.tolist()], of_key[order]
+        edges = [0, *(np.flatnonzero(np.diff(bucket)) + 1).tolist(), len(keys)] if len(keys) else [0]
+        parts = [(int(bucket[first]), list(keys[first:end])) for first, end in pairwise(edges)]
         calls: list[tuple[Any, ...]] = []
-        for bucket, members in of_bucket.items():
+        for number, members in parts:
             # A transaction is as atomic as a function, and copies rows at the server's own speed.
-            prefix = self._row_prefix(view_id, bucket)
+            prefix = self._row_prefix(view_id, number)
+            names = [prefix + key for key in members]
             calls.append(("MULTI",))
-            calls.append(("HGETALL", self._state_key(view_id, bucket)))
-            for first in range(0, len(members), _MGET_KEYS):
-                calls.append(("MGET", *[prefix + key for key in members[first : first + _MGET_KEYS]]))
+            calls.append(("HGETALL", self._state_key(view_id, number)))
+            for first in range(0, len(names), _MGET_KEYS):
+                calls.append(("MGET", *names[first : first + _MGET_KEYS]))
             calls.append(("EXEC",))
         found = iter([reply for call, reply in zip(calls, self._call(calls), strict=True) if call[0] == "EXEC"])
         out = []
-        for bucket, members in of_bucket.items():
-            state, *parts = next(found)
+        for number, members in parts:
+            state, *rows = next(found)
             fields = _fields(state)
-            held = [row for part in parts for row in part]
-            out.append(BucketRead(bucket, fields.get(b"ver", b""), _marks(fields), members, held))
+            held = rows[0] if len(rows) == 1 else [row for part in rows for row in part]
+            out.append(BucketRead(number, fields.get(b"ver", b""), _marks(fields), members, held))
         return out
 
     def commit(self, view_id: str, commits: Sequence[BucketCommit]) -> list[Outcome]:
@@ -176,8 +189,8 @@ class OnlineStore:
             expected = "" if commit.expected is None else commit.expected
             expiry = "" if commit.expire_ms is None else commit.expire_ms
             rows = [token + payload for payload in commit.payloads]
-            tokens = [row or b"" for row in commit.row_tokens]
-            values = (commit.place, expected, _packed(commit.new), commit.token, token, expiry, *tokens, *rows)
+            tokens = b"".join([row or _ABSENT for row in commit.row_tokens])
+            values = (commit.place, expected, _packed(commit.new), commit.token, token, expiry, tokens, *rows)
             calls.append(("FCALL", f"{_LIBRARY}_commit", len(names), *names, *values))
         return [_outcome(reply) for reply in self._call(calls)]
 

@@ -1,6 +1,7 @@
 """JSON events: one object a record, checked against the topic's contract as it is decoded.
 
-Producers and the engine use the same contract, so what a producer may send is what the engine accepts.
+Producers and the engine use the same contract: what a producer may send is what the engine accepts. msgspec says what
+that is; plain records are read by a compiled loop that is held to it, all others by msgspec itself.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import pyarrow as pa
 from featurestore.event_time import moment_us
 from featurestore.kernel import ARROW_TYPES, DataType
 from featurestore.spec import Topic
+from streams.codecs import json_columns
 
 _INT64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 # A time stamp is microseconds since 1970, or ISO 8601 text with its zone; 9999 is the last year that both can say.
@@ -63,12 +65,28 @@ class JsonCodec:
             fields.append((name, kind | None, None) if name in topic.nullable else (name, kind))
         event = msgspec.defstruct("Event", fields, kw_only=True, frozen=False, gc=False)
         self._one = msgspec.json.Decoder(event)
-        self._many = msgspec.json.Decoder(list[event])  # type: ignore[valid-type]  # a type made here and now
-        self._event = event
+        self._reader = json_columns.reader(topic)
 
     def decode(self, payloads: Sequence[bytes | None]) -> Decoded:
         """Columns of the records that keep the contract; each of the others with its reason."""
-        events, index, rejected = self._events(payloads)
+        if self._reader is None:
+            return self._decode_one_by_one(payloads, range(len(payloads)))
+        plain, arrays = self._reader.read(payloads)
+        if len(plain) == len(payloads):
+            return Decoded(plain, arrays, ())
+        others = self._decode_one_by_one(payloads, np.setdiff1d(np.arange(len(payloads)), plain).tolist())
+        if not len(others.index):
+            return Decoded(plain, arrays, others.rejected)
+        index = np.concatenate((plain, others.index))
+        order = np.argsort(index)
+        both = {
+            name: pa.concat_arrays([array, others.arrays[name]]).take(pa.array(order)) for name, array in arrays.items()
+        }
+        return Decoded(index[order], both, others.rejected)
+
+    def _decode_one_by_one(self, payloads: Sequence[bytes | None], places: Sequence[int]) -> Decoded:
+        """The records at these places of a batch, by msgspec: each as it would be alone."""
+        events, index, rejected = self._events(payloads, places)
         # Column by column: a tuple an event would be as many objects for the garbage collector to go through.
         arrays = {
             name: _array(list(map(attrgetter(name), events)), dtype) for name, dtype in self._topic.schema.items()
@@ -110,18 +128,12 @@ class JsonCodec:
                 raise msgspec.ValidationError(f"a moment before 1970 - at `$.{name}`")
         return event
 
-    def _events(self, payloads: Sequence[bytes | None]) -> tuple[list[Any], Sequence[int], list[Rejected]]:
-        if all(payloads):
-            try:
-                # One call for a whole good batch; any fault falls back to asking each record for its own reason.
-                # A record cannot smuggle a second one in: the counts are compared.
-                events = self._many.decode(b"[" + b",".join(payloads) + b"]")  # type: ignore[arg-type]  # none is None
-                if len(events) == len(payloads):
-                    return events, range(len(payloads)), []
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                pass  # told below, record by record
+    def _events(
+        self, payloads: Sequence[bytes | None], places: Sequence[int]
+    ) -> tuple[list[Any], list[int], list[Rejected]]:
         events, index, rejected = [], [], []
-        for place, payload in enumerate(payloads):
+        for place in places:
+            payload = payloads[place]
             if payload is None:
                 rejected.append(Rejected(place, "no_value", "the record has no value (a tombstone)"))
                 continue

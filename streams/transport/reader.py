@@ -9,9 +9,10 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import pairwise
+from operator import ne
 from typing import Any, Protocol
 
 import msgspec
@@ -73,22 +74,23 @@ class _Waiting:
     """What was read of one partition and not taken yet, in order."""
 
     def __init__(self) -> None:
-        self._parts: deque[Batch] = deque()
+        self._parts: deque[tuple[Batch, int]] = deque()
         self.records = self.bytes = 0
 
     def put(self, part: Batch) -> None:
-        self._parts.append(part)
+        size = sum(map(len, filter(None, part.values)))
+        self._parts.append((part, size))
         self.records += len(part.values)
-        self.bytes += _bytes_of(part)
+        self.bytes += size
 
     def take(self, records_max: int) -> list[Batch]:
         taken: list[Batch] = []
         count = 0
-        while self._parts and (not taken or count + len(self._parts[0].values) <= records_max):
-            part = self._parts.popleft()
+        while self._parts and (not taken or count + len(self._parts[0][0].values) <= records_max):
+            part, size = self._parts.popleft()
             count += len(part.values)
             self.records -= len(part.values)
-            self.bytes -= _bytes_of(part)
+            self.bytes -= size
             taken.append(part)
         return taken
 
@@ -97,8 +99,21 @@ class _Waiting:
         self.records = self.bytes = 0
 
 
-def _bytes_of(part: Batch) -> int:
-    return sum(len(value) for value in part.values if value is not None)
+def _runs(messages: list[Message]) -> Iterator[tuple[Place, list[Message]]]:
+    """Records that follow each other in one partition; librdkafka hands them over in long runs.
+
+    Each question to each record is asked in C: a hundred nanoseconds more a record are a tenth of all there are.
+    """
+    if not messages:
+        return
+    topics = list(map(Message.topic, messages))
+    partitions = np.fromiter(map(Message.partition, messages), dtype=np.int64, count=len(messages))
+    begins = partitions[1:] != partitions[:-1]
+    if len(set(topics)) > 1:
+        begins |= np.fromiter(map(ne, topics[1:], topics), dtype=np.bool_, count=len(begins))
+    edges = [0, *(np.flatnonzero(begins) + 1).tolist(), len(messages)]
+    for first, end in pairwise(edges):
+        yield (topics[first] or "", int(partitions[first])), messages[first:end]
 
 
 class Reader:
@@ -220,17 +235,16 @@ class Reader:
         if self._failure is not None:
             raise self._failure
         # Errors ride in the same list as records: look at all of them before anything is dropped.
-        for error in [message.error() for message in messages]:
-            if error is not None:
-                raise KafkaException(error)
+        error = next(filter(None, map(Message.error, messages)), None)
+        if error is not None:
+            raise KafkaException(error)
         if self._rebalanced:
             # Records of before and after the rebalance may be mixed: read them again from where we stand.
             for place, offset in list(self._next.items()):
                 self._seek(place, offset)
             return
-        # librdkafka hands over long runs of one partition.
-        for place, run in groupby(messages, lambda message: (message.topic() or "", message.partition() or 0)):
-            self._enqueue(place, list(run))
+        for place, run in _runs(messages):
+            self._enqueue(place, run)
         if messages:
             self._owner.ready()
 
@@ -238,17 +252,18 @@ class Reader:
         first = self._next.get(place)
         if first is None:
             return
-        offsets = np.array([message.offset() for message in messages], dtype=np.int64)
+        offsets = np.fromiter(map(Message.offset, messages), dtype=np.int64, count=len(messages))
         skipped = int(np.searchsorted(offsets, first))
         fresh, offsets = messages[skipped:], offsets[skipped:]
         if not fresh:
             return
         # Kafka's clock counts milliseconds: an arrival is known to its end, so that an event of the very same
         # millisecond does not seem to come from the future.
-        stamps = np.array([message.timestamp()[1] for message in fresh], dtype=np.int64) * 1_000 + 999
+        stamps = np.fromiter((at for _, at in map(Message.timestamp, fresh)), dtype=np.int64, count=len(fresh))
+        stamps = stamps * 1_000 + 999
         epoch = fresh[-1].leader_epoch()
         end = int(offsets[-1]) + 1
-        values = [message.value() for message in fresh]
+        values = list(map(Message.value, fresh))
         batch = Batch(*place, first, end, values, offsets, stamps, -1 if epoch is None else epoch)
         with self._lock:
             self._queues[place].put(batch)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import random
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import deltalake
 import pyarrow as pa
 
 from featurestore import Topic
@@ -53,6 +56,37 @@ def test_two_writers_on_one_partition_add_each_event_once(tmp_path: Path) -> Non
         writers[who].append(rows(1, first, end), {1: Mark(end, end)})
         stands = [max(stand, end) if draw.random() < 0.3 else stand for stand in stands]
     assert held(writers[0]) == [(1, offset) for offset in range(120)], f"seed {seed}"
+
+
+def test_writers_that_race_for_the_same_events_add_them_once(tmp_path: Path) -> None:
+    EventLog(tmp_path, CLICKS).append(rows(0, 0, 1), {0: Mark(1, 1)})
+
+    def write(_: int) -> None:
+        log = EventLog(tmp_path, CLICKS)
+        for first in range(1, 40):
+            log.append(rows(0, first, first + 2), {0: Mark(first + 2, first)})
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(4)))
+    assert held(EventLog(tmp_path, CLICKS)) == [(0, offset) for offset in range(41)]
+
+
+def test_the_tables_own_log_says_how_to_skip_files_and_nothing_about_entities(tmp_path: Path) -> None:
+    log = EventLog(tmp_path, CLICKS)
+    log.append(rows(0, 7, 12), {0: Mark(12, 50)})
+    log.append(pa.concat_tables([rows(1, 0, 3), rows(1, 3, 5)]), {1: Mark(5, 50)})
+    files = pa.table(deltalake.DeltaTable(str(log.path)).get_add_actions(flatten=True)).to_pylist()
+    assert {(one["num_records"], one["min.offset"], one["max.offset"]) for one in files} == {(5, 7, 11), (5, 0, 4)}
+    log.compact()
+    log.append(rows(0, 0, 0), {0: Mark(20, 60)})
+    assert EventLog(tmp_path, CLICKS).marks() == {0: Mark(20, 60), 1: Mark(5, 50)}
+    said = [
+        json.loads(line) for file in (log.path / "_delta_log").glob("*.json") for line in file.read_text().splitlines()
+    ]
+    told = [json.loads(one["add"]["stats"]) for one in said if "add" in one]
+    assert len(told) == 3
+    for one in told:
+        assert not {"user", "price"} & (set(one["minValues"]) | set(one["maxValues"]))
 
 
 def test_compaction_changes_the_files_and_nothing_else(tmp_path: Path) -> None:

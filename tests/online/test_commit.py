@@ -155,3 +155,27 @@ def test_rows_expire_and_a_watermark_does_not(store: OnlineStore, redis_client: 
     lives = {name.rpartition(b":")[2]: redis_client.pttl(name) for name in redis_client.scan_iter()}
     assert 0 < lives[b"k"] <= 60_000
     assert lives[b"state"] == -1
+
+
+@pytest.mark.parametrize("allowed", ["+@all", "+@all -msetex"])
+def test_rows_expire_whether_or_not_the_server_sets_many_at_once(
+    redis_client: redis.Redis, unique: Callable[[str], str], allowed: str
+) -> None:
+    name = unique("expiry")
+    redis_client.acl_setuser(name, enabled=True, nopass=True, keys=["*"], channels=["*"])
+    redis_client.execute_command("ACL", "SETUSER", name, *allowed.split())
+    address = redis_client.connection_pool.connection_kwargs
+    with redis.Redis(host=address["host"], port=address["port"], username=name, password="any") as client:
+        store = OnlineStore(client, namespace=name, buckets=1)
+        store.ensure_ready()
+        # More than one call's worth.
+        keys = tuple(b"k%d" % number for number in range(1_001))
+        new, rows = Mark(1, 1), tuple(b"row " + key for key in keys)
+        one = BucketCommit(0, PLACE, None, new, b"", keys, rows, (None,) * len(keys), 60_000)
+        for outcome in ([Applied()], [Duplicate(new)]):
+            assert store.commit(VIEW, [one]) == outcome
+        assert store.payloads([(VIEW, keys)]) == [list(rows)]
+        left = {client.pttl(key) for key in client.scan_iter(f"{name}:*:row:*", count=2_000)}
+        assert 0 < min(left) <= max(left) <= 60_000
+        # What the function learned of this user is not for the others.
+        OnlineStore(redis_client, namespace=name).ensure_ready()

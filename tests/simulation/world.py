@@ -147,6 +147,9 @@ class Server:
                 return self.data.get(arguments[0], b"")[int(arguments[1]) : int(arguments[2]) + 1]
             case b"SET":
                 self.data[arguments[0]] = arguments[1]
+            case b"MSETEX":
+                count = int(arguments[0])
+                self.data.update(zip(arguments[1 : 2 * count : 2], arguments[2 : 2 * count + 1 : 2], strict=True))
             case b"MSET":
                 self.data.update(zip(arguments[0::2], arguments[1::2], strict=True))
             case b"HSET":
@@ -168,7 +171,7 @@ def _call_lua(server: Server, name: bytes, keys: list[bytes], arguments: list[by
             found = _LUA["server"].from_lua(command, *rest)
             return runtime.table_from(found) if isinstance(found, list) else found
 
-        redis = runtime.table_from({b"call": call, b"register_function": functions.__setitem__})
+        redis = runtime.table_from({b"call": call, b"pcall": call, b"register_function": functions.__setitem__})
         runtime.globals()[b"redis"] = redis
         source = files("featurestore.online").joinpath("functions.lua").read_text()
         runtime.execute(source.partition("\n")[2].encode())

@@ -38,8 +38,8 @@ def apply(sink: OnlineSink, first: int, end: int, partition: int = 0, user: str 
         place = np.full(len(chosen), partition, dtype=np.int32)
         return Events(row, offsets[chosen], place, offsets[chosen], {"amount": worth})
 
-    names, row = group_keys([pa.array([user] * len(offsets))])
-    sink.apply(partition, names, row, offsets, Mark(end, end), events)
+    grouped = group_keys([pa.array([user] * len(offsets))])
+    sink.apply(partition, grouped, offsets, Mark(end, end), events)
     sink.finish()
 
 

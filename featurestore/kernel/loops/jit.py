@@ -19,7 +19,7 @@ import numba
 def loop(function: Callable[..., Any]) -> Any:
     """The function as machine code; it takes NumPy arrays, numbers and truths, by position."""
     settings: Any = numba.config
-    before, folder = settings.CACHE_DIR, _folder()
+    before, folder = settings.CACHE_DIR, _folder(Path(function.__code__.co_filename).parent)
     # A folder that the user named is the user's choice; ours is for our loops alone.
     settings.CACHE_DIR = before or folder
     try:
@@ -29,14 +29,15 @@ def loop(function: Callable[..., Any]) -> Any:
         settings.CACHE_DIR = before
 
 
-@lru_cache(maxsize=1)
-def _folder() -> str:
+@lru_cache(maxsize=8)
+def _folder(room: Path) -> str:
     """Beside the sources, or in the user's cache where they are read-only; "" where neither can be written.
 
+    room  the folder of the loop's own file; loops call those beside them and the kernel's
     Numba wants to write even where everything is there already. Without a folder each process compiles for itself.
     """
     here = Path(__file__).parent
-    sources = [*sorted(here.glob("*.py")), here.parent / "program.py", here.parent / "exact.py"]
+    sources = [*sorted({*here.glob("*.py"), *room.glob("*.py")}), here.parent / "program.py", here.parent / "exact.py"]
     digest = blake2b(b"".join(source.read_bytes() for source in sources), digest_size=8).hexdigest()
     for place in (here / "__pycache__", Path.home() / ".cache" / "featurestore"):
         folder = place / f"loops-{digest}"
