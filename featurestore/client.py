@@ -16,7 +16,7 @@ import pyarrow as pa
 from featurestore.errors import MissingEntityKeyError, NotServedError, WrongTypeError
 from featurestore.kernel import DataType, arrow_type, decimal_type, decimals_from, newest_event_us, roll_up
 from featurestore.kernel.keys import encode_keys
-from featurestore.online import OnlineStore
+from featurestore.online import Aliases, OnlineStore, Served
 from featurestore.settings import Settings
 from featurestore.spec import FeatureService, FeatureView, Repository, Topic, ViewSelection, load, typed_column
 
@@ -28,7 +28,7 @@ ENTITIES_MAX = 10_000
 # Who waits for a lookup has no use for a later one; a worker is more patient.
 LOOKUP_S = 2.0
 
-Status = Literal["PRESENT", "NOT_FOUND", "OUTSIDE_MAX_AGE"]
+Status = Literal["PRESENT", "NOT_FOUND", "OUTSIDE_MAX_AGE", "STALE"]
 
 
 class FeatureStore:
@@ -52,6 +52,7 @@ class FeatureStore:
             buckets=self.settings.buckets,
             answer_s=LOOKUP_S,
         )
+        self._aliases = Aliases(self._online)
 
     def get(self, name: str, entity: Mapping[str, Any], *, watermark: bool = False) -> dict[str, Any]:
         """Features of one entity as plain values; see `get_many`."""
@@ -66,7 +67,8 @@ class FeatureStore:
         name       of a feature service, or of a view
         entities   each entity key, and each request column of the service, with its n values
         watermark  also say how far the stream has come; one round trip more
-        returns    (n rows) the keys; for each view its `view__feature` columns, then `view__status`,
+        returns    (n rows) the keys; for each view its `view__feature` columns, then `view__status` (PRESENT,
+                   NOT_FOUND, OUTSIDE_MAX_AGE, or STALE while the view's rows may be old or incomplete),
                    `view__age_s` (of the newest event that the values include; null without one), and, if asked for,
                    `view__watermark`: every event up to this moment is in, later ones may still be on their way
 
@@ -82,12 +84,12 @@ class FeatureStore:
             (selection.view.id, encode_keys([keys[key] for key in selection.view.entity.keys]))
             for selection in service.selections
         ]
-        found = self._online.payloads(asked)
+        found = self._aliases.read(asked)
         columns: dict[str, pa.Array] = dict(keys)
-        for selection, (_, encoded), payloads in zip(service.selections, asked, found, strict=True):
-            columns.update(_values(selection, payloads, moment_us))
+        for selection, (_, encoded), served in zip(service.selections, asked, found, strict=True):
+            columns.update(_values(selection, served, moment_us))
             if watermark:
-                columns[f"{selection.view.name}__watermark"] = self._watermark(selection.view, encoded)
+                columns[f"{selection.view.name}__watermark"] = self._watermark(selection.view, served.id, encoded)
         columns.update(service.derive(columns))
         return pa.table(columns)
 
@@ -129,19 +131,20 @@ class FeatureStore:
 
         return EventLog(self.settings.offline_path, topic)
 
-    def _watermark(self, view: FeatureView, encoded: Sequence[bytes]) -> pa.Array:
-        newest = self._online.newest_us(view.id, view.source.name, encoded)
+    def _watermark(self, view: FeatureView, row_id: str, encoded: Sequence[bytes]) -> pa.Array:
+        newest = self._online.newest_us(row_id, view.source.name, encoded)
         moments = [None if event_us is None else max(0, event_us - view.lateness_us) for event_us in newest]
         return pa.array(moments, pa.timestamp("us", tz="UTC"))
 
 
-def _values(selection: ViewSelection, payloads: list[bytes | None], moment_us: int) -> dict[str, pa.Array]:
-    view = selection.view
+def _values(selection: ViewSelection, served: Served, moment_us: int) -> dict[str, pa.Array]:
+    view, payloads = selection.view, served.payloads
     values = roll_up(payloads, moment_us, view.plan)
     newest = newest_event_us(payloads, view.plan)
     ages_us = [None if event_us is None else max(0, moment_us - event_us) for event_us in newest]
     out = {column: values[feature] for feature, column in zip(selection.features, selection.columns, strict=True)}
-    out[f"{view.name}__status"] = pa.array([_status(age_us, view.max_age_us) for age_us in ages_us], pa.string())
+    statuses = [_status(age_us, view.max_age_us) if served.is_ready else "STALE" for age_us in ages_us]
+    out[f"{view.name}__status"] = pa.array(statuses, pa.string())
     seconds = [None if age_us is None else age_us / 1e6 for age_us in ages_us]
     out[f"{view.name}__age_s"] = pa.array(seconds, pa.float64())
     return out

@@ -215,6 +215,22 @@ class CommitRetriesError(FeatureStoreError):
         super().__init__(f"a commit of view {view!r} met changed rows {tries} times; the batch is handed back")
 
 
+class BackfillError(FeatureStoreError):
+    """A backfill must not go on: what is served stays as it is."""
+
+    def __init__(self, view: str, what: str) -> None:
+        self.view = view
+        super().__init__(f"backfill of {view!r}: {what}; what is served has not changed")
+
+
+class ReplayError(FeatureStoreError):
+    """A range of a topic cannot be replayed as asked."""
+
+    def __init__(self, topic: str, what: str) -> None:
+        self.topic = topic
+        super().__init__(f"replay of topic {topic!r}: {what}")
+
+
 # --- online ---------------------------------------------------------------------------------------------------------
 
 

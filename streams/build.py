@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
+from threading import Lock
 
 import pyarrow as pa
 
@@ -11,14 +13,15 @@ from featurestore.kernel import warm_up
 from featurestore.offline import EventLog
 from featurestore.online import OnlineStore
 from featurestore.settings import Settings
-from featurestore.spec import Repository
-from streams.broker import broker_of
+from featurestore.spec import FeatureView, Repository
+from streams.bounds import bounds_of
+from streams.broker import admin_client, broker_of
 from streams.codecs import codec_of
 from streams.dead_letters import LETTER_BYTES_MAX, DeadLetterBox
 from streams.engine import Engine
-from streams.online_sink import OnlineSink
 from streams.producer import kafka_producer
 from streams.schemas import schemas_at
+from streams.serving_sink import ServingSink
 from streams.topics import Topics
 from streams.transport import ReaderOptions
 from streams.worker import EnginePort, StreamApp, stream_app
@@ -41,16 +44,24 @@ def build_worker(settings: Settings, repository: Repository) -> StreamApp:
     broker = broker_of(settings)
     ids = Topics(broker).ids(topics)
     schemas = schemas_at(settings.schema_address)
+    admin, turn = admin_client(broker), Lock()
+
+    def sink(view: FeatureView) -> ServingSink:
+        topic = view.source
+        log = EventLog(settings.offline_path, topic)
+        bounds = partial(bounds_of, admin, topic.name, range(topic.partitions))
+        return ServingSink(store, view, log, bounds, _now_us, turn)
+
     letters = DeadLetterBox(kafka_producer(broker, more={"message.max.bytes": LETTER_BYTES_MAX}))
     engines = {
         name: Engine(
             repository.topic(name),
             ids[name],
-            [OnlineSink(store, view) for view in repository.views_of(name) if view.online],
+            [sink(view) for view in repository.views_of(name) if view.online],
             max(view.lateness_us for view in repository.views_of(name)),
             EventLog(settings.offline_path, repository.topic(name)),
             letters,
-            lambda: time.time_ns() // 1_000,
+            _now_us,
             codec=codec_of(repository.topic(name), schemas),
         )
         for name in topics
@@ -69,3 +80,7 @@ def build_worker(settings: Settings, repository: Repository) -> StreamApp:
     port = EnginePort(engines, options, broker.login)
     folder = Path(settings.offline_path).parent / "faust"
     return stream_app(f"{settings.project}-worker", settings.kafka_bootstrap, port, str(folder))
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1_000

@@ -8,7 +8,6 @@ and stays one, also when the definition was mended since: its event comes back a
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,18 +16,13 @@ import pyarrow as pa
 from featurestore.event_time import REPEATED_US
 from featurestore.kernel import PLACES_MAX, in_records
 from streams.codecs import Decoded
+from streams.sink import Log
 
 Ints = npt.NDArray[np.int64]
 Truths = npt.NDArray[np.bool_]
 _NONE = np.zeros(0, dtype=np.int64)
 # Rows of the log that are looked at together.
 _STEP = 2_000_000
-
-
-class Log(Protocol):
-    """What is asked of the event log."""
-
-    def between(self, partition: int, first: int, end: int, columns: list[str]) -> pa.Table: ...
 
 
 @dataclass(frozen=True, slots=True)

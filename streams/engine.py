@@ -21,14 +21,14 @@ from featurestore.event_time import DAY_US, REPEATED_US, SECOND_US, Mark
 from featurestore.kernel import BATCHED_OFFSETS_MAX, Column, Events, in_records
 from featurestore.kernel.expressions import from_arrow
 from featurestore.kernel.keys import group_keys
-from featurestore.offline import EventLog, log_schema
+from featurestore.offline import log_schema
 from featurestore.spec import Topic
 from streams.codecs import Codec, Decoded, codec_of
-from streams.dead_letters import DeadLetter, DeadLetterBox
+from streams.dead_letters import DeadLetter
 from streams.decided import Decided, decided
 from streams.log_writer import LogWriter
-from streams.online_sink import OnlineSink
 from streams.repeats import Repeats
+from streams.sink import Letters, Log, Sink
 from streams.transport import Batch
 from streams.watermark import Judged, judge
 
@@ -63,10 +63,10 @@ class Engine:
         self,
         topic: Topic,
         topic_id: str,
-        sinks: Sequence[OnlineSink],
+        sinks: Sequence[Sink],
         lateness_us: int,
-        log: EventLog,
-        letters: DeadLetterBox,
+        log: Log,
+        letters: Letters,
         clock_us: Callable[[], int],
         log_thread: Executor | None = None,
         codec: Codec | None = None,
@@ -99,7 +99,7 @@ class Engine:
         known = [mark for mark in marks if mark is not None]
         start = min(known, key=lambda mark: mark.offset) if len(known) == len(marks) else Mark(0, _NO_EVENT)
         self._marks[partition] = start
-        log_end = Mark(0, _NO_EVENT) if logged is None else logged
+        log_end = self._held.decided(partition) or Mark(0, _NO_EVENT)
         self._decided[partition] = decided(
             self._held, partition, start.offset, log_end.offset, is_batched=self.topic.is_batched
         )
@@ -182,10 +182,16 @@ class Engine:
             self._write_log()
         if now_us - self._beat_us >= HEARTBEAT_US:
             self._beat_us = now_us
-            for partition, mark in self._marks.items():
-                if mark.offset:
-                    for sink in self._sinks:
-                        sink.heartbeat(partition, mark)
+            self.beat()
+
+    def beat(self) -> None:
+        """Let the sinks look after themselves, and bring the buckets that no event touched to where the others are."""
+        for sink in self._sinks:
+            sink.look()
+        for partition, mark in self._marks.items():
+            if mark.offset:
+                for sink in self._sinks:
+                    sink.heartbeat(partition, mark)
 
     def flush(self) -> None:
         """Bring the log to where the engine stands, and wait for all commits that are at work."""
@@ -261,7 +267,7 @@ class Engine:
 
 
 def _chooser(
-    sink: OnlineSink, topic: Topic, batch: Batch, decoded: Decoded, judged: Judged, offsets: Ints, taken: Ints
+    sink: Sink, topic: Topic, batch: Batch, decoded: Decoded, judged: Judged, offsets: Ints, taken: Ints
 ) -> Callable[[Ints, Ints], Events]:
     columns: Mapping[str, Column] = {
         name: from_arrow(_some(decoded.arrays[name], taken), topic.schema[name]) for name in sink.view.plan.columns

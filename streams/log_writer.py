@@ -12,7 +12,8 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 import pyarrow as pa
 
 from featurestore.event_time import SECOND_US, Mark
-from featurestore.offline import EventLog, log_schema
+from featurestore.offline import log_schema
+from streams.sink import Log
 
 # Enough rows for a Parquet file worth its commit, or a second. Behind a long backlog commits take long, since they
 # touch many days: then rows wait longer, so that commits stay a tenth of the time.
@@ -25,7 +26,7 @@ _SHARE = 10
 class LogWriter:
     """Gathers and writes the rows of one topic; used from one thread. What a commit raises comes with a later call."""
 
-    def __init__(self, log: EventLog, clock_us: Callable[[], int], thread: Executor | None = None) -> None:
+    def __init__(self, log: Log, clock_us: Callable[[], int], thread: Executor | None = None) -> None:
         self._log, self._clock_us = log, clock_us
         self._thread = thread or ThreadPoolExecutor(1, thread_name_prefix="event-log")
         self._commit: Future[int] | None = None

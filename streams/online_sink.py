@@ -6,7 +6,7 @@ applied, a duplicate to drop, a straddle to cut and try again, changed rows to r
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import assert_never
@@ -56,10 +56,13 @@ class OnlineSink:
     """Commits one view's share of each batch; knows how far each bucket has come in each partition.
 
     thread  where commits wait for the store; one of its own by default
+    row_id  under which the rows lie; the view's own id by default
     """
 
-    def __init__(self, store: OnlineStore, view: FeatureView, thread: Executor | None = None) -> None:
-        self._store, self._view = store, view
+    def __init__(
+        self, store: OnlineStore, view: FeatureView, thread: Executor | None = None, row_id: str | None = None
+    ) -> None:
+        self._store, self._view, self.row_id = store, view, row_id or view.id
         self.rows_written = 0
         self._ends: dict[int, list[int | None]] = {}
         self._thread = thread or ThreadPoolExecutor(1, thread_name_prefix=f"commit-{view.name}")
@@ -78,7 +81,7 @@ class OnlineSink:
 
         topic_id  of the topic as it is; raises TopicError where a bucket stands in another topic of that name
         """
-        marks = self._store.marks(self._view.id, self._view.source.name).get(partition, [])
+        marks = self._store.marks(self.row_id, self._view.source.name).get(partition, [])
         marks = marks or [None] * self._store.buckets
         self._ends[partition] = [None if mark is None else mark.offset for mark in marks]
         known = [mark for mark in marks if mark is not None]
@@ -154,8 +157,26 @@ class OnlineSink:
         commits = [
             BucketCommit(bucket, self._place(partition), ends[bucket], new, b"", (), (), (), None) for bucket in lagging
         ]
-        for commit, outcome in zip(commits, self._store.commit(self._view.id, commits), strict=True):
+        for commit, outcome in zip(commits, self._store.commit(self.row_id, commits), strict=True):
             self._learn(partition, commit.bucket, outcome, new)
+
+    def look(self) -> None:
+        """Called about once a second; these rows are looked after by nobody else."""
+
+    def row_bytes(self, names: Sequence[bytes]) -> float:
+        """Mean size of these entities' rows as the store has them; 0 where it has none."""
+        [payloads] = self._store.payloads([(self.row_id, names)])
+        sizes = [len(payload) for payload in payloads if payload is not None]
+        return sum(sizes) / max(len(sizes), 1)
+
+    def lost(self) -> list[int]:
+        """The open partitions of which a bucket of the store stands earlier than it was left."""
+        stored, out = self._store.marks(self.row_id, self._view.source.name), []
+        for partition, ends in self._ends.items():
+            marks = stored.get(partition) or [None] * self._store.buckets
+            if any((0 if mark is None else mark.offset) < (end or 0) for mark, end in zip(marks, ends, strict=True)):
+                out.append(partition)
+        return out
 
     def settled(self, partition: int) -> int:
         """Every bucket holds all events before this offset."""
@@ -176,7 +197,7 @@ class OnlineSink:
         some = np.flatnonzero(touched)
         # Keys are in the order of their buckets, so rows come back in the order of the keys.
         asked = keys if len(some) == len(keys) else [keys[index] for index in some.tolist()]
-        reads = self._store.read(self._view.id, asked, work.bucket[some])
+        reads = self._store.read(self.row_id, asked, work.bucket[some])
         dense = np.cumsum(touched) - 1
         payloads = [None if held is None else held[TOKEN_BYTES:] for read in reads for held in read.rows]
         folded = fold(payloads, work.events(work.waiting, dense[row]), self._view.plan)
@@ -202,7 +223,7 @@ class OnlineSink:
         self._work = work
 
     def _send(self, commits: list[BucketCommit]) -> dict[int, Outcome]:
-        outcomes = self._store.commit(self._view.id, commits)
+        outcomes = self._store.commit(self.row_id, commits)
         return {commit.bucket: outcome for commit, outcome in zip(commits, outcomes, strict=True)}
 
     def _learn(self, partition: int, bucket: int, outcome: Outcome, new: Mark) -> bool:

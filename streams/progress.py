@@ -9,7 +9,7 @@ from confluent_kafka import IsolationLevel, TopicPartition
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
 from featurestore.offline import EventLog
-from featurestore.online import OnlineStore
+from featurestore.online import Aliases, OnlineStore
 from featurestore.settings import Settings
 from featurestore.spec import Repository
 from streams.broker import admin_client, broker_of
@@ -28,6 +28,7 @@ class TopicProgress:
     online  the same, of the online store alone
     dead    dead letters so far; a replay may have written one twice
     ends    partition -> end offset
+    stale   views whose rows are not complete yet
     """
 
     topic: str
@@ -36,6 +37,7 @@ class TopicProgress:
     online: int
     dead: int
     ends: Mapping[int, int]
+    stale: tuple[str, ...] = ()
 
     @property
     def lag(self) -> int:
@@ -47,6 +49,7 @@ class Progress:
 
     def __init__(self, settings: Settings, repository: Repository) -> None:
         self._repository, self._store = repository, online_store(settings)
+        self._aliases = Aliases(self._store)
         self._admin = admin_client(broker_of(settings))
         self._topics = sorted({view.source.name for view in repository.views.values()})
         self._logs = {name: EventLog(settings.offline_path, repository.topic(name)) for name in self._topics}
@@ -60,13 +63,19 @@ class Progress:
             log = self._logs[name]
             log.forget()
             logged = {partition: mark.offset for partition, mark in log.marks().items()}
-            rows = [_online_ends(self._store, view.id, name) for view in self._repository.views_of(name) if view.online]
+            views = [view for view in self._repository.views_of(name) if view.online]
+            aliases = [self._aliases.get(view.id) for view in views]
+            rows = [
+                _online_ends(self._store, view.id if alias is None else alias.id, name)
+                for view, alias in zip(views, aliases, strict=True)
+            ]
+            stale = tuple(v.name for v, a in zip(views, aliases, strict=True) if a is None or not a.is_ready)
             online = sum(min([each.get(p, 0) for each in rows], default=ends.get((name, p), 0)) for p in partitions)
             done = sum(min([logged.get(p, 0), *(each.get(p, 0) for each in rows)]) for p in partitions)
             end = sum(ends.get((name, p), 0) for p in partitions)
             letters = ends.get((dead_letter_topic(name), 0), 0)
             of_partition = {p: ends.get((name, p), 0) for p in partitions}
-            out.append(TopicProgress(name, end, done, online, letters, of_partition))
+            out.append(TopicProgress(name, end, done, online, letters, of_partition, stale))
         return out
 
     def _ends(self) -> dict[tuple[str, int], int]:

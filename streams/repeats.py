@@ -21,7 +21,8 @@ import pyarrow as pa
 from featurestore.errors import TooManyIdsError
 from featurestore.event_time import REPEATED_US
 from featurestore.spec import Topic
-from streams.decided import Decided, Log
+from streams.decided import Decided
+from streams.sink import Log
 from streams.watermark import Judged
 
 Ints = npt.NDArray[np.int64]

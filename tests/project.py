@@ -40,6 +40,12 @@ class Project:
         self.store = FeatureStore(self.settings, self.repository)
         self._workers: list[subprocess.Popen[bytes]] = []
 
+    def define(self, definitions: str) -> None:
+        """Other definitions, for whatever starts from now on."""
+        (self.folder / "definitions" / "all.py").write_text(definitions)
+        self.repository = load(self.folder / "definitions")
+        self.store = FeatureStore(self.settings, self.repository)
+
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run one of our commands."""
         command = [sys.executable, "-m", "featurestore.cli", *arguments]
@@ -65,9 +71,9 @@ class Project:
             time.sleep(0.05)
 
     def wait_until_applied(self, worker: subprocess.Popen[bytes] | None = None, limit_s: float = 120.0) -> None:
-        """Until every sink holds every record of every topic."""
+        """Until every sink holds every record of every topic, and lookups say so."""
         progress, deadline = Progress(self.settings, self.repository), time.monotonic() + limit_s
-        while any(one.lag for one in progress.look()):
+        while any(one.lag or one.stale for one in progress.look()):
             assert worker is None or worker.poll() is None, self.said()
             assert time.monotonic() < deadline, self.said()
             time.sleep(0.1)

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
+from featurestore.cli import backfill
 from featurestore.cli.dead_letters import letters_app
 from featurestore.errors import FeatureStoreError
 
@@ -21,6 +22,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 console = Console()
 errors = Console(stderr=True)
 app.add_typer(letters_app, name="dead-letters")
+backfill.add_to(app, console, errors)
 
 
 def main() -> None:

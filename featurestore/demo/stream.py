@@ -60,7 +60,7 @@ def stream(
                     console.print(f"[bold red]killed[/] the worker (pid {worker.pid}) at {done:,} of {total:,} records")
                     worker = start_worker(settings, folder)
                     console.print(f"started another one (pid {worker.pid})")
-                elif is_sent and done >= total:
+                elif is_sent and done >= total and not any(one.stale for one in now):
                     return Streamed(worker, total - before, looked - began)
                 if looked - began > _CAUGHT_UP_S:
                     raise DemoCheckError("stream", f"{total - done} records are not applied after {_CAUGHT_UP_S:.0f} s")
@@ -72,7 +72,11 @@ def stream(
 def wait_until_applied(settings: Settings, repository: Repository, total: int, limit_s: float = 60.0) -> None:
     """Return when every sink holds `total` records. Raises DemoCheckError."""
     progress, deadline = Progress(settings, repository), time.monotonic() + limit_s
-    while (done := sum(one.done for one in progress.look())) < total:
+    while True:
+        now = progress.look()
+        done = sum(one.done for one in now)
+        if done >= total and not any(one.stale for one in now):
+            return
         if time.monotonic() > deadline:
             raise DemoCheckError("stream", f"{total - done} records are not applied after {limit_s:.0f} s")
         time.sleep(_LOOK_S / 5)

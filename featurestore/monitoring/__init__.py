@@ -4,5 +4,6 @@ Enter: a store, entities, a moment. Leave: what was compared, and every differen
 """
 
 from featurestore.monitoring.parity import Mismatch, Parity, known_entities, prove
+from featurestore.monitoring.shadow import compare_shadow
 
-__all__ = ["Mismatch", "Parity", "known_entities", "prove"]
+__all__ = ["Mismatch", "Parity", "compare_shadow", "known_entities", "prove"]

@@ -5,7 +5,16 @@ event is in the log once, and the join gives what the online store would have se
 """
 
 from featurestore.offline.event_log import EventLog, log_schema
+from featurestore.offline.log_slices import LogSlices
 from featurestore.offline.point_in_time import point_in_time_join, with_derived
 from featurestore.offline.training_set import TrainingSet, make_training_set
 
-__all__ = ["EventLog", "TrainingSet", "log_schema", "make_training_set", "point_in_time_join", "with_derived"]
+__all__ = [
+    "EventLog",
+    "LogSlices",
+    "TrainingSet",
+    "log_schema",
+    "make_training_set",
+    "point_in_time_join",
+    "with_derived",
+]

@@ -13,6 +13,7 @@ from pathlib import Path
 import deltalake
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as pds
 from deltalake.exceptions import CommitFailedError, TableNotFoundError
 
 from featurestore.errors import EventLogError
@@ -37,6 +38,16 @@ def log_schema(topic: Topic) -> pa.Schema:
         pa.field("date", pa.string(), nullable=False),
     ]
     return pa.schema([*head, *(field.with_nullable(True) for field in topic.arrow_schema)])
+
+
+def columns_of(dataset: pds.Dataset, topic: Topic, columns: Sequence[str], wanted: pc.Expression) -> pa.Table:
+    """Some columns of a version of a topic's log; nulls where the definition has gained a column since."""
+    schema = log_schema(topic)
+    table = dataset.to_table(columns=[name for name in columns if name in dataset.schema.names], filter=wanted)
+    for name in columns:
+        if name not in table.column_names:
+            table = table.append_column(schema.field(name), pa.nulls(len(table), schema.field(name).type))
+    return table.select(list(columns))
 
 
 class EventLog:
@@ -98,11 +109,17 @@ class EventLog:
         """Look at the table again on the next `marks`."""
         self._marks = None
 
+    def decided(self, partition: int) -> Mark | None:
+        """How far events have been judged: those before are here, or were dead letters."""
+        return self.marks().get(partition)
+
     def exists(self) -> bool:
         return bool(deltalake.DeltaTable.is_deltatable(str(self.path)))
 
     def version(self) -> int:
-        """Version of the table, -1 before its first commit."""
+        """Version of the table, -1 before its first commit; the one asked for, of a log `at` one."""
+        if self._version is not None:
+            return self._version
         return int(deltalake.DeltaTable(str(self.path)).version()) if self.exists() else -1
 
     def files(self) -> int:
@@ -123,13 +140,7 @@ class EventLog:
             in_time = pc.field("late_by_us") <= late_by_max_us
             wanted = in_time if wanted is None else wanted & in_time
         dataset = deltalake.DeltaTable(str(self.path), version=self._version).to_pyarrow_dataset()
-        held = [name for name in columns if name in dataset.schema.names]
-        table = dataset.to_table(columns=held, filter=wanted)
-        for name in columns:
-            if name not in held:
-                # The definition has gained it since the last commit.
-                table = table.append_column(schema.field(name), pa.nulls(len(table), schema.field(name).type))
-        return table.select(list(columns))
+        return columns_of(dataset, self.topic, columns, wanted)
 
     def between(self, partition: int, first: int, end: int, columns: Sequence[str]) -> pa.Table:
         """Some columns of one partition's events with first <= offset < end, in the order of their offsets."""
@@ -139,7 +150,7 @@ class EventLog:
         wanted = (pc.field("partition") == partition) & (pc.field("offset") >= first) & (pc.field("offset") < end)
         dataset = deltalake.DeltaTable(str(self.path), version=self._version).to_pyarrow_dataset()
         asked = list(dict.fromkeys(["offset", *columns]))
-        return dataset.to_table(columns=asked, filter=wanted).sort_by("offset").select(list(columns))
+        return columns_of(dataset, self.topic, asked, wanted).sort_by("offset").select(list(columns))
 
     def compact(self) -> None:
         """Many small files of live commits become few large ones; nothing else changes."""

@@ -4,6 +4,7 @@ Enter: row payloads of the kernel with the offsets that they include. Leave: the
 for the next fold. Promise: a batch's rows and its watermark are written together or not at all.
 """
 
+from featurestore.online.alias import Alias, Aliases, Backfilling, Served
 from featurestore.online.store import (
     TOKEN_BYTES,
     Applied,
@@ -19,7 +20,10 @@ from featurestore.online.store import (
 
 __all__ = [
     "TOKEN_BYTES",
+    "Alias",
+    "Aliases",
     "Applied",
+    "Backfilling",
     "BucketCommit",
     "BucketRead",
     "Conflict",
@@ -27,5 +31,6 @@ __all__ = [
     "LostTail",
     "OnlineStore",
     "Outcome",
+    "Served",
     "Straddle",
 ]

@@ -74,4 +74,14 @@ local function commit(keys, args)
   return {'applied'}
 end
 
+-- keys: a hash
+-- args: field, the value it must have ('' for none), the new value
+-- returns 1 when it was written, 0 when the field had another value
+local function point(keys, args)
+  if (redis.call('HGET', keys[1], args[1]) or '') ~= args[2] then return 0 end
+  redis.call('HSET', keys[1], args[1], args[3])
+  return 1
+end
+
 redis.register_function('featurestore_v2_commit', commit)
+redis.register_function('featurestore_v2_point', point)

@@ -205,7 +205,15 @@ class OnlineStore:
 
     def payloads(self, asked: Sequence[tuple[str, Sequence[bytes]]]) -> list[list[bytes | None]]:
         """For each (view id, keys): the payloads of the keys, None where there is no row; one round trip."""
+        return self.payloads_and_aliases(asked, ())[0]
+
+    def payloads_and_aliases(
+        self, asked: Sequence[tuple[str, Sequence[bytes]]], views: Sequence[str]
+    ) -> tuple[list[list[bytes | None]], list[bytes | None], list[bytes | None]]:
+        """The same, with the aliases of some views as they were before and after the rows were read."""
         pipeline = self._client.pipeline(transaction=False)
+        if views:
+            pipeline.hmget(self.name("aliases"), list(views))
         sizes = []
         for view_id, keys in asked:
             names = [self._row_prefix(view_id, bucket_of(key, self.buckets)) + key for key in keys]
@@ -213,11 +221,56 @@ class OnlineStore:
             sizes.append(len(chunks))
             for first in chunks:
                 pipeline.mget(names[first : first + _MGET_KEYS])
+        if views:
+            pipeline.hmget(self.name("aliases"), list(views))
         with _told():
             replies = iter(pipeline.execute())
-        return [
+        before: list[bytes | None] = next(replies) if views else []
+        rows = [
             [None if row is None else row[TOKEN_BYTES:] for _ in range(size) for row in next(replies)] for size in sizes
         ]
+        return rows, before, next(replies) if views else []
+
+    def ask(self, *call: Any) -> Any:
+        """One command of the server; its answer. For what lies beside the rows: see `alias.py`."""
+        return self._call([call])[0]
+
+    def point(self, name: bytes, field: str, expected: bytes | None, new: bytes) -> bool:
+        """Write one field of a hash if it still has the value expected; whether it had."""
+        return bool(self.ask("FCALL", f"{_LIBRARY}_point", 1, name, field, expected or b"", new))
+
+    def name(self, of: str) -> bytes:
+        """Key of something that the project has once."""
+        return f"{self._namespace}:{of}".encode()
+
+    def incarnation(self) -> str:
+        """Another one after each start of the server: then what it holds may be older than what was written."""
+        with _told():
+            return str(self._client.info("server")["run_id"])
+
+    def drop(self, view_id: str, at_once: int = 1_000) -> int:
+        """Delete all rows and watermarks under an id; returns how many keys there were."""
+        return sum(self._client_unlink(names) for names in self._keys_of(view_id, "*", at_once))
+
+    def rows(self, view_id: str) -> int:
+        """How many rows there are under an id; goes through all keys of the server."""
+        return sum(len(names) for names in self._keys_of(view_id, "row:*", 1_000))
+
+    def _keys_of(self, view_id: str, what: str, at_once: int) -> Iterator[list[bytes]]:
+        pattern, cursor = f"{self._namespace}:{{b*}}:{view_id}:{what}", 0
+        while True:
+            # A key may come twice while the server's table grows or shrinks; unlinking it again does nothing.
+            with _told():
+                cursor, found = self._client.scan(cursor, match=pattern, count=at_once)
+            names = [each for each in found if isinstance(each, bytes)]
+            if names:
+                yield names
+            if cursor == 0:
+                return
+
+    def _client_unlink(self, names: list[bytes]) -> int:
+        with _told():
+            return int(self._client.unlink(*names))
 
     def newest_us(self, view_id: str, topic: str, keys: Sequence[bytes]) -> list[int | None]:
         """For each key: every event of the topic up to here that was in time is in the key's row.

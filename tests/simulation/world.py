@@ -252,6 +252,9 @@ class SimulatedLog:
     def forget(self) -> None:
         self._known = None
 
+    def decided(self, partition: int) -> Mark | None:
+        return self.marks().get(partition)
+
     def between(self, partition: int, first: int, end: int, columns: list[str]) -> pa.Table:
         some = [row for row in self._table.rows if row["partition"] == partition and first <= row["offset"] < end]
         some.sort(key=lambda row: int(row["offset"]))

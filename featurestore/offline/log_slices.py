@@ -1,0 +1,99 @@
+"""The event log in the order of its offsets, a slice at a time: what fills rows without Kafka.
+
+A slice is a range of offsets of one partition. Statistics of files and row groups leave out what lies elsewhere, so
+memory follows the slice and not the log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import deltalake
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from featurestore.event_time import DAY_US, Mark, as_datetime
+from featurestore.kernel.keys import encode_keys, hash64
+from featurestore.offline.event_log import EventLog, columns_of
+from featurestore.spec import Topic
+
+
+class LogSlices:
+    """One version of a topic's log, which later commits do not change.
+
+    marks  how far each partition has come in it
+    """
+
+    def __init__(self, log: EventLog, version: int) -> None:
+        self.topic: Topic = log.topic
+        self.version = version
+        self.marks: dict[int, Mark] = log.at(version).marks() if version >= 0 else {}
+        table = deltalake.DeltaTable(str(log.path), version=version) if version >= 0 else None
+        self._dataset = None if table is None else table.to_pyarrow_dataset()
+
+    @classmethod
+    def newest(cls, log: EventLog) -> LogSlices:
+        """The log as it is now."""
+        return cls(log, log.version())
+
+    def read(
+        self,
+        columns: Sequence[str],
+        partition: int,
+        first_offset: int,
+        end_offset: int,
+        since_us: int | None = None,
+    ) -> pa.Table:
+        """Some columns of the events with first_offset <= offset < end_offset, in any order.
+
+        since_us  leave events with an earlier effective time out
+        """
+        assert self._dataset is not None, "there is a version to read"
+        wanted = (
+            (pc.field("partition") == partition)
+            & (pc.field("offset") >= first_offset)
+            & (pc.field("offset") < end_offset)
+        )
+        if since_us is not None:
+            day = as_datetime(since_us - since_us % DAY_US).date().isoformat()
+            wanted = wanted & (pc.field("date") >= day) & (pc.field("effective_us") >= since_us)
+        return columns_of(self._dataset, self.topic, columns, wanted)
+
+    def newest_before_us(self, partition: int, offset: int) -> int:
+        """The newest effective event time of the partition's events before an offset, 0 without one."""
+        if self._dataset is None:
+            return 0
+        wanted = (pc.field("partition") == partition) & (pc.field("offset") < offset)
+        newest = 0
+        for batch in self._dataset.to_batches(columns=["effective_us"], filter=wanted):
+            if len(batch):
+                newest = max(newest, pc.max(batch["effective_us"]).as_py())
+        return newest
+
+    def first_offset(self, partition: int, arrival_us: int) -> int | None:
+        """The first offset that arrived at a moment or after it; None where none did."""
+        if self._dataset is None:
+            return None
+        wanted = (pc.field("partition") == partition) & (pc.field("arrival_us") >= arrival_us)
+        found = None
+        for batch in self._dataset.to_batches(columns=["offset"], filter=wanted):
+            if len(batch):
+                lowest = pc.min(batch["offset"]).as_py()
+                found = lowest if found is None else min(found, lowest)
+        return found
+
+    def some_entities(self, keys: Sequence[str], limit: int) -> pa.Table:
+        """Some of the entities that the log names: those first by a hash, so that they are spread and always the same.
+
+        keys  key columns of one entity
+        """
+        if self._dataset is None:
+            return pa.table({name: [] for name in keys})
+        kept: dict[int, dict[str, object]] = {}
+        for batch in self._dataset.to_batches(columns=list(keys)):
+            distinct = pa.Table.from_batches([batch]).drop_null().group_by(list(keys)).aggregate([])
+            hashes = [hash64(key) for key in encode_keys([distinct[name].combine_chunks() for name in keys])]
+            kept.update(zip(hashes, distinct.select(list(keys)).to_pylist(), strict=True))
+            kept = dict(sorted(kept.items())[:limit])
+        schema = pa.schema([self._dataset.schema.field(name) for name in keys])
+        return pa.Table.from_pylist(list(kept.values()), schema)

@@ -1,0 +1,104 @@
+"""Rows of one view that follow their topic by themselves, beside the workers: no group, no log, no letters."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+from featurestore.event_time import Mark
+from featurestore.offline import EventLog
+from featurestore.online import OnlineStore
+from featurestore.settings import Settings
+from featurestore.spec import FeatureView
+from streams.bounds import bounds_of
+from streams.broker import admin_client, broker_of
+from streams.codecs import codec_of
+from streams.engine import Engine
+from streams.online_sink import OnlineSink
+from streams.schemas import schemas_at
+from streams.sink import NoLetters, NoLog
+from streams.tail import Tail
+
+_READ_S = 0.1
+
+
+class Follower:
+    """Brings the rows under an id up to where the topic ends, and keeps them there.
+
+    Raises TopicError where the topic has lost what the rows still lack, LostTailError where the store did.
+    """
+
+    def __init__(self, settings: Settings, store: OnlineStore, view: FeatureView, row_id: str, topic_id: str) -> None:
+        topic = view.source
+        sink = OnlineSink(store, view, row_id=row_id)
+        marks: dict[int, Mark] = {}
+        broker = broker_of(settings)
+        self._admin = admin_client(broker)
+        for partition, bounds in bounds_of(self._admin, topic.name, range(topic.partitions)).items():
+            mark = sink.open(partition, topic_id)
+            if mark is None and bounds.low:
+                # Neither the log nor the topic knows of earlier events than these.
+                mark = Mark(bounds.low, 0, topic_id)
+                sink.heartbeat(partition, mark)
+            if mark is not None:
+                marks[partition] = mark
+        log = NoLog(topic, marks, EventLog(settings.offline_path, topic))
+        self._engine = Engine(
+            topic,
+            topic_id,
+            [sink],
+            view.lateness_us,
+            log,
+            NoLetters(),
+            _now_us,
+            codec=codec_of(topic, schemas_at(settings.schema_address)),
+        )
+        starts = {partition: self._engine.open(partition) for partition in range(topic.partitions)}
+        self._topic = topic
+        self._tail = Tail(broker, topic.name, starts)
+
+    def until_caught_up(self, moved: Callable[[int, int], None] = lambda done, total: None) -> None:
+        """Return when the rows hold everything that the topic had when this was called.
+
+        moved  is told how far all partitions have come together, and how far they must
+        """
+        bounds = bounds_of(self._admin, self._topic.name, range(self._topic.partitions))
+        ends = {partition: each.end for partition, each in bounds.items() if each.low < each.end}
+        while True:
+            stands = self._engine.marks()
+            lacking = [p for p, end in ends.items() if stands[p].offset < end]
+            moved(sum(min(stands[p].offset, end) for p, end in ends.items()), sum(ends.values()))
+            if not lacking:
+                break
+            self._step()
+        self._engine.flush()
+        # The buckets that no event touched come to where the others are.
+        self._engine.beat()
+
+    def for_seconds(self, seconds: float) -> None:
+        """Follow this long."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            self._step()
+        self._engine.flush()
+
+    def close(self) -> None:
+        self._tail.close()
+
+    def __enter__(self) -> Follower:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _step(self) -> None:
+        for batch in self._tail.read(_READ_S):
+            self._engine.apply(batch)
+        self._engine.tick()
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1_000

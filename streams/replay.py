@@ -1,0 +1,383 @@
+"""A range of a topic run again into a scratch place, for people who want to see what became of it.
+
+From Kafka, the range goes through the whole engine: decoded, judged, folded, logged, its bad events kept as letters.
+From the event log, where Kafka has it no more, what was logged is folded again. The scratch place is a namespace of
+its own in the online store and a folder; nothing that is served, logged or posted is touched. A replay that was
+killed goes on when it is run again, since its scratch rows carry watermarks like all others.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin._listoffsets import OffsetSpec
+
+from featurestore.errors import ReplayError
+from featurestore.event_time import Mark, moment_us
+from featurestore.kernel import roll_up
+from featurestore.kernel.keys import encode_keys
+from featurestore.offline import EventLog, LogSlices, log_schema
+from featurestore.online import OnlineStore
+from featurestore.settings import Settings
+from featurestore.spec import FeatureView, Repository
+from streams.bounds import bounds_of
+from streams.broker import admin_client, broker_of
+from streams.codecs import codec_of
+from streams.dead_letters import DeadLetter
+from streams.engine import Engine
+from streams.fill import LogFill
+from streams.online_sink import OnlineSink
+from streams.schemas import schemas_at
+from streams.tail import Tail
+from streams.topics import Topics
+from streams.transport import Batch
+
+_TIMEOUT_S = 10.0
+_READ_S = 0.1
+# A broker that gives nothing of a range that it has for this long is stuck.
+_SILENT_MAX_S = 60.0
+# Offsets whose events are counted at once, and entities that are shown.
+_COUNTED_OFFSETS = 200_000
+_SAMPLE = 5
+
+Source = Literal["kafka", "log"]
+
+
+class Range(msgspec.Struct, frozen=True):
+    """What is replayed, as it was understood at first: the topic may have grown since.
+
+    first  partition -> offset and the newest event time before it, by which lateness is judged
+    end    partition -> the offset to stop before
+    """
+
+    topic: str
+    source: Source
+    views: list[str]
+    first: dict[int, tuple[int, int]]
+    end: dict[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class ViewReplayed:
+    """What one view made of the range.
+
+    applied, late, too_late  events: counted in, counted in although late, left out for it
+    rows                     entities that have a row
+    sample                   values of some of them at `moment_us`
+    """
+
+    view: str
+    applied: int
+    late: int
+    too_late: int
+    rows: int
+    sample: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What came out.
+
+    offsets    in the range, holes included
+    events     that could be decoded
+    dead       reason -> letters; of a replay from Kafka
+    moment_us  newest event time of the range
+    """
+
+    name: str
+    folder: Path
+    offsets: int
+    events: int
+    dead: dict[str, int]
+    moment_us: int
+    views: list[ViewReplayed]
+
+
+class Replay:
+    """One replay, by name; the same name finds its scratch place again.
+
+    first, end  an offset (of every partition), or a moment of arrival as ISO 8601 with its zone; None: all there is
+    at          is told the points at which a process may be killed
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        repository: Repository,
+        topic: str,
+        *,
+        first: str | None = None,
+        end: str | None = None,
+        views: Sequence[str] = (),
+        source: Source = "kafka",
+        name: str | None = None,
+        moved: Callable[[str, int, int], None] = lambda stage, done, total: None,
+        at: Callable[[str], None] = lambda point: None,
+    ) -> None:
+        self._settings, self._topic, self._source = settings, repository.topic(topic), source
+        self._first, self._end, self._moved, self._at = first, end, moved, at
+        chosen = [repository.view(view) for view in views] if views else repository.views_of(topic)
+        other = [view.name for view in chosen if view.source.name != topic]
+        if other:
+            raise ReplayError(topic, f"view {other[0]!r} reads another topic")
+        self._views: list[FeatureView] = list(chosen)
+        said = repr((topic, first, end, [view.id for view in self._views], source))
+        self.name = name or blake2b(said.encode(), digest_size=4).hexdigest()
+        self.folder = settings.offline_path.parent / "replays" / self.name
+        self._store = OnlineStore.at(
+            settings.redis_url, namespace=f"{settings.project}:replay:{self.name}", buckets=settings.buckets
+        )
+        self._log = EventLog(self.folder / "log", self._topic)
+        self._admin = admin_client(broker_of(settings))
+
+    def run(self) -> Replayed:
+        """Replay what is left of the range, and say what came out. Raises ReplayError."""
+        self._store.ensure_ready()
+        topic_id = Topics(broker_of(self._settings)).ids([self._topic.name])[self._topic.name]
+        asked = self._range()
+        if asked.source == "kafka":
+            self._from_kafka(asked, topic_id)
+        else:
+            self._from_log(asked, topic_id)
+        total = sum(asked.end[p] - offset for p, (offset, _) in asked.first.items())
+        self._moved("replay", total, total)
+        return self._replayed(asked)
+
+    def drop(self) -> bool:
+        """Delete the scratch place; whether there was one."""
+        held = self.folder.exists()
+        for view in self._views:
+            self._store.drop(view.id)
+        if held:
+            shutil.rmtree(self.folder)
+        return held
+
+    # -- what is asked -----------------------------------------------------------------------------------------------
+
+    def _range(self) -> Range:
+        path = self.folder / "range.json"
+        if path.exists():
+            held = msgspec.json.decode(path.read_bytes(), type=Range)
+            if (held.topic, held.source, held.views) != (self._topic.name, self._source, self._view_ids()):
+                raise ReplayError(self._topic.name, f"{self.name!r} is another replay; choose a name, or drop that one")
+            return held
+        made = self._resolved()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(".new")
+        unfinished.write_bytes(msgspec.json.encode(made))
+        unfinished.replace(path)
+        return made
+
+    def _view_ids(self) -> list[str]:
+        return [view.id for view in self._views]
+
+    def _resolved(self) -> Range:
+        """Offsets of each partition that has some of the range."""
+        logged = LogSlices.newest(EventLog(self._settings.offline_path, self._topic))
+        partitions = range(self._topic.partitions)
+        if self._source == "kafka":
+            held = {p: (b.low, b.end) for p, b in bounds_of(self._admin, self._topic.name, partitions).items()}
+        else:
+            held = {partition: (0, mark.offset) for partition, mark in logged.marks.items()}
+        first, end = self._places(self._first, held, logged), self._places(self._end, held, logged)
+        out = Range(self._topic.name, self._source, self._view_ids(), {}, {})
+        for partition, (low, high) in held.items():
+            begin = low if self._first is None else first[partition]
+            stop = high if self._end is None else min(end[partition], high)
+            if begin < low and stop > begin:
+                raise ReplayError(
+                    self._topic.name,
+                    f"Kafka holds partition {partition} from offset {low} only; say --source log, or --from {low}",
+                )
+            if begin < stop:
+                out.first[partition] = (begin, logged.newest_before_us(partition, begin))
+                out.end[partition] = stop
+        if not out.first:
+            raise ReplayError(self._topic.name, "no partition has anything of that range")
+        return out
+
+    def _places(self, text: str | None, held: Mapping[int, tuple[int, int]], logged: LogSlices) -> dict[int, int]:
+        """Partition -> the first offset at or after what was written."""
+        if text is None or text.isdigit():
+            return dict.fromkeys(held, int(text or 0))
+        try:
+            moment = moment_us(datetime.fromisoformat(text))
+        except ValueError as error:
+            wanted = "an offset, or a moment such as 2026-01-31T12:00:00Z"
+            raise ReplayError(self._topic.name, f"{text!r} is neither an offset nor a moment; say {wanted}") from error
+        if self._source == "log":
+            found = {partition: logged.first_offset(partition, moment) for partition in held}
+        else:
+            # The broker's clock counts milliseconds.
+            spec = OffsetSpec.for_timestamp(moment // 1_000)
+            places = {TopicPartition(self._topic.name, partition): spec for partition in held}
+            asked = self._admin.list_offsets(places, request_timeout=_TIMEOUT_S)
+            found = {place.partition: done.result(_TIMEOUT_S).offset for place, done in asked.items()}
+        return {p: held[p][1] if offset is None or offset < 0 else offset for p, offset in found.items()}
+
+    # -- the work ----------------------------------------------------------------------------------------------------
+
+    def _sinks(self, asked: Range, topic_id: str) -> list[OnlineSink]:
+        """Scratch rows that stand at the beginning of the range, or where an earlier process left them."""
+        sinks = [OnlineSink(self._store, view) for view in self._views]
+        for partition, (offset, newest_us) in asked.first.items():
+            for sink in sinks:
+                if sink.open(partition, topic_id) is None:
+                    sink.heartbeat(partition, Mark(offset, newest_us, topic_id))
+        return sinks
+
+    def _from_kafka(self, asked: Range, topic_id: str) -> None:
+        begin = {partition: Mark(offset, newest_us) for partition, (offset, newest_us) in asked.first.items()}
+        missing = {partition: mark for partition, mark in begin.items() if partition not in self._log.marks()}
+        if missing:
+            self._log.append(log_schema(self._topic).empty_table(), missing)
+        lateness_us = max(view.lateness_us for view in self._views)
+        letters = _FileLetters(self.folder / "letters.jsonl")
+        sinks = self._sinks(asked, topic_id)
+        codec = codec_of(self._topic, schemas_at(self._settings.schema_address))
+        engine = Engine(self._topic, topic_id, sinks, lateness_us, self._log, letters, _now_us, codec=codec)
+        starts = {partition: engine.open(partition) for partition in asked.first}
+        total = sum(asked.end[partition] - mark.offset for partition, mark in begin.items())
+        heard = time.monotonic()
+        with Tail(broker_of(self._settings), self._topic.name, starts) as tail:
+            while any(mark.offset < asked.end[partition] for partition, mark in engine.marks().items()):
+                batches = tail.read(_READ_S)
+                heard = time.monotonic() if batches else heard
+                for batch in batches:
+                    engine.apply(_before(batch, asked.end[batch.partition]))
+                    self._at("mid-replay")
+                if time.monotonic() - heard > _SILENT_MAX_S:
+                    raise ReplayError(self._topic.name, f"the broker gave nothing for {_SILENT_MAX_S:.0f} s")
+                done = sum(mark.offset - begin[partition].offset for partition, mark in engine.marks().items())
+                self._moved("replay", done, total)
+                engine.tick()
+        engine.flush()
+
+    def _from_log(self, asked: Range, topic_id: str) -> None:
+        slices = LogSlices.newest(EventLog(self._settings.offline_path, self._topic))
+        total = sum(asked.end[partition] - offset for partition, (offset, _) in asked.first.items())
+        for sink in self._sinks(asked, topic_id):
+            fill, before = LogFill(slices, sink.view, is_whole=True), 0
+            for partition, (first, _) in asked.first.items():
+
+                def moved(offset: int, done: int = before - first) -> None:
+                    self._moved("replay", done + offset, total)
+                    self._at("mid-replay")
+
+                end = Mark(asked.end[partition], slices.newest_before_us(partition, asked.end[partition]))
+                fill.fill(sink, partition, topic_id, moved, end)
+                before += asked.end[partition] - first
+
+    # -- what came out -----------------------------------------------------------------------------------------------
+
+    def _replayed(self, asked: Range) -> Replayed:
+        kept = self._log if asked.source == "kafka" else EventLog(self._settings.offline_path, self._topic)
+        slices = LogSlices.newest(kept)
+        events, moment = 0, 0
+        counts: dict[str, Counter[str]] = {view.name: Counter() for view in self._views}
+        entities: dict[str, dict[bytes, dict[str, Any]]] = {view.name: {} for view in self._views}
+        keys = sorted({key for view in self._views for key in view.entity.keys})
+        for partition, (first, _) in asked.first.items():
+            for start in range(first, asked.end[partition], _COUNTED_OFFSETS):
+                stop = min(start + _COUNTED_OFFSETS, asked.end[partition])
+                part = slices.read(["effective_us", "late_by_us", *keys], partition, start, stop)
+                events += len(part)
+                moment = max(moment, pc.max(part["effective_us"]).as_py() or 0)
+                for view in self._views:
+                    self._count(view, part, counts[view.name], entities[view.name])
+        dead = Counter(letter.reason for letter in _FileLetters(self.folder / "letters.jsonl").read())
+        views = [self._of_view(view, counts[view.name], entities[view.name], moment) for view in self._views]
+        offsets = sum(asked.end[partition] - first for partition, (first, _) in asked.first.items())
+        return Replayed(self.name, self.folder, offsets, events, dict(sorted(dead.items())), moment, views)
+
+    def _count(
+        self, view: FeatureView, part: pa.Table, counts: Counter[str], entities: dict[bytes, dict[str, Any]]
+    ) -> None:
+        named = part.filter(_valid(part, view.entity.keys))
+        late_by = named["late_by_us"].to_numpy()
+        counts["applied"] += int((late_by <= view.lateness_us).sum())
+        counts["late"] += int(((late_by > 0) & (late_by <= view.lateness_us)).sum())
+        counts["too_late"] += int((late_by > view.lateness_us).sum())
+        if len(entities) < _SAMPLE and len(named):
+            some = named.select(list(view.entity.keys)).slice(0, 100)
+            columns = [some[key].combine_chunks() for key in view.entity.keys]
+            for key, values in zip(encode_keys(columns), some.to_pylist(), strict=True):
+                if len(entities) < _SAMPLE:
+                    entities[key] = values
+
+    def _of_view(
+        self, view: FeatureView, counts: Counter[str], entities: dict[bytes, dict[str, Any]], moment: int
+    ) -> ViewReplayed:
+        [payloads] = self._store.payloads([(view.id, list(entities))])
+        values = roll_up(payloads, moment, view.plan)
+        sample = [
+            {**keys, **{name: values[name][place].as_py() for name in view.outputs}}
+            for place, keys in enumerate(entities.values())
+        ]
+        rows = self._store.rows(view.id)
+        return ViewReplayed(view.name, counts["applied"], counts["late"], counts["too_late"], rows, sample)
+
+
+class _FileLetters:
+    """Letters as lines of a file; a replay that was killed may write one twice, and it is read once."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._waiting: list[DeadLetter] = []
+
+    def put(self, letters: Iterable[DeadLetter]) -> None:
+        self._waiting.extend(letters)
+
+    def flush(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        if waiting:
+            with self._path.open("ab") as file:
+                # The first byte ends a line that a killed process may have left unfinished.
+                file.write(b"\n" + b"\n".join(map(msgspec.json.encode, waiting)) + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+
+    def read(self) -> list[DeadLetter]:
+        found: dict[bytes, DeadLetter] = {}
+        for line in self._path.read_bytes().splitlines() if self._path.exists() else ():
+            try:
+                letter = msgspec.json.decode(line, type=DeadLetter)
+            except msgspec.DecodeError:
+                continue  # cut short by a kill: the next process wrote it again
+            found[letter.key] = letter
+        return list(found.values())
+
+
+def _before(batch: Batch, end: int) -> Batch:
+    """The part of a batch before an offset."""
+    if batch.end_offset <= end:
+        return batch
+    cut = int(np.searchsorted(batch.offsets, end))
+    values, offsets, stamps = batch.values[:cut], batch.offsets[:cut], batch.timestamps_us[:cut]
+    last = max(end, batch.first_offset)
+    return Batch(batch.topic, batch.partition, batch.first_offset, last, values, offsets, stamps, batch.leader_epoch)
+
+
+def _valid(part: pa.Table, keys: Sequence[str]) -> pa.Array:
+    held = part[keys[0]].is_valid()
+    for key in keys[1:]:
+        held = pc.and_(held, part[key].is_valid())
+    return held
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1_000

@@ -1,0 +1,296 @@
+"""The rows of one view that are served: which generation they are, whether they are complete, and how they come back.
+
+Around an `OnlineSink` it adds four things, each noticed about once a second or when a partition is taken over:
+
+- the alias moved (a backfill flipped): go on with the other generation, from where its rows stand;
+- the rows stand so far behind that Kafka cannot give, or could only slowly give, what they lack (a new view, an
+  empty store, an old backup): they are filled from the event log, in another thread, while the topic is read on for
+  the other views; then the topic is read again from where the fill ended;
+- the store lost rows: its readers are told `STALE` until everything that the broker held at that moment is in;
+- rows that have never been complete get their alias, once they are.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+from threading import Event, Lock, Thread
+
+from featurestore.errors import LostTailError
+from featurestore.event_time import Mark
+from featurestore.kernel import Events
+from featurestore.kernel.keys import Grouped
+from featurestore.offline import EventLog, LogSlices
+from featurestore.online import Alias, Aliases, OnlineStore
+from featurestore.spec import FeatureView
+from streams.bounds import Bounds
+from streams.fill import LogFill
+from streams.online_sink import OnlineSink
+from streams.sink import Ints
+
+# Fewer events than this are read again from Kafka sooner than a fill has begun.
+READ_AGAIN_MAX = 100_000
+
+log = logging.getLogger("featurestore.worker")
+
+
+class _StoppedError(Exception):
+    """The partition was given up while it was filled."""
+
+
+class _Filling:
+    """A partition on its way from the log, in a thread that does not keep a dying process alive."""
+
+    def __init__(self, turn: Lock, work: Callable[[Callable[[int], None]], None]) -> None:
+        self._stop, self._turn, self._work = Event(), turn, work
+        self._error: BaseException | None = None
+        self._thread = Thread(target=self._run, name="fill", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Between two batches; what was written is as good as any other beginning."""
+        self._stop.set()
+
+    @property
+    def is_done(self) -> bool:
+        return not self._thread.is_alive()
+
+    def result(self) -> None:
+        """Raises what the work raised."""
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            with self._turn:
+                self._moved(0)
+                self._work(self._moved)
+        except _StoppedError:
+            pass
+        except BaseException as error:  # told to the engine's thread, which ends the process
+            self._error = error
+
+    def _moved(self, offset: int) -> None:
+        if self._stop.is_set():
+            raise _StoppedError
+
+
+class ServingSink:
+    """What an engine takes for a sink; used from the engine's thread.
+
+    events   the topic's log
+    bounds   what the broker holds of each partition of the topic
+    turn     held while a fill runs: shared by all sinks of a worker, so that memory holds one at a time
+    commits  as for OnlineSink
+    """
+
+    def __init__(
+        self,
+        store: OnlineStore,
+        view: FeatureView,
+        events: EventLog,
+        bounds: Callable[[], Mapping[int, Bounds]],
+        clock_us: Callable[[], int],
+        turn: Lock | None = None,
+        commits: Executor | None = None,
+    ) -> None:
+        self._store, self._view, self._events, self._bounds, self._clock_us = store, view, events, bounds, clock_us
+        self._turn, self._commits = turn or Lock(), commits
+        self._aliases = Aliases(store)
+        self._alias: Alias | None = None
+        self._incarnation = ""
+        self._inner = OnlineSink(store, view, commits)
+        self._rows_before = 0
+        self._filling: dict[int, _Filling] = {}
+        # Filled just now: what is left is read from Kafka, however fast the log grows meanwhile.
+        self._filled: set[int] = set()
+        self._topic_ids: dict[int, str] = {}
+        # Partitions that the engine must read again from earlier: it learns of one at a time.
+        self._back: set[int] = set()
+        # What the rows must hold until they are complete; None: they are.
+        self._barrier: dict[int, int] | None = None
+
+    @property
+    def view(self) -> FeatureView:
+        return self._view
+
+    @property
+    def rows_written(self) -> int:
+        """Of live events; rows of fills are not counted."""
+        return self._rows_before + self._inner.rows_written
+
+    def open(self, partition: int, topic_id: str = "") -> Mark | None:
+        """Where to read the partition from; a fill may have begun, which the mark then lies behind."""
+        self._incarnation = self._incarnation or self._store.incarnation()
+        self._follow_alias(self._aliases.get(self._view.id))
+        self._topic_ids[partition] = topic_id
+        self._back.discard(partition)
+        # Another view's way back opens the partition for all of them: a fill at work goes on.
+        at_work = partition in self._filling and not self._filling[partition].is_done
+        mark = self._events.marks()[partition] if at_work else self._take_over(partition)
+        self._tell_if_complete()
+        return mark
+
+    def close(self, partition: int) -> None:
+        self._stop_fill(partition)
+        self._back.discard(partition)
+        self._topic_ids.pop(partition, None)
+        self._inner.close(partition)
+
+    def apply(
+        self, partition: int, grouped: Grouped, offsets: Ints, new: Mark, events: Callable[[Ints, Ints], Events]
+    ) -> None:
+        """As OnlineSink; nothing while the partition is filled, since it is read again afterwards."""
+        self._send_back(partition)
+        if partition not in self._filling:
+            self._noting_loss(lambda: self._inner.apply(partition, grouped, offsets, new, events))
+
+    def finish(self) -> None:
+        self._noting_loss(self._inner.finish)
+
+    def heartbeat(self, partition: int, new: Mark) -> None:
+        self._send_back(partition)
+        if partition not in self._filling:
+            self._noting_loss(lambda: self._inner.heartbeat(partition, new))
+
+    def settled(self, partition: int) -> int:
+        return self._inner.settled(partition)
+
+    def look(self) -> None:
+        """See what others did to the alias and the store, and what became of the fills."""
+        alias, incarnation = self._aliases.get(self._view.id), self._store.incarnation()
+        self._follow_alias(alias)
+        if incarnation != self._incarnation or self._barrier is not None:
+            # A loss shows at a commit, but where nothing comes nothing is committed.
+            self._incarnation = incarnation
+            lost = [partition for partition in self._inner.lost() if partition not in self._filling]
+            if lost:
+                log.warning("the online store stands earlier than it was left with the rows of %s", self._view.name)
+                self._incomplete(alias)
+                self._take_over_all(lost)
+        for partition, filling in list(self._filling.items()):
+            if filling.is_done:
+                del self._filling[partition]
+                filling.result()
+                self._filled.add(partition)
+                self._back.add(partition)
+        self._tell_if_complete()
+        for partition in list(self._back):
+            self._send_back(partition)
+
+    # -- generations -------------------------------------------------------------------------------------------------
+
+    def _follow_alias(self, alias: Alias | None) -> None:
+        """Go on with the rows that the alias names."""
+        self._alias = alias
+        row_id = self._view.id if alias is None else alias.id
+        if row_id != self._inner.row_id:
+            log.info("%s is served from %s now", self._view.name, row_id)
+            self._rows_before += self._inner.rows_written
+            self._inner = OnlineSink(self._store, self._view, self._commits, row_id)
+            self._barrier = None
+            self._take_over_all(self._topic_ids)
+        if alias is not None and alias.is_ready:
+            # Whoever wrote this has seen the rows complete.
+            self._barrier = None
+        elif self._barrier is None:
+            self._barrier = self._ends()
+
+    # -- fills -------------------------------------------------------------------------------------------------------
+
+    def _take_over_all(self, partitions: Iterable[int]) -> None:
+        for partition in list(partitions):
+            self._take_over(partition)
+            if partition not in self._filling:
+                self._back.add(partition)
+
+    def _take_over(self, partition: int) -> Mark | None:
+        """Learn where the partition's rows stand, and begin to fill them where the log is the better source."""
+        self._stop_fill(partition)
+        mark = self._inner.open(partition, self._topic_ids[partition])
+        stands = 0 if mark is None else mark.offset
+        self._events.forget()
+        logged = self._events.marks().get(partition)
+        if logged is None or logged.offset <= stands:
+            return mark
+        lost = self._bounds()[partition].low > stands
+        is_filled = partition in self._filled
+        self._filled.discard(partition)
+        if mark is not None and not lost and (is_filled or logged.offset - stands <= READ_AGAIN_MAX):
+            return mark
+        log.info(
+            "filling %s from the event log: %s/%d from %d to %d",
+            *(self._inner.row_id, self._view.source.name, partition, stands, logged.offset),
+        )
+        if self._alias is not None:
+            self._incomplete(self._alias)
+        row_id, topic_id = self._inner.row_id, self._topic_ids[partition]
+        self._filling[partition] = _Filling(self._turn, lambda moved: self._fill(row_id, partition, topic_id, moved))
+        return logged
+
+    def _fill(self, row_id: str, partition: int, topic_id: str, moved: Callable[[int], None]) -> None:
+        # A sink of its own: the engine's is used from the engine's thread.
+        with ThreadPoolExecutor(1, thread_name_prefix="fill-commit") as commits:
+            sink = OnlineSink(self._store, self._view, commits, row_id)
+            stands = 0
+            while True:
+                slices = LogSlices.newest(EventLog(self._events.path.parent, self._view.source))
+                # The log went on meanwhile; what is left at last is read from Kafka.
+                if stands and slices.marks[partition].offset - stands <= READ_AGAIN_MAX:
+                    return
+                LogFill(slices, self._view).fill(sink, partition, topic_id, moved)
+                stands = slices.marks[partition].offset
+
+    def _stop_fill(self, partition: int) -> None:
+        filling = self._filling.pop(partition, None)
+        if filling is not None:
+            filling.stop()
+
+    def _send_back(self, partition: int) -> None:
+        if partition in self._back:
+            self._back.discard(partition)
+            stands = self._inner.settled(partition)
+            raise LostTailError(self._view.name, self._view.source.name, partition, stands)
+
+    # -- completeness ------------------------------------------------------------------------------------------------
+
+    def _noting_loss(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except LostTailError:
+            alias = self._aliases.get(self._view.id)
+            if alias is None or alias.id == self._inner.row_id:
+                self._incomplete(alias)
+            raise
+
+    def _incomplete(self, alias: Alias | None) -> None:
+        """Tell readers that the rows lack something, until they hold what the broker has now."""
+        self._barrier = self._ends()
+        if alias is not None and alias.is_ready:
+            told = Alias(alias.id, False, self._clock_us())
+            if self._aliases.point(self._view.id, alias, told):
+                self._alias = told
+
+    def _tell_if_complete(self) -> None:
+        """Give the rows their alias once every bucket holds all that the barrier asks for."""
+        if self._barrier is None:
+            return
+        stored = self._store.marks(self._inner.row_id, self._view.source.name)
+        for partition, end in self._barrier.items():
+            marks = stored.get(partition, [])
+            if end and (not marks or any(mark is None or mark.offset < end for mark in marks)):
+                return
+        told = Alias(self._inner.row_id, True, self._clock_us())
+        if self._aliases.point(self._view.id, self._alias, told):
+            log.info("%s is complete, served from %s", self._view.name, told.id)
+            self._alias, self._barrier = told, None
+
+    def _ends(self) -> dict[int, int]:
+        """What there is to hold: nothing of a partition that has no records."""
+        logged = self._events.marks()
+        out = {}
+        for partition, bounds in self._bounds().items():
+            held = logged[partition].offset if partition in logged else 0
+            out[partition] = bounds.end if bounds.low < bounds.end else min(held, bounds.end)
+        return out

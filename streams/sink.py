@@ -1,0 +1,105 @@
+"""What an engine asks of its sinks and its log: rows that are kept, served, shadowed or scratched alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from featurestore.event_time import Mark
+from featurestore.kernel import Events
+from featurestore.kernel.keys import Grouped
+from featurestore.spec import FeatureView, Topic
+from streams.dead_letters import DeadLetter
+
+Ints = npt.NDArray[np.int64]
+
+
+class Sink(Protocol):
+    """Online rows of one view; `OnlineSink` says what each call promises."""
+
+    @property
+    def view(self) -> FeatureView: ...
+
+    @property
+    def rows_written(self) -> int: ...
+
+    def open(self, partition: int, topic_id: str = "") -> Mark | None: ...
+
+    def close(self, partition: int) -> None: ...
+
+    def apply(
+        self, partition: int, grouped: Grouped, offsets: Ints, new: Mark, events: Callable[[Ints, Ints], Events]
+    ) -> None: ...
+
+    def finish(self) -> None: ...
+
+    def heartbeat(self, partition: int, new: Mark) -> None: ...
+
+    def settled(self, partition: int) -> int: ...
+
+    def look(self) -> None:
+        """Called about once a second; raises LostTailError where a partition must be read again from earlier."""
+
+
+class Log(Protocol):
+    """Where an engine's events are kept; `EventLog` says what each call promises."""
+
+    topic: Topic
+
+    def append(self, rows: pa.Table, marks: Mapping[int, Mark]) -> None: ...
+
+    def marks(self) -> dict[int, Mark]: ...
+
+    def forget(self) -> None: ...
+
+    def decided(self, partition: int) -> Mark | None:
+        """How far events have been judged: what lies before is not judged anew."""
+
+    def between(self, partition: int, first: int, end: int, columns: Sequence[str]) -> pa.Table: ...
+
+
+class Letters(Protocol):
+    """Where an engine's dead letters go; `DeadLetterBox` says what each call promises."""
+
+    def put(self, letters: Iterable[DeadLetter]) -> None: ...
+
+    def flush(self) -> None: ...
+
+
+class NoLog:
+    """Keeps no event: whoever follows a topic for one view's rows alone starts where those rows stand.
+
+    held  the log that the workers keep: what it has decided counts here as well
+    """
+
+    def __init__(self, topic: Topic, marks: Mapping[int, Mark], held: Log) -> None:
+        self.topic, self._marks, self._held = topic, dict(marks), held
+
+    def append(self, rows: pa.Table, marks: Mapping[int, Mark]) -> None:
+        self._marks.update(marks)
+
+    def marks(self) -> dict[int, Mark]:
+        return dict(self._marks)
+
+    def forget(self) -> None:
+        self._held.forget()
+
+    def decided(self, partition: int) -> Mark | None:
+        return self._held.decided(partition)
+
+    def between(self, partition: int, first: int, end: int, columns: Sequence[str]) -> pa.Table:
+        return self._held.between(partition, first, end, columns)
+
+
+class NoLetters:
+    """Drops letters: the worker that keeps the log has posted them."""
+
+    def put(self, letters: Iterable[DeadLetter]) -> None:
+        """Posted already."""
+
+    def flush(self) -> None:
+        """Nothing waits."""

@@ -1,0 +1,197 @@
+"""Backfills beside live traffic: killed at every point, never read half, and exact in the end."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+
+import pytest
+import redis
+
+from featurestore.client import FeatureStore
+from featurestore.local import environment_of
+from featurestore.monitoring import prove
+from featurestore.online import Aliases
+from streams.build import online_store
+from tests.project import Project
+from tests.streams.test_rebuild import USERS, cut, now_us, send
+
+Make = Callable[..., Project]
+HISTORY = 2_000
+
+
+def definitions(topic: str, extra: str = "") -> str:
+    return f"""
+from featurestore import Entity, FeatureView, Topic, count, first, mean, sum
+
+paid = Topic({topic!r}, schema={{"user": str, "at": "timestamp", "amount": float}},
+             event_time="at", key="user", partitions=2)
+by_user = FeatureView("by_user", Entity("user", key="user"), paid, lateness="1h", features={{
+    "n": count(), "paid": sum("amount").over("1h", "24h"), "oldest": first("amount"), {extra}
+}})
+"""
+
+
+class Reader:
+    """Looks all users up all the time, and keeps what it saw."""
+
+    def __init__(self, store: FeatureStore) -> None:
+        self._store, self._stop = store, threading.Event()
+        self.seen: list[tuple[set[bool], set[str]]] = []
+        self._failed: BaseException | None = None
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.is_set():
+                table = self._store.get_many("by_user", {"user": USERS})
+                oldest = table["by_user__oldest"].to_pylist()
+                # Only rows with the history have an amount from it.
+                has_history = {value is not None and value < HISTORY * 0.1 for value in oldest}
+                self.seen.append((has_history, set(table["by_user__status"].to_pylist())))
+                self._stop.wait(0.002)
+        except BaseException as error:
+            self._failed = error
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+        if self._failed is not None:
+            raise self._failed
+
+
+class Traffic:
+    """Sends a little all the time; `sent` counts from after the history."""
+
+    def __init__(self, project: Project, topic: str) -> None:
+        self._project, self._topic, self._stop = project, topic, threading.Event()
+        self.sent = 0
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            send(self._project, self._topic, 40, HISTORY + self.sent)
+            self.sent += 40
+            self._stop.wait(0.1)
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+def killed(project: Project, point: str, nth: int = 1) -> None:
+    command = [sys.executable, "-m", "tests.streams.killed_backfill", "by_user", point, str(nth)]
+    done = subprocess.run(command, env=environment_of(project.settings), capture_output=True, text=True, timeout=120)
+    assert done.returncode == -signal.SIGKILL, done.stdout + done.stderr
+
+
+def test_readers_see_old_rows_or_new_ones_whatever_is_killed_beside_live_traffic(
+    project: Make, unique: Callable[[str], str], redis_client: redis.Redis
+) -> None:
+    topic = unique("shadowed")
+    made = project(definitions(topic))
+    worker = made.start_worker()
+    send(made, topic, HISTORY)
+    made.wait_until_applied(worker)
+    cut(made, topic)
+    # What is served has lost its history, as a bug would lose it; the watermarks do not know.
+    rows = list(redis_client.scan_iter(f"{made.settings.project}:*:row:*"))
+    assert len(rows) == len(USERS)
+    redis_client.delete(*rows)
+    send(made, topic, 40, HISTORY)
+    made.wait_until_applied(worker)
+    traffic, reader = Traffic(made, topic), Reader(made.store)
+    traffic.sent = 40
+    try:
+        for point, nth in (("mid-fill", 1), ("mid-fill", 3), ("before-compare", 1), ("before-flip", 1)):
+            killed(made, point, nth)
+        assert all(history == {False} for history, _ in reader.seen), "nothing has flipped yet"
+        for point in ("after-flip", "before-drop"):
+            killed(made, point)
+        made.wait_until_said("by_user is served from")
+        done = made.command("backfill", "by_user")
+        assert done.returncode == 0, done.stderr
+    finally:
+        traffic.stop()
+        reader.stop()
+    assert worker.poll() is None, made.said()
+    assert {frozenset(history) for history, _ in reader.seen} == {frozenset({False}), frozenset({True})}
+    flips = sum(one != other for (one, _), (other, _) in zip(reader.seen, reader.seen[1:], strict=False))
+    assert flips == 1, "once new, never old again"
+    assert {status for _, statuses in reader.seen for status in statuses} == {"PRESENT"}
+    made.wait_until_applied(worker)
+    assert sum(made.store.get_many("by_user", {"user": USERS})["by_user__n"].to_pylist()) == HISTORY + traffic.sent
+    [parity] = prove(made.store, [made.repository.view("by_user")], now_us())
+    assert parity.mismatches == ()
+    ids = {re.search(rb":(by_user@[^:]*):", key)[1] for key in redis_client.scan_iter(f"{made.settings.project}:*}}:*")}  # type: ignore[index]
+    assert ids == {f"{made.repository.view('by_user').id}.g2".encode()}, "the old rows are gone"
+
+
+def test_a_changed_definition_is_filled_while_the_old_one_is_served_and_read(
+    project: Make, unique: Callable[[str], str]
+) -> None:
+    topic = unique("changed")
+    made = project(definitions(topic))
+    old_worker = made.start_worker()
+    send(made, topic, HISTORY)
+    made.wait_until_applied(old_worker)
+    cut(made, topic)
+    old = made.store
+    made.define(definitions(topic, extra='"mean": mean("amount").over("24h"),'))
+    assert made.store.get("by_user", {"user": "u1"})["by_user__status"] == "STALE"
+    done = made.command("backfill", "by_user")
+    assert done.returncode == 0, done.stderr
+    assert "agree at" in done.stdout
+    assert made.store.get("by_user", {"user": "u1"})["by_user__status"] == "PRESENT"
+    assert old.get("by_user", {"user": "u1"})["by_user__status"] == "PRESENT"
+    old_worker.terminate()
+    assert old_worker.wait(30) == 0
+    worker = made.start_worker()
+    send(made, topic, 400, HISTORY)
+    made.wait_until_applied(worker)
+    [parity] = prove(made.store, [made.repository.view("by_user")], now_us())
+    assert parity.mismatches == ()
+    assert parity.pairs == len(USERS)
+    assert sum(made.store.get_many("by_user", {"user": USERS})["by_user__n"].to_pylist()) == HISTORY + 400
+
+
+def test_rows_that_differ_from_the_log_are_not_flipped_to(project: Make, unique: Callable[[str], str]) -> None:
+    topic = unique("wrong")
+    made = project(definitions(topic))
+    worker = made.start_worker()
+    send(made, topic, HISTORY)
+    made.wait_until_applied(worker)
+    killed(made, "before-compare")
+    view = made.repository.view("by_user")
+    aliases = Aliases(online_store(made.settings))
+    state = aliases.backfill(view.id)
+    assert state is not None
+    client = redis.Redis.from_url(made.settings.redis_url)
+    row = next(iter(client.scan_iter(f"{made.settings.project}:*:{state.id}:row:*")))
+    client.delete(row)
+    refused = made.command("backfill", "by_user")
+    assert refused.returncode == 1
+    assert "differ from the event log" in refused.stderr
+    assert aliases.id_of(view.id) == view.id
+    assert made.command("backfill", "by_user", "--abandon").stdout.strip() == "dropped"
+    assert made.command("backfill", "by_user").returncode == 0
+    assert aliases.id_of(view.id) == f"{view.id}.g3"
+
+
+@pytest.mark.parametrize("what", ["no events", "no worker"])
+def test_a_backfill_needs_neither_events_nor_a_worker(what: str, project: Make, unique: Callable[[str], str]) -> None:
+    topic = unique("alone")
+    made = project(definitions(topic))
+    if what == "no worker":
+        send(made, topic, 200)
+    done = made.command("backfill", "by_user", "--keep-following", "0")
+    assert done.returncode == 0, done.stderr
+    table = made.store.get_many("by_user", {"user": USERS})
+    assert sum(table["by_user__n"].to_pylist()) == (200 if what == "no worker" else 0)
+    assert set(table["by_user__status"].to_pylist()) == ({"PRESENT"} if what == "no worker" else {"NOT_FOUND"})

@@ -1,0 +1,108 @@
+"""A range of a topic run again: what came out is what plain arithmetic says, and nothing that is served has moved."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+import redis
+
+from featurestore.errors import ReplayError
+from featurestore.local import environment_of
+from streams.producer import EventProducer
+from streams.replay import Replay
+from tests.project import Project
+from tests.streams.test_rebuild import cut, definitions, now_us, send
+
+Make = Callable[..., Project]
+
+
+def served(project: Project, client: redis.Redis) -> dict[bytes, object]:
+    """Everything that the project keeps in the online store, scratch places left out, as bytes."""
+    names = [name for name in client.scan_iter(f"{project.settings.project}:*") if b":replay:" not in name]
+    return {name: client.dump(name) for name in names}
+
+
+@pytest.mark.parametrize("source", ["kafka", "log"])
+def test_a_replayed_range_is_exact_and_leaves_what_is_served_alone_whatever_is_killed(
+    source: str, project: Make, unique: Callable[[str], str], redis_client: redis.Redis
+) -> None:
+    topic = unique("again")
+    made = project(definitions(topic, partitions=1))
+    worker = made.start_worker()
+    send(made, topic, 1_000)
+    moment = now_us()
+    with EventProducer(made.settings.kafka_bootstrap) as producer:
+        producer.send_raw(topic, b"u1", b"{broken")
+        late = {"user": "u1", "at": moment - 600_000_000, "amount": 1_000.0}
+        producer.send(made.repository.topic(topic), late)
+        producer.send(made.repository.topic(topic), {**late, "at": moment - 7_200_000_000})
+    send(made, topic, 500, first=1_000)
+    made.wait_until_applied(worker)
+    worker.terminate()
+    assert worker.wait(30) == 0
+    before, version = served(made, redis_client), made.store.event_log(made.repository.topic(topic)).version()
+    if source == "log":
+        cut(made, topic, partitions=1)
+        with pytest.raises(ReplayError, match="say --source log"):
+            Replay(made.settings, made.repository, topic, first="600", end="1100").run()
+    killed = subprocess.run(
+        [sys.executable, "-m", "tests.streams.killed_replay", topic, "600", "1100", source, "1"],
+        env=environment_of(made.settings),
+        capture_output=True,
+        timeout=120,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    command = ("replay", topic, "--from", "600", "--to", "1100", "--source", source)
+    shown = made.command(*command)
+    assert shown.returncode == 0, shown.stderr
+    # Offsets 600 to 999 are plain; 1000 is broken, 1001 late, 1002 too late; then plain again.
+    replay = Replay(
+        made.settings, made.repository, topic, first="600", end="1100", source="log" if source == "log" else "kafka"
+    )
+    done = replay.run()
+    [view] = done.views
+    assert (done.offsets, done.events) == (500, 499)
+    assert (view.applied, view.late >= 1, view.too_late, view.rows) == (498, True, 1, 40)
+    assert done.dead == ({"broken_json": 1, "too_late": 1} if source == "kafka" else {})
+    numbers = [*range(600, 1_000), *range(1_000, 1_097)]
+    for row in view.sample:
+        expected = sum(f"u{number % 40}" == row["user"] for number in numbers) + (row["user"] == "u1")
+        assert row["n"] == expected, row
+    assert re.search(r"by_user\s*│\s*498", shown.stdout), shown.stdout
+    assert served(made, redis_client) == before
+    assert made.store.event_log(made.repository.topic(topic)).version() == version
+    assert list(redis_client.scan_iter(f"{made.settings.project}:replay:*"))
+    assert made.command(*command, "--drop").stdout.strip() == "dropped"
+    assert not list(redis_client.scan_iter(f"{made.settings.project}:replay:*"))
+    assert not done.folder.exists()
+
+
+def test_a_range_by_moments_holds_what_arrived_between_them(project: Make, unique: Callable[[str], str]) -> None:
+    from featurestore.event_time import as_datetime
+
+    topic = unique("between")
+    made = project(definitions(topic, partitions=2))
+    send(made, topic, 100)
+    first = as_datetime(now_us() + 2_000).isoformat()
+    send_after(first)
+    send(made, topic, 60, first=100)
+    end = as_datetime(now_us() + 2_000).isoformat()
+    send_after(end)
+    send(made, topic, 30, first=160)
+    done = Replay(made.settings, made.repository, topic, first=first, end=end).run()
+    assert done.events == done.views[0].applied == 60
+
+
+def send_after(moment: str) -> None:
+    """Until the clock has passed a moment, which the broker stamps by."""
+    from datetime import datetime
+
+    from featurestore.event_time import moment_us
+
+    while now_us() <= moment_us(datetime.fromisoformat(moment)):
+        pass
