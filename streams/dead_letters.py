@@ -43,8 +43,8 @@ class DeadLetter(msgspec.Struct, frozen=True):
     reason: str
     detail: str
     payload: bytes | None
-    position: int | None = None
     record_key: bytes | None = None
+    position: int | None = None
 
     @property
     def place(self) -> str:

@@ -242,7 +242,7 @@ class Engine:
 
             payload = one_row(payload, position)
         key = batch.key(index)
-        return DeadLetter(self.topic.name, batch.partition, offset, reason, detail, payload, position, key)
+        return DeadLetter(self.topic.name, batch.partition, offset, reason, detail, payload, key, position)
 
     def _gather(self, batch: Batch, decoded: Decoded, judged: Judged, offsets: Ints) -> None:
         kept = np.flatnonzero(~judged.future)

@@ -256,7 +256,7 @@ def send(
     chosen = Settings()
     wanted = load(chosen.definitions).topic(topic)
     lines = [line for line in (sys.stdin.buffer if str(file) == "-" else file.open("rb")) if line.strip()]
-    with Progress(console=errors) as bars:
+    with Progress(console=errors, disable=not errors.is_terminal) as bars:
         checking = bars.add_task("checking", total=len(lines))
         parts = []
         for part in checked(wanted, lines):

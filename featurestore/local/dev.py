@@ -66,5 +66,5 @@ def _show(settings: Settings, file: Path, console: Console) -> None:
 
 def _as_toml(settings: Settings) -> str:
     # A JSON string is a TOML string too.
-    values = settings.model_dump(mode="json")
+    values = settings.model_dump(mode="json", exclude_none=True)
     return "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items())

@@ -136,7 +136,7 @@ def test_a_wrong_password_is_one_line_that_names_the_setting(
         kafka_sasl_password="wrong-one",
     )
     project = Project(plain, tmp_path / "wrong", "wrong", DEFINITIONS, **wrong)
-    for command in (("dead-letters", "guarded"), ("worker",)):
+    for command in (("dead-letters", "list", "--topic", "guarded"), ("worker",)):
         done = project.command(*command)
         assert done.returncode == 1
         [line] = done.stderr.splitlines()

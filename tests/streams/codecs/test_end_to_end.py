@@ -167,7 +167,7 @@ def test_a_bad_row_of_a_record_is_a_letter_of_its_own_and_lateness_goes_row_by_r
     [parity] = prove(made.store, list(made.repository.views.values()), time.time_ns() // 1_000)
     assert parity.not_null
     assert not parity.mismatches
-    shown = made.command("dead-letters", topic.name)
+    shown = made.command("dead-letters", "list", "--topic", topic.name)
     assert "0/0/4" in shown.stdout
 
 
