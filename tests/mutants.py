@@ -246,7 +246,7 @@ MUTANTS = (
     Mutant("a window keeps the beginning of the one before", K + "loops/ranges.py", "if begin != head_at:", "if head_at < 0:", PLAIN),
     Mutant("ends of another window are taken", K + "plain.py", "self._newest[name][0] is not high", "False", PLAIN),
     Mutant("tiles overflow two words", K + "loops/roll_values.py", "not -_TOPS_MAX < tops < _TOPS_MAX - tiles", "False", PLAIN),
-    Mutant("a minimum is read where the maximum is", K + "loops/roll_values.py", "np.int64(2 if is_pair else 0)", "np.int64(0)", PLAIN),
+    Mutant("a minimum is read where the maximum is", K + "loops/roll_values.py", "apart += widths[between]", "apart += 0", PLAIN),
     Mutant("a sum that does not fit int64 is served", K + "loops/roll_values.py", "there &= high[row] == low[row] >> 63", "there &= True", PLAIN),
     Mutant("a tile at the window's end is read", K + "loops/roll_values.py", "get(words, end - size) >= span_end[span]", "get(words, end - size) > span_end[span]", LOOPS),
     # Codecs and contracts.

@@ -92,7 +92,7 @@ def roll_values(
     numbers, lows = np.empty((2, len(program.read), len(held)), dtype=np.int64)
     if not rolled.roll_values(
         addresses, lengths, plan.layout, *_tables(program), *_spans(moment_us, plan),
-        program.read, program.read_at, numbers, lows,
+        program.read, program.read_at, program.partner, numbers, lows,
     ):  # fmt: skip
         return None
     out = np.empty((len(program.plain), len(held)), dtype=np.int64)

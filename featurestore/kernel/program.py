@@ -41,6 +41,8 @@ _FACTORS_MAX = 4
 MEAN = 6
 FINISH, COUNTER, VALUE = range(3)
 _FINISHES = {"count": COUNT, "sum": SUM, "mean": MEAN, "min": LEAST, "max": MOST}
+# The partner of a minimum that is found together with the maximum before it.
+FOUND_BEFORE = -2
 # Digits that one value's product can have: four factors of 64 bits, at any shift.
 DIGITS_MAX = 12
 
@@ -57,6 +59,7 @@ class Program:
     is_float     (columns) whether each holds floats
     read         operations that plain outputs need, span by span; spans are the windows, level by level
     read_at      (spans + 1) where each span's begin
+    partner      (reads) of a maximum of floats the read of their minimum, of that FOUND_BEFORE; elsewhere -1
     finishes     (plain, 3) kind, number of the read that counts, number of the one that holds the values
     plain        the outputs of these finishes
     """
@@ -70,6 +73,7 @@ class Program:
     is_float: npt.NDArray[np.bool_]
     read: Shorts
     read_at: Shorts
+    partner: Shorts
     finishes: Shorts
     plain: tuple[Output, ...]
 
@@ -118,15 +122,16 @@ def program_of(levels: Sequence[Level], rung_names: Sequence[str], outputs: Sequ
         {name: index for index, name in enumerate(sums)},
         tuple(columns),
         np.array([dtype == "float64" for dtype in columns.values()], dtype=np.bool_),
-        *_finishes(levels, level_at, outputs),
+        *_finishes(levels, level_at, operations, outputs),
     )
 
 
 def _finishes(
-    levels: Sequence[Level], level_at: Sequence[int], outputs: Sequence[Output]
-) -> tuple[Shorts, Shorts, Shorts, tuple[Output, ...]]:
-    """The tables of the plain outputs: what is read, where each span begins, the finishes, and whose they are."""
+    levels: Sequence[Level], level_at: Sequence[int], operations: Sequence[Sequence[int]], outputs: Sequence[Output]
+) -> tuple[Shorts, Shorts, Shorts, Shorts, tuple[Output, ...]]:
+    """The tables of the plain outputs, as `Program` describes them from `read` on."""
     read: list[int] = []
+    partner: list[int] = []
     read_at, finishes, plain = [0], [], []
     for level, begin in zip(levels, level_at, strict=False):
         place = {partial.name: begin + index for index, partial in enumerate(level.partials)}
@@ -137,12 +142,22 @@ def _finishes(
             for output, pair in zip(here, ends, strict=True):
                 reads = [len(read) + needed.index(operation) for operation in pair]
                 finishes.append([_FINISHES[given(output.aggregate.plain)], *reads])
+            partner.extend(_partners(operations, needed, len(read)))
             read.extend(needed)
             read_at.append(len(read))
             plain.extend(here)
-    shorts = (np.array(each, dtype=np.int32) for each in (read, read_at, finishes))
-    first, second, third = shorts
-    return first, second, third.reshape(-1, 3), tuple(plain)
+    first, second, third, last = (np.array(each, dtype=np.int32) for each in (read, read_at, partner, finishes))
+    return first, second, third, last.reshape(-1, 3), tuple(plain)
+
+
+def _partners(operations: Sequence[Sequence[int]], needed: Sequence[int], begin: int) -> list[int]:
+    """For each of a span's reads, which begin at `begin`, its partner; a maximum is named before its minimum."""
+    out = [-1] * len(needed)
+    most = {operations[one][COLUMN]: place for place, one in enumerate(needed) if operations[one][KIND] == MOST}
+    for place, one in enumerate(needed):
+        if operations[one][KIND] == LEAST and operations[one][IS_FLOAT] and operations[one][COLUMN] in most:
+            out[most[operations[one][COLUMN]]], out[place] = begin + place, FOUND_BEFORE
+    return out
 
 
 def _operation(

@@ -38,6 +38,7 @@ HOURS = compile_plan(
 )
 HOUR_US = 3_600_000_000
 ORDINARY = [0.0, -0.0, 0.01, -0.01, 19.99, 1e9, -1e9, 2.0**31 - 2.0**-22, -(2.0**30), 2.0**-64, -3 * 2.0**-64, 0.1, 1.5]
+CENTS = [cents / 100 for cents in range(-500, 500)]
 SIZES = [0, 1, -1, 7, 2**62, -(2**62), 2**63 - 1, -(2**63), 3_000_000_000]
 
 words = st.one_of(
@@ -118,14 +119,18 @@ def _is_ordinary(value: float | None) -> bool:
 @given(
     seed=st.integers(0, 2**32),
     events=st.integers(0, 120),
-    moment=st.integers(0, 9 * HOUR_US),
-    amounts=st.sampled_from([ORDINARY, [0.1, 0.2], [2.0**62, -(2.0**62), 1.5], [2.0**62], [5e-324, 1.5], [-0.0]]),
+    # Many events in few tiles, and few in many.
+    span_us=st.sampled_from([HOUR_US // 30, HOUR_US, 8 * HOUR_US]),
+    after_us=st.integers(0, 2 * HOUR_US),
+    amounts=st.sampled_from(
+        [ORDINARY, CENTS, [0.1, 0.2], [2.0**62, -(2.0**62), 1.5], [2.0**62], [5e-324, 1.5], [-0.0]]
+    ),
     share=st.sampled_from([0.0, 0.5, 1.0]),
 )
 def test_rows_are_rolled_up_to_the_same_values(
-    seed: int, events: int, moment: int, amounts: list[float], share: float
+    seed: int, events: int, span_us: int, after_us: int, amounts: list[float], share: float
 ) -> None:
-    drawn = _drawn(np.random.default_rng(seed), events, amounts, share)
+    drawn, moment = _drawn(np.random.default_rng(seed), events, amounts, share, span_us=span_us), span_us + after_us
     for plan in (PLAN, HOURS):
         rows = [*fold([None] * 3, drawn, plan), None] if events else [None]
         ours, theirs = roll_up(tuple(rows), moment, plan), roll_up_with_numpy(rows, moment, plan)
@@ -164,9 +169,11 @@ def same(ours: Any, theirs: Any) -> None:
     assert not isinstance(theirs, float) or np.signbit(ours) == np.signbit(theirs)
 
 
-def _drawn(draw: np.random.Generator, count: int, amounts: list[float], share: float, entities: int = 3) -> Events:
+def _drawn(
+    draw: np.random.Generator, count: int, amounts: list[float], share: float, entities: int = 3, span_us: int = HOUR_US
+) -> Events:
     """Events in order, of which a share has values."""
-    row, event_us = np.sort(draw.integers(0, entities, count)), draw.integers(0, 8 * HOUR_US, count)
+    row, event_us = np.sort(draw.integers(0, entities, count)), draw.integers(0, span_us, count)
     order = np.lexsort((event_us, row))
     columns = {
         "amount": Column(draw.choice(amounts, count), draw.random(count) < share),

@@ -248,19 +248,21 @@ def fold_rows(  # type: ignore[no-untyped-def]
                 copied = source
                 if event < event_end:
                     coming = tiles[level, event]
+                    if source < source_end and get(words, source_end - size) < coming:
+                        # As nearly always: what comes is newer than all that is there.
+                        source = source_end
                     while source < source_end and get(words, source) < coming:
                         source += size
                 else:
                     source = source_end
-                out[to : to + source - copied] = words[copied:source]
+                _copy(out, to, words, copied, source)
                 to += source - copied
                 kept += (source - copied) // size
                 if event == event_end:
                     break
                 fresh = source == source_end or get(words, source) != coming
                 if not fresh:
-                    for place in range(size):
-                        out[to + place] = words[source + place]
+                    _copy(out, to, words, source, source + size)
                     source += size
                 else:
                     put(out, to, coming)
@@ -300,6 +302,13 @@ def fold_rows(  # type: ignore[no-untyped-def]
             continue
         at = to
     out_at[len(row_at) - 1] = at
+
+
+@loop
+def _copy(out, to, words, begin, end):  # type: ignore[no-untyped-def]
+    # Without a sign: a place that may be counted from the end is looked at twice.
+    for place in range(np.uint64(end - begin)):
+        out[np.uint64(to) + place] = words[np.uint64(begin) + place]
 
 
 @loop

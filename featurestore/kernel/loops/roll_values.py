@@ -13,11 +13,11 @@ from featurestore.kernel.program import (
     COUNT,
     COUNTER,
     FINISH,
+    FOUND_BEFORE,
     IS_FLOAT,
     KIND,
     LEAST,
     MEAN,
-    MOST,
     RUNG_PLACE,
     SLOT,
     SUM,
@@ -31,12 +31,13 @@ _TOPS_MAX = np.int64(1) << 30
 @loop
 def roll_values(  # type: ignore[no-untyped-def]
     addresses, lengths, layout, operations, level_at, sums, header_words, known, widths, sizes, bases,
-    span_level, span_first, span_end, read, read_at, numbers, lows,
+    span_level, span_first, span_end, read, read_at, partner, numbers, lows,
 ):  # fmt: skip
     """What every span (a level, and the tiles from first to before end) has of the operations that are read, by row.
 
     addresses, lengths  (rows) where each row's bytes are, and how many; none for an entity without events
     read, read_at       (spans + 1) of each span the operations, in the order of its records
+    partner             (reads) of a maximum of floats the read of their minimum, where there is one, which comes later
     numbers, lows       (reads, rows) out: counts, extremes, or high and low words of sums; 0 without a tile
     returns             false where a row is damaged, or a sum wider than two words
     """
@@ -64,7 +65,6 @@ def roll_values(  # type: ignore[no-untyped-def]
             while end > at and get(words, end - size) >= span_end[span]:
                 end -= size
             word, index = at + _TILE_WORDS, level_at[level]
-            is_pair, least = False, np.int64(0)
             for each in range(read_at[span], read_at[span + 1]):
                 while index < read[each]:
                     word += widths[index]
@@ -72,8 +72,6 @@ def roll_values(  # type: ignore[no-untyped-def]
                 kind, low = operations[index, KIND], np.int64(0)
                 if at == end:
                     number = np.int64(0)
-                elif is_pair:
-                    number, is_pair = least, False
                 elif kind == COUNT:
                     number = _count(words, word, end, size)
                 elif kind == SUM:
@@ -82,12 +80,18 @@ def roll_values(  # type: ignore[no-untyped-def]
                         return False
                 elif operations[index, IS_FLOAT] == 0:
                     number = _extreme(words, word, end, size, kind == LEAST)
+                elif partner[each] == FOUND_BEFORE:
+                    continue
+                elif partner[each] >= 0:
+                    # Both in one walk, since they wait for different comparisons.
+                    apart = np.int64(0)
+                    for between in range(index, read[partner[each]]):
+                        apart += widths[between]
+                    number, least = _float_extremes(words, word, apart, end, size)
+                    numbers[partner[each], row] = least
                 else:
-                    # The maximum of a column stands right before its minimum, and they wait for different comparisons.
-                    is_pair = kind == MOST and each + 1 < read_at[span + 1] and read[each + 1] == index + 1
-                    is_pair = is_pair and operations[index + 1, KIND] == LEAST and operations[index + 1, IS_FLOAT] != 0
-                    number, least = _float_extremes(words, word, np.int64(2 if is_pair else 0), end, size)
-                    number = least if kind == LEAST else number
+                    most, least = _float_extremes(words, word, np.int64(0), end, size)
+                    number = least if kind == LEAST else most
                 numbers[each, row], lows[each, row] = number, low
     return True
 
