@@ -63,9 +63,10 @@ def show_letter(
 
     said = "/".join(place)
     topic, *numbers = said.split("/")
-    if len(numbers) != 2 or not all(number.isdecimal() for number in numbers):
+    # Where a record holds many events, a third number is the event's position in it.
+    if len(numbers) not in (2, 3) or not all(number.isdecimal() for number in numbers):
         raise typer.BadParameter(f"{said!r} is no place of a letter, such as payments/0/918 or payments 0 918")
-    wanted = f"{topic}/{int(numbers[0])}/{int(numbers[1])}"
+    wanted = "/".join([topic, *(str(int(number)) for number in numbers)])
     _, _, held = _read(topic)
     found = next((each for each in held if each.letter.place == wanted), None)
     if found is None:
@@ -163,7 +164,7 @@ def _row(held: HeldLetter) -> list[str]:
     one = held.letter
     shown = (one.payload or b"").decode("utf-8", "replace")[:_PAYLOAD_SHOWN]
     status = "" if held.replayed is None else f"replayed as {held.replayed.new_offset}"
-    return [one.topic, f"{one.partition}/{one.offset}", one.reason, escape(one.detail), escape(shown), status]
+    return [one.topic, one.place.removeprefix(f"{one.topic}/"), one.reason, escape(one.detail), escape(shown), status]
 
 
 def _facts(held: HeldLetter) -> dict[str, Any]:
@@ -174,6 +175,7 @@ def _facts(held: HeldLetter) -> dict[str, Any]:
         "topic": one.topic,
         "partition": one.partition,
         "offset": one.offset,
+        "position": one.position,
         "reason": one.reason,
         "detail": one.detail,
         "written": as_datetime(held.written_us).isoformat(),
