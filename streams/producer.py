@@ -163,6 +163,10 @@ class EventProducer:
         try:
             self._sender.shutdown()
             self.flush()
+        except Exception:
+            # What the broker does not have was told; closing would wait for it for five minutes more.
+            self._producer.purge()
+            raise
         finally:
             self._answers.close()
             self._producer.close()
