@@ -92,7 +92,7 @@ def test_an_added_column_may_not_hide_one_of_the_topic() -> None:
 
 
 def test_a_ratio_divides_numbers_over_one_window() -> None:
-    with pytest.raises(UnsupportedAggregateError, match="a ratio divides numbers"):
+    with pytest.raises(UnsupportedAggregateError, match="ratio divides numbers"):
         FeatureView("v", USER, PAYMENTS, {"r": ratio(last("status"), count())})
     with pytest.raises(UnsupportedAggregateError, match="without windows of their own"):
         FeatureView("v", USER, PAYMENTS, {"r": ratio(total("amount").over("1h"), count())})
