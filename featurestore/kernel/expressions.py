@@ -105,8 +105,11 @@ def _evaluated(asked: Expression, frame: pl.DataFrame) -> pa.Array:
     import polars as pl
 
     kind = arrow_type(asked.dtype)
+    # Polars takes a single row for a constant, and divides it by a number, where it multiplies several rows by the
+    # reciprocal. Those are other bits, so no row is alone.
+    rows = frame if len(frame) != 1 else pl.DataFrame([pl.concat([one, one], rechunk=True) for one in frame])
     try:
-        result = frame.select(asked.polars.alias("it"))["it"]
+        result = rows.select(asked.polars.alias("it"))["it"][: len(frame)]
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
         # What came in a row, such as text that is no number, may not take the others with it.
         if len(frame) <= 1:
