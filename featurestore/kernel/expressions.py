@@ -118,6 +118,9 @@ def _evaluated(asked: Expression, frame: pl.DataFrame) -> pa.Array:
         return pa.concat_arrays([_evaluated(asked, frame[:half]), _evaluated(asked, frame[half:])])
     if result.dtype.is_integer():
         result = result.cast(pl.Int64, strict=False)
+    if isinstance(result.dtype, pl.Datetime):
+        # Arrow would refuse the whole batch for one nanosecond.
+        result = result.dt.cast_time_unit("us")
     array = result.to_arrow().cast(kind)
     if asked.dtype == "float64":
         held = array.to_numpy(zero_copy_only=False)
