@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
@@ -68,8 +69,13 @@ def test_a_day_has_23_24_or_25_hours() -> None:
 
 
 def test_the_last_year_that_clocks_know_has_periods_too() -> None:
-    moment = np.array([moment_us(datetime(9998, 7, 4, 3, tzinfo=UTC))])
-    assert calendar("day").first_tile(moment) == moment_us(datetime(9998, 7, 4, tzinfo=UTC))
+    for unit, month, day in (("day", 7, 4), ("week", 6, 28), ("month", 7, 1)):
+        moment = np.array([moment_us(datetime(9999, 7, 4, 3, tzinfo=UTC))])
+        assert calendar(unit).first_tile(moment) == moment_us(datetime(9999, month, day, tzinfo=UTC))  # type: ignore[arg-type]
+    for zone in ("UTC", "Asia/Tokyo", "America/New_York"):
+        moment = np.array([moment_us(datetime(9999, 12, 31, 14, 59, 59, 999_999, tzinfo=UTC))])
+        there = datetime(9999, 12, 31, tzinfo=ZoneInfo(zone))
+        assert calendar("day", zone).first_tile(moment) == moment_us(there)
 
 
 def test_previous_periods_follow_each_other_without_a_gap() -> None:
