@@ -105,8 +105,11 @@ def _evaluated(asked: Expression, frame: pl.DataFrame) -> pa.Array:
     import polars as pl
 
     kind = arrow_type(asked.dtype)
+    # Polars takes a single row for a constant, and divides it by a number, where it multiplies several rows by the
+    # reciprocal. Those are other bits, so no row is alone.
+    rows = frame if len(frame) != 1 else pl.DataFrame([pl.concat([one, one], rechunk=True) for one in frame])
     try:
-        result = frame.select(asked.polars.alias("it"))["it"]
+        result = rows.select(asked.polars.alias("it"))["it"][: len(frame)]
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
         # What came in a row, such as text that is no number, may not take the others with it.
         if len(frame) <= 1:
@@ -115,6 +118,9 @@ def _evaluated(asked: Expression, frame: pl.DataFrame) -> pa.Array:
         return pa.concat_arrays([_evaluated(asked, frame[:half]), _evaluated(asked, frame[half:])])
     if result.dtype.is_integer():
         result = result.cast(pl.Int64, strict=False)
+    if isinstance(result.dtype, pl.Datetime):
+        # Arrow would refuse the whole batch for one nanosecond.
+        result = result.dt.cast_time_unit("us")
     array = result.to_arrow().cast(kind)
     if asked.dtype == "float64":
         held = array.to_numpy(zero_copy_only=False)

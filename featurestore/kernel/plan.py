@@ -115,11 +115,13 @@ def exact_names(levels: Sequence[Level]) -> list[str]:
 
 def reach_us(over: Window) -> int | None:
     """The longest time that an event stays in the window; None: for ever."""
-    probe = np.array([1_700_000_000_000_000], dtype=np.int64)
     if isinstance(over, Lifetime | Newest):
         return None
+    # At the end of a tile a window reaches furthest back: a week so far is a whole week only on its last day.
+    tiling = over.tiling
+    probe = tiling.start_us(tiling.tile_of(np.array([1_700_000_000_000_000], dtype=np.int64))) - 1
     # Tiles of a calendar differ in length, by less than twice: two such windows are longer than any one.
-    return 2 * int(probe[0] - over.tiling.start_us(over.first_tile(probe))[0])
+    return 2 * int(probe[0] - tiling.start_us(over.first_tile(probe))[0])
 
 
 def compile_plan(

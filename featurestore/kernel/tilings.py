@@ -108,7 +108,7 @@ class Calendar:
 
 
 # Days are looked up in a table. That of moments to come takes two seconds to make: it is made when one is asked for.
-_FIRST_YEAR, _NEAR_YEAR, _FAR_YEAR = 1969, 2100, 9999
+_FIRST_YEAR, _NEAR_YEAR, _FAR_YEAR = 1969, 2100, 10_000
 _NEAR_US = int((datetime(_NEAR_YEAR, 1, 1) - datetime(1970, 1, 1)).total_seconds()) * SECOND_US - DAY_US
 
 
@@ -117,7 +117,9 @@ def _starts(unit: Unit, zone: str, end_year: int) -> Ints:
     """First microseconds of all days, weeks or months from 1969 to the end of the table, rising."""
     clock, epoch = ZoneInfo(zone), date(1970, 1, 1)
     out = []
-    for number in range((date(_FIRST_YEAR, 1, 1) - epoch).days, (date(end_year, 1, 1) - epoch).days):
+    # To the end of the last day that there is: where clocks are ahead, the hours after it belong to it too.
+    end = (date(end_year - 1, 12, 31) - epoch).days + 1
+    for number in range((date(_FIRST_YEAR, 1, 1) - epoch).days, end):
         day = epoch + timedelta(days=number)
         if (unit == "month" and day.day != 1) or (unit == "week" and day.weekday() != 0):
             continue

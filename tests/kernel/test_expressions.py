@@ -76,6 +76,29 @@ def test_a_row_that_cannot_be_computed_is_null_and_takes_no_other_with_it() -> N
     assert got["half"].to_pylist() == [0.5, None, None, None, None, 3.0]
 
 
+def test_nanoseconds_are_cut_off() -> None:
+    written = pl.col("t").dt.cast_time_unit("ns") + pl.duration(nanoseconds=pl.col("a") - 3)
+    asked = {"it": expression("it", said("it", written), TYPES)}
+    columns = {"t": pa.array([5, 1_700_000_000_000_000], pa.timestamp("us", tz="UTC")), "a": pa.array([1_003, 4])}
+    assert evaluate(asked, columns)["it"].cast(pa.int64()).to_pylist() == [6, 1_700_000_000_000_000]
+
+
+def test_a_row_has_the_same_bits_alone_and_among_others() -> None:
+    numbers = {
+        "a": pa.array(range(1, 400)),
+        "b": pa.array(range(1, 400)),
+        "f": pa.array([n / 7 for n in range(1, 400)]),
+    }
+    for written in (pl.col("a") / 100, pl.col("f") / 3, (pl.col("f") / 10).exp(), pl.col("a") / pl.col("b") / 7):
+        asked = {"it": expression("it", said("it", written), TYPES)}
+        together = evaluate(asked, numbers)["it"].to_pylist()
+        alone = [
+            evaluate(asked, {name: each.slice(row, 1) for name, each in numbers.items()})["it"][0].as_py()
+            for row in range(len(together))
+        ]
+        assert alone == together, written
+
+
 def test_definitions_with_expressions_are_values() -> None:
     def view(limit: float) -> FeatureView:
         features = {"big": count(where=pl.col("amount") > limit).over("1h")}

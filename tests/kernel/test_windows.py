@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ import pytest
 from featurestore.errors import DefinitionError, FeatureStoreError, InvalidDurationError
 from featurestore.event_time import moment_us
 from featurestore.kernel import Column, Events, Feature, compile_plan, fold, roll_up, values_at
+from featurestore.kernel.plan import reach_us
 from featurestore.kernel.tilings import Calendar
-from featurestore.kernel.windows import Period, Window, before, calendar, newest, session, tumbling
+from featurestore.kernel.windows import Period, Window, before, calendar, newest, session, tumbling, window
 from tests.kernel import naive
 
 # Half hours, quarter hours, clocks changed at midnight, over midnight, by half an hour, and not at all.
@@ -67,8 +69,13 @@ def test_a_day_has_23_24_or_25_hours() -> None:
 
 
 def test_the_last_year_that_clocks_know_has_periods_too() -> None:
-    moment = np.array([moment_us(datetime(9998, 7, 4, 3, tzinfo=UTC))])
-    assert calendar("day").first_tile(moment) == moment_us(datetime(9998, 7, 4, tzinfo=UTC))
+    for unit, month, day in (("day", 7, 4), ("week", 6, 28), ("month", 7, 1)):
+        moment = np.array([moment_us(datetime(9999, 7, 4, 3, tzinfo=UTC))])
+        assert calendar(unit).first_tile(moment) == moment_us(datetime(9999, month, day, tzinfo=UTC))  # type: ignore[arg-type]
+    for zone in ("UTC", "Asia/Tokyo", "America/New_York"):
+        moment = np.array([moment_us(datetime(9999, 12, 31, 14, 59, 59, 999_999, tzinfo=UTC))])
+        there = datetime(9999, 12, 31, tzinfo=ZoneInfo(zone))
+        assert calendar("day", zone).first_tile(moment) == moment_us(there)
 
 
 def test_previous_periods_follow_each_other_without_a_gap() -> None:
@@ -144,6 +151,21 @@ def test_a_late_event_joins_two_sessions() -> None:
 def test_a_session_is_no_longer_than_its_longest() -> None:
     # Tiles of 30: at 600 the oldest that counts is the one of 300.
     assert counted(session("30us", longest="300us"), list(range(0, 601, 20)), 600) == [16, 16]
+
+
+def test_an_event_is_out_of_reach_only_after_it_has_left_its_window() -> None:
+    # Rows expire by this, and a fill of the rows leaves out what is older.
+    units = ("hour", "day", "week", "month")
+    for over in (
+        *(tumbling(size, ago=ago) for size in ("1h", "9d", "10d", "100d") for ago in (0, 1, 3)),
+        *(calendar(unit, "Asia/Tokyo", ago=ago) for unit in units for ago in (0, 1)),  # type: ignore[arg-type]
+        *(session("30m"), before("24h", "7d"), window("n", "7d", None), window("n", "9d", "9d")),
+    ):
+        moments = moment_us(datetime(2023, 1, 1, tzinfo=UTC)) + np.arange(10_000) * 3_599_999_999
+        stays_us = int((moments - over.tiling.start_us(over.first_tile(moments))).max())
+        reached_us = reach_us(over)
+        assert reached_us is not None
+        assert stays_us <= reached_us, over
 
 
 def test_events_of_one_time_are_newest_by_partition_then_offset() -> None:
