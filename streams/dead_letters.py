@@ -104,11 +104,13 @@ class DeadLetterBox:
                     self._producer.poll(0.1)
 
     def flush(self) -> None:
-        """Raises DeadLetterError when a letter could not be stored: its event must not count as done."""
+        """Raises DeadLetterError when a letter could not be stored: its event must not count as done.
+
+        And for ever after: the log would pass the event on the way to the process' end.
+        """
         left = self._producer.flush(_FLUSH_S)
         if left or self._failed:
-            reasons, self._failed = self._failed, []
-            raise DeadLetterError(left, reasons)
+            raise DeadLetterError(left, list(self._failed))
 
     def _delivered(self, error: KafkaError | None, message: object) -> None:
         if error is not None:

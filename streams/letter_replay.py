@@ -9,22 +9,26 @@ after that, so none that another run took back is taken again.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from featurestore.errors import LetterReplayError
 from featurestore.event_time import FUTURE_MAX_US, SECOND_US
+from featurestore.kernel import in_records
 from featurestore.spec import Topic
 from streams.broker import Broker
 from streams.codecs import Codec, codec_of
 from streams.dead_letters import LETTER_BYTES_MAX, DeadLetter, Replayed, dead_letter_topic, held_letters
+from streams.decided import decided
 from streams.producer import kafka_producer
+from streams.sink import Log
 
 # Readers of the topic wait for an open transaction: a batch is done in milliseconds, and one that was killed in the
 # middle is aborted by the broker after this long, or at once by the next run.
@@ -70,6 +74,7 @@ class LetterReplay:
     lateness_us  the longest that any view of the topic waits
     newest_us    partition -> newest event time that its log has: what is too late by it will be too late
     codec        of the topic; Avro and Protobuf need their registry
+    log          of the topic, which says what was a dead letter for good; without one, every letter was
     on_step      told of every step of every batch, after it was done
     """
 
@@ -82,10 +87,11 @@ class LetterReplay:
         clock_us: Callable[[], int],
         on_step: Callable[[Step, int], None] = lambda step, replayed: None,
         codec: Codec | None = None,
+        log: Log | None = None,
     ) -> None:
         self._broker, self._topic, self._lateness_us = broker, topic, lateness_us
         self._newest_us, self._clock_us, self._on_step = newest_us, clock_us, on_step
-        self._codec = codec or codec_of(topic)
+        self._codec, self._log = codec or codec_of(topic), log
 
     def look(self, wanted: Wanted) -> LetterReport:
         """What `run` would do; changes nothing."""
@@ -181,7 +187,35 @@ class LetterReplay:
         times = decoded.arrays[self._topic.event_time].cast(pa.int64()).to_pylist()
         for index, event_us in zip(decoded.index.tolist(), times, strict=True):
             faults[index] = self._untimely(letters[index], event_us, now_us)
+        for index, why in self._unsure(letters):
+            faults[index] = faults[index] or why
         return faults
+
+    def _unsure(self, letters: Sequence[DeadLetter]) -> Iterator[tuple[int, tuple[str, str]]]:
+        """Letters whose events count where they stand, or may yet: a letter is sent before the log has its decision.
+
+        A worker that is killed in between leaves such a letter, and a mended definition takes the event itself.
+        """
+        if self._log is None:
+            return
+        self._log.forget()
+        by_partition: dict[int, list[int]] = {}
+        for index, letter in enumerate(letters):
+            by_partition.setdefault(letter.partition, []).append(index)
+        for partition, indices in by_partition.items():
+            mark = self._log.decided(partition)
+            end, first = 0 if mark is None else mark.offset, min(letters[index].offset for index in indices)
+            past = decided(self._log, partition, first, end, is_batched=self._topic.is_batched)
+            places = np.array([letters[index].offset for index in indices], dtype=np.int64)
+            if self._topic.is_batched:
+                places = in_records(
+                    places, np.array([letters[index].position or 0 for index in indices], dtype=np.int64)
+                )
+            for index, is_dead in zip(indices, past.is_dead(places).tolist(), strict=True):
+                if letters[index].offset >= end:
+                    yield index, ("undecided", "no worker has passed it since; start one and run this again")
+                elif not is_dead:
+                    yield index, ("applied", "it is in the log: a worker took it after all")
 
     def _untimely(self, letter: DeadLetter, event_us: int, now_us: int) -> tuple[str, str] | None:
         """Time is judged anew, for an arrival of now: an event cannot come back earlier than it comes back."""

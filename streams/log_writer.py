@@ -24,12 +24,17 @@ _SHARE = 10
 
 
 class LogWriter:
-    """Gathers and writes the rows of one topic; used from one thread. What a commit raises comes with a later call."""
+    """Gathers and writes the rows of one topic; used from one thread. What a commit raises comes with a later call.
+
+    Once a commit has failed, that is raised for ever: a later one would bring the log to marks beyond rows that it
+    lacks, on the way to the process' end, and nobody would read them again.
+    """
 
     def __init__(self, log: Log, clock_us: Callable[[], int], thread: Executor | None = None) -> None:
         self._log, self._clock_us = log, clock_us
         self._thread = thread or ThreadPoolExecutor(1, thread_name_prefix="event-log")
         self._commit: Future[int] | None = None
+        self._failure: Exception | None = None
         self._tables: list[pa.Table] = []
         self._rows = 0
         self._since_us: int | None = None
@@ -66,9 +71,16 @@ class LogWriter:
 
     def finish(self) -> None:
         """Wait for the commit that is at work."""
+        if self._failure is not None:
+            raise self._failure
         if self._commit is not None:
             commit, self._commit = self._commit, None
-            self._age_us = min(max(_AGE_MIN_US, _SHARE * commit.result()), _AGE_MAX_US)
+            try:
+                took_us = commit.result()
+            except Exception as error:
+                self._failure = error
+                raise
+            self._age_us = min(max(_AGE_MIN_US, _SHARE * took_us), _AGE_MAX_US)
 
     def marks(self) -> dict[int, Mark]:
         """How far each partition has come in the log."""

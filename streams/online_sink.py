@@ -68,6 +68,9 @@ class OnlineSink:
         self._thread = thread or ThreadPoolExecutor(1, thread_name_prefix=f"commit-{view.name}")
         self._work: _Work | None = None
         self._failure: Exception | None = None
+        # Of partitions whose tail the store lost, until they are opened again: events of a batch that other buckets
+        # refused at the same time were dropped with it, so nothing may move those buckets meanwhile.
+        self._lost: dict[int, LostTailError] = {}
         reach_us = view.plan.reach_us
         # Rows whose windows have all emptied may go; a day more, since a replay may still want to see them.
         self._expire_ms = None if reach_us is None else (reach_us + view.lateness_us + DAY_US) // 1_000
@@ -83,6 +86,7 @@ class OnlineSink:
         """
         marks = self._store.marks(self.row_id, self._view.source.name).get(partition, [])
         marks = marks or [None] * self._store.buckets
+        self._lost.pop(partition, None)
         self._ends[partition] = [None if mark is None else mark.offset for mark in marks]
         known = [mark for mark in marks if mark is not None]
         before = next((mark for mark in known if topic_id and mark.topic_id not in ("", topic_id)), None)
@@ -96,6 +100,7 @@ class OnlineSink:
 
     def close(self, partition: int) -> None:
         self._ends.pop(partition, None)
+        self._lost.pop(partition, None)
 
     def apply(
         self,
@@ -114,6 +119,7 @@ class OnlineSink:
         Raises LostTailError, CommitRetriesError, OnlineStoreError, of this batch or of the one before.
         """
         self.finish()
+        self._refuse_lost(partition)
         grouped, bucket = grouped.by_bucket(self._store.buckets)
         self._begin(_Work(partition, grouped, bucket, offsets, new, events, np.arange(len(offsets))))
 
@@ -152,6 +158,7 @@ class OnlineSink:
     def heartbeat(self, partition: int, new: Mark) -> None:
         """Move the buckets that no event touched, so that a restart has little to read again."""
         self.finish()
+        self._refuse_lost(partition)
         ends = self._ends[partition]
         lagging = [bucket for bucket, end in enumerate(ends) if end is None or end < new.offset]
         commits = [
@@ -243,9 +250,14 @@ class OnlineSink:
                 return True
             case LostTail(stored):
                 offset = 0 if stored is None else stored.offset
-                raise LostTailError(self._view.name, self._view.source.name, partition, offset)
+                self._lost[partition] = LostTailError(self._view.name, self._view.source.name, partition, offset)
+                raise self._lost[partition]
             case _:
                 assert_never(outcome)
+
+    def _refuse_lost(self, partition: int) -> None:
+        if partition in self._lost:
+            raise self._lost[partition]
 
     def _place(self, partition: int) -> str:
         return f"{self._view.source.name}/{partition}"

@@ -110,17 +110,18 @@ def replay_letters(
         if not views:
             continue
         wanted_topic = repository.topic(name)
-        marks = EventLog(chosen.offline_path, wanted_topic).marks()
+        log = EventLog(chosen.offline_path, wanted_topic)
         replay = LetterReplay(
             broker_of(chosen),
             wanted_topic,
             max(view.lateness_us for view in views),
-            {partition: mark.newest_us for partition, mark in marks.items()},
+            {partition: mark.newest_us for partition, mark in log.marks().items()},
             lambda: time.time_ns() // 1_000,
             lambda step, done, name=name: (  # type: ignore[misc]  # bound now
                 errors.print(f"  {name}: {done:,} replayed", highlight=False) if step == "committed" else None
             ),
             codec_of(wanted_topic, schemas_at(chosen.schema_address)),
+            log,
         )
         wanted = Wanted(reason, place)
         reports[name] = replay.look(wanted) if dry_run else replay.run(wanted)

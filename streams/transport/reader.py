@@ -314,10 +314,14 @@ class Reader:
             for place in {_place(message) for message in messages}:
                 self._to_seek[place] = time.monotonic() + _SEEK_S
             return
+        # A seek may have been too early, and a partition that goes on may do so from an old place: taken as what
+        # follows, its records would hide all that lies before them.
         for place, run in _runs(messages):
-            self._enqueue(place, run)
+            if place not in self._to_seek:
+                self._enqueue(place, run)
         for message in said:
-            self._pass_over(_place(message), message.offset() or 0)
+            if _place(message) not in self._to_seek:
+                self._pass_over(_place(message), message.offset() or 0)
         if messages or said:
             self._owner.ready()
 

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
 import redis
+from confluent_kafka import KafkaError
 
-from featurestore.errors import OnlineStoreError
+from featurestore.errors import DeadLetterError, OnlineStoreError
 from featurestore.event_time import Mark
+from featurestore.offline import EventLog
 from featurestore.online import OnlineStore
+from streams.dead_letters import DeadLetter, DeadLetterBox
+from streams.engine import Engine
 from streams.online_sink import OnlineSink
-from tests.streams.test_online_sink import VIEW, apply, expected, value
+from streams.transport import Batch
+from tests.parity.test_parity import Letters
+from tests.streams.test_online_sink import TOPIC, VIEW, apply, expected, value
 
 
 def test_after_a_commit_that_failed_no_heartbeat_moves_a_bucket_past_its_events(
@@ -39,3 +47,52 @@ def test_after_a_commit_that_failed_no_heartbeat_moves_a_bucket_past_its_events(
     again.open(0)
     apply(again, 10, 30)
     assert value(store) == expected((0, 30))
+
+
+def test_after_a_failed_commit_the_log_never_passes_the_rows_that_it_lacks(tmp_path: Path) -> None:
+    failing = [False]
+
+    class Log(EventLog):
+        def append(self, rows: object, marks: object) -> None:
+            if failing[0]:
+                failing[0] = False
+                raise OSError("no space left on device")
+            super().append(rows, marks)  # type: ignore[arg-type]
+
+    clock_us = [10_000_000]
+    engine = Engine(TOPIC, "id", [], 0, Log(tmp_path, TOPIC), Letters(), lambda: clock_us[0])
+    engine.open(0)
+
+    def event(offset: int) -> None:
+        value = b'{"user": "u", "at": %d, "amount": 1}' % offset
+        engine.apply(Batch("paid", 0, offset, offset + 1, [value], np.array([offset]), np.array([offset])))
+
+    event(0)
+    engine.flush()
+    event(1)
+    failing[0] = True
+    clock_us[0] += 500_000
+    with pytest.raises(OSError, match="no space"):
+        engine.flush()
+    # On its way to its end the worker applies what is in hand and gives its partition up.
+    event(2)
+    for _ in range(2):
+        with pytest.raises(OSError, match="no space"):
+            engine.close(0)
+    log = EventLog(tmp_path, TOPIC)
+    assert log.marks()[0].offset == len(log.read(["offset"])) == 1
+
+
+def test_a_letter_that_could_not_be_stored_is_never_taken_for_stored() -> None:
+    class Refusing:
+        def produce(self, topic: str, on_delivery: Callable[[KafkaError, None], None], **record: object) -> None:
+            on_delivery(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE), None)
+
+        def flush(self, timeout_s: float) -> int:
+            return 0
+
+    box = DeadLetterBox(Refusing())  # type: ignore[arg-type]
+    box.put([DeadLetter("paid", 0, 0, "wrong_type", "", b"")])
+    for _ in range(2):
+        with pytest.raises(DeadLetterError):
+            box.flush()

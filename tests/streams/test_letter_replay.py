@@ -11,13 +11,17 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
 from featurestore.client import FeatureStore
 from featurestore.errors import LetterReplayError
+from featurestore.event_time import Mark
 from featurestore.local import LocalStack, environment_of
+from featurestore.offline import EventLog, log_schema
 from featurestore.spec import load
 from streams.codecs.json import JsonCodec
 from streams.dead_letters import DeadLetter, DeadLetterBox, held_letters
@@ -259,6 +263,26 @@ def test_letters_that_would_die_of_their_time_are_left_with_the_reason(
     assert taken.replayed == 2
     assert taken.left == {"future": 1, "too_late": 2, "no_value": 1}
     assert sorted(sources(stack.kafka_bootstrap, topic)) == [f"{topic}/0/0", f"{topic}/1/4"]
+
+
+def test_a_letter_whose_event_counts_where_it_stands_or_may_yet_is_left(
+    stack: LocalStack, project: Make, unique: Callable[[str], str], tmp_path: Path
+) -> None:
+    topic = unique("undecided")
+    made = project(definitions(topic))
+    box, moment = DeadLetterBox(kafka_producer(stack.kafka_bootstrap)), now_us()
+    box.put(DeadLetter(topic, 0, n, "wrong_type", "was", line("a", moment, 1.0)) for n in range(3))
+    box.flush()
+    # A worker posted the letters and was killed; the next one, with a mended definition, took the second event.
+    paid = made.repository.topic(topic)
+    log = EventLog(tmp_path, paid)
+    place = {"partition": 0, "offset": 1, "event_us": moment, "effective_us": moment, "arrival_us": moment}
+    event = {**place, "late_by_us": 0, "date": "2026-01-01", "user": "a", "at": moment, "amount": 1.0}
+    log.append(pa.Table.from_pylist([event], log_schema(paid)), {0: Mark(2, moment)})
+    taken = LetterReplay(stack.kafka_bootstrap, paid, 3_600_000_000, {}, now_us, log=EventLog(tmp_path, paid))
+    report = taken.run(Wanted())
+    assert (report.replayed, report.left) == (1, {"applied": 1, "undecided": 1})
+    assert list(sources(stack.kafka_bootstrap, topic)) == [f"{topic}/0/0"]
 
 
 def test_a_mended_definition_takes_its_letters_back_and_all_readers_count_each_event_once(

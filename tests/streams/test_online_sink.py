@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -114,3 +115,60 @@ def test_a_heartbeat_moves_the_buckets_that_no_event_touched(store: OnlineStore)
     sink.heartbeat(0, Mark(10, 10))
     assert sink.settled(0) == 10
     assert OnlineSink(store, VIEW).open(0) == Mark(10, 10)
+
+
+def test_after_a_loss_no_heartbeat_moves_a_bucket_whose_events_waited_for_another_try(
+    store: OnlineStore, redis_client: redis.Redis
+) -> None:
+    def both(sink: OnlineSink, first: int, end: int) -> None:
+        offsets = np.arange(first, end)
+
+        def events(chosen: np.ndarray, row: np.ndarray) -> Events:
+            place = np.zeros(len(chosen), dtype=np.int32)
+            return Events(
+                row,
+                offsets[chosen],
+                place,
+                offsets[chosen],
+                {"amount": Column(offsets[chosen].astype(np.float64), None)},
+            )
+
+        # Users of two buckets, in turn.
+        grouped = group_keys([pa.array(["a" if offset % 2 else "u" for offset in offsets])])
+        sink.apply(0, grouped, offsets, Mark(end, end), events)
+
+    sink, neighbour = OnlineSink(store, VIEW), OnlineSink(store, VIEW)
+    sink.open(0)
+    neighbour.open(1)
+    both(sink, 0, 10)
+    sink.finish()
+    [name] = redis_client.scan_iter("*{b0}*:state")
+    saved = redis_client.dump(name)
+    both(sink, 10, 20)
+    sink.finish()
+    # Bucket 0 loses its last commit; in bucket 1 another partition's worker comes in between, so this try is refused.
+    redis_client.restore(name, 0, saved, replace=True)
+    read = store.read
+
+    def meanwhile(*asked: Any) -> Any:
+        found = read(*asked)
+        store.read = read  # type: ignore[method-assign]
+        apply(neighbour, 0, 10, partition=1)
+        return found
+
+    store.read = meanwhile  # type: ignore[method-assign]
+    both(sink, 20, 30)
+    with pytest.raises(LostTailError):
+        sink.finish()
+    # The partition is given to nobody yet, and time goes on; only opening it again makes it known where it stands.
+    with pytest.raises(LostTailError):
+        sink.heartbeat(0, Mark(30, 30))
+    with pytest.raises(LostTailError):
+        both(sink, 30, 40)
+    opened = sink.open(0)
+    assert opened is not None
+    assert opened.offset == 10
+    both(sink, 10, 40)
+    sink.finish()
+    evens = [float(offset) for offset in range(0, 40, 2)]
+    assert value(store) == (len(evens) + 10, sum(evens) + sum(range(10)))

@@ -10,7 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, Producer, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    KafkaError,
+    KafkaException,
+    Producer,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient
 
 from featurestore.errors import RecordsGoneError
@@ -247,6 +254,35 @@ def test_a_partition_is_read_again_from_where_its_sinks_stand(stack: LocalStack,
     sinks.wait(lambda: sinks.applied == 1_610)
     member.stop()
     assert sinks.holes == []
+
+
+class Reluctant(Consumer):
+    """librdkafka's consumer, whose seeks are too early while a record of the new place may come first."""
+
+    refusals = 0
+
+    def seek(self, place: TopicPartition) -> None:
+        if type(self).refusals:
+            type(self).refusals -= 1
+            raise KafkaException(KafkaError(KafkaError._STATE))
+        super().seek(place)
+
+
+def test_records_that_come_before_a_seek_is_done_hide_no_hole(stack: LocalStack, unique: Unique) -> None:
+    topic = unique("reluctant")
+    make_topic(stack.kafka_bootstrap, topic)
+    fill(stack.kafka_bootstrap, topic, {0: 1_000})
+    sinks = Sinks()
+    member = Member(stack.kafka_bootstrap, topic, topic, sinks, consumer_class=Reluctant)
+    sinks.wait(lambda: sinks.applied == 1_000)
+    place = (topic, 0)
+    sinks.ends[place] = 400  # the tail is lost
+    Reluctant.refusals = 100
+    member.reader.seek_back(place, 400)
+    fill(stack.kafka_bootstrap, topic, {0: 10})
+    sinks.wait(lambda: sinks.ends[place] == 1_010)
+    member.stop()
+    assert sinks.applied == 1_610
 
 
 def test_a_few_large_records_are_cut_into_batches_by_their_bytes(stack: LocalStack, unique: Unique) -> None:
