@@ -244,7 +244,7 @@ MUTANTS = (
     Mutant("bits below the unit fall off", K + "loops/ranges.py", "return (fraction | _LEADING) & ((np.int64(1) << -shift) - 1) == 0", "return True", PLAIN),
     Mutant("the newest block runs on from the one before", K + "loops/ranges.py", "if at < begin or at > end:", "if at > end:", PLAIN),
     Mutant("a window keeps the beginning of the one before", K + "loops/ranges.py", "if begin != head_at:", "if head_at < 0:", PLAIN),
-    Mutant("ends of another window are taken", K + "plain.py", "self._newest[name][0] is not high", "False", PLAIN),
+    Mutant("ends of another window are taken", K + "plain.py", "self._newest[name, id(high)][1:]", "next(iter(self._newest.values()))[1:]", PLAIN),
     Mutant("tiles overflow two words", K + "loops/roll_values.py", "not -_TOPS_MAX < tops < _TOPS_MAX - tiles", "False", PLAIN),
     Mutant("a minimum is read where the maximum is", K + "loops/roll_values.py", "apart += widths[between]", "apart += 0", PLAIN),
     Mutant("a sum that does not fit int64 is served", K + "loops/roll_values.py", "there &= high[row] == low[row] >> 63", "there &= True", PLAIN),

@@ -6,8 +6,9 @@ the same bits as the aggregate's own `finish` over the same ranges.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -95,9 +96,21 @@ class PlainValues:
         self._columns: dict[str, Numbers] = {}
         self._prefix: dict[str, Array | None] = {}
         self._blocks: dict[str, tuple[Ints, Ints]] = {}
-        # What lies before the ends of ranges, which for most windows are the moments themselves.
-        self._before: dict[str, tuple[Ints, Array]] = {}
-        self._newest: dict[str, tuple[Ints, Ints, Ints]] = {}
+        # What lies before the ends of ranges, which for most windows are the moments themselves: by the array of ends,
+        # which is kept, so that no other one can have its identity.
+        self._before: dict[tuple[str, int], tuple[Ints, Array]] = {}
+        self._newest: dict[tuple[str, int], tuple[Ints, Ints, Ints]] = {}
+
+    def shared(self, high: Ints) -> list[Callable[[], object]]:
+        """What to call, in any order and at once, before windows whose ranges end at `high` are asked for at once."""
+        work: dict[tuple[str, str], Callable[[], object]] = {}
+        for output, found in self._asked:
+            self._counted(found.counter, high[:0], high[:0])
+            if found.value is not None:
+                self._numbers(found)
+                which = self._extremes_before if output.aggregate.plain in ("min", "max") else self._sums_before
+                work[found.value, which.__name__] = partial(which, found, high)
+        return list(work.values())
 
     def over(self, window: Window, low: Ints, high: Ints) -> dict[str, pa.Array]:
         """Output name -> values, of the window's plain outputs; without those whose sums have to be wider."""
@@ -128,27 +141,19 @@ class PlainValues:
     def _extremes(
         self, found: Asked, counts: Ints, nulls: pa.Buffer | None, low: Ints, high: Ints
     ) -> dict[str, pa.Array]:
-        column, name = self._numbers(found), given(found.value)
-        if name not in self._blocks:
-            self._blocks[name] = column.block_extremes()
-        if name not in self._newest or self._newest[name][0] is not high:
-            self._newest[name] = high, *column.newest_extremes(high)
         least, most = (np.empty(len(low), dtype=np.int64) for _ in range(2))
-        edges = *self._blocks[name], *self._newest[name][1:]
-        loops.extremes(*column.given, *edges, counts, low, high, least, most)
+        edges = self._extremes_before(found, high)
+        loops.extremes(*self._numbers(found).given, *edges, counts, low, high, least, most)
         return {"min": arrow_of(found.dtype, least, nulls), "max": arrow_of(found.dtype, most, nulls)}
 
     def _sums(
         self, found: Asked, kinds: set[str], counts: Ints, nulls: pa.Buffer | None, low: Ints, high: Ints
     ) -> dict[str, pa.Array]:
-        column, name = self._numbers(found), given(found.value)
-        if name not in self._prefix:
-            self._prefix[name] = column.block_sums()
-        if (prefix := self._prefix[name]) is None:
+        column, given_ends = self._numbers(found), self._sums_before(found, high)
+        if given_ends is None:
             return {}
-        if name not in self._before or self._before[name][0] is not high:
-            self._before[name] = high, column.sums_before(prefix, high)
-        ends = self._before[name][1], column.sums_before(prefix, low)
+        prefix, before = given_ends
+        ends = before, column.sums_before(prefix, low)
         out = {}
         if "sum" in kinds and not column.is_float:
             whole, fits = np.empty(len(low), dtype=np.int64), np.empty(len(low), dtype=np.bool_)
@@ -158,6 +163,26 @@ class PlainValues:
         loops.sums_and_means(*ends, column.unit, counts, sums, means)
         floats = {kind: each for kind, each in (("sum", sums), ("mean", means)) if kind in kinds - set(out)}
         return {**out, **{kind: arrow_of("float64", each, nulls) for kind, each in floats.items()}}
+
+    def _extremes_before(self, found: Asked, high: Ints) -> tuple[Ints, Ints, Ints, Ints]:
+        """The column's extremes by blocks, and those from the blocks on in which ranges end."""
+        column, name = self._numbers(found), given(found.value)
+        if name not in self._blocks:
+            self._blocks[name] = column.block_extremes()
+        if (name, id(high)) not in self._newest:
+            self._newest[name, id(high)] = high, *column.newest_extremes(high)
+        return *self._blocks[name], *self._newest[name, id(high)][1:]
+
+    def _sums_before(self, found: Asked, high: Ints) -> tuple[Array, Array] | None:
+        """The column's sums by blocks, and those before the ends; None where 128 bits might not hold them."""
+        column, name = self._numbers(found), given(found.value)
+        if name not in self._prefix:
+            self._prefix[name] = column.block_sums()
+        if (prefix := self._prefix[name]) is None:
+            return None
+        if (name, id(high)) not in self._before:
+            self._before[name, id(high)] = high, column.sums_before(prefix, high)
+        return prefix, self._before[name, id(high)][1]
 
     def _numbers(self, found: Asked) -> Numbers:
         name = given(found.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,10 +19,13 @@ from featurestore.kernel.decimals import decimal_array, decimal_type, words_of
 from featurestore.kernel.events import Column, Events, arrow_type, is_single
 from featurestore.kernel.plan import Output, Plan
 from featurestore.kernel.rows import Rows, decode, encode
+from featurestore.kernel.threads import at_once
 from featurestore.kernel.tiles import Tiles, merged, rolled_up, tiles_from, unexpired
 from featurestore.kernel.windows import Newest, Session, Window
 
 Ints = npt.NDArray[np.int64]
+# Below this, starting threads takes as long as they save.
+_THREADS_FROM = 50_000
 
 
 def fold(payloads: Sequence[bytes | None], events: Events, plan: Plan) -> list[bytes]:
@@ -103,13 +107,20 @@ def newest_event_us(payloads: Sequence[bytes | None], plan: Plan) -> list[int | 
 
 
 def values_at(
-    events: Events, spine_row: npt.NDArray[np.int64], spine_us: npt.NDArray[np.int64], plan: Plan
+    events: Events,
+    spine_row: npt.NDArray[np.int64],
+    spine_us: npt.NDArray[np.int64],
+    plan: Plan,
+    *,
+    threads_from: int = _THREADS_FROM,
 ) -> dict[str, pa.Array]:
     """Every output's value for each (entity, moment) of a spine, from the events themselves.
 
     events     (n) any order
     spine_row  (m) and spine_us (m): index of the entity as in `events.row`, and the moment, in any order
     returns    output name -> (m) values in spine order
+
+    threads_from  moments times windows from which windows are worked on side by side, with the same bits
     """
     # Not at the top: the loops need Numba, whose import takes a third of a second.
     from featurestore.kernel.plain import PlainValues
@@ -121,9 +132,12 @@ def values_at(
     plain = PlainValues(ordered, plan.outputs)
     out: dict[str, pa.Array] = {}
     ranges: dict[Window, tuple[Ints, Ints]] = {}
-    for over in dict.fromkeys(output.window for output in plan.outputs):
-        ranges[over] = _ranges(ordered, place, over, spine_row, spine_us, up_to)
-        out.update(plain.over(over, *ranges[over]))
+    windows = list(dict.fromkeys(output.window for output in plan.outputs))
+    with at_once(len(windows) * len(spine_us) >= threads_from) as run:
+        edges = [functools.partial(_ranges, ordered, place, over, spine_row, spine_us, up_to) for over in windows]
+        ranges.update(zip(windows, run([*edges, *plain.shared(up_to)])[: len(windows)], strict=True))
+        for values in run([functools.partial(plain.over, over, *ranges[over]) for over in windows]):
+            out.update(values)
     overs: dict[str, Over] = {}
     spans: dict[Window, tuple[Ints, Ints, Ints]] = {}
     states: dict[tuple[Window, str], State] = {}

@@ -10,10 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featurestore.kernel import Column, Events, Feature, compile_plan, fold, roll_up
+from featurestore.event_time import DAY_US
+from featurestore.kernel import Column, Events, Feature, compile_plan, fold, roll_up, values_at
 from featurestore.kernel.loops.rounding import mean_rounded, sum_rounded
 from featurestore.kernel.plain import PlainValues
 from featurestore.kernel.values import roll_up_with_numpy
+from featurestore.kernel.windows import before
 
 TYPES = {"amount": "float64", "size": "int64", "flag": "bool", "seen": "timestamp"}
 PLAIN = {
@@ -209,3 +211,20 @@ def _naive(function: str, values: list[Any], dtype: str) -> Any:
 
 def _signs(values: Any) -> list[bool]:
     return [bool(np.signbit(value)) for value in values.to_pylist() if isinstance(value, float)]
+
+
+def test_windows_worked_on_side_by_side_have_the_same_bits() -> None:
+    features = {
+        kind: Feature(kind, None if kind == "count" else "amount").over("1h", "6h", "24h", before("1h", "6h"))
+        for kind in ("count", "sum", "mean", "min", "max")
+    }
+    plan = compile_plan("v", features, {"amount": "float64"}, frozenset({"amount"}))
+    draw = np.random.default_rng(3)
+    amounts = Column(draw.normal(0, 1e9, 5_000), draw.random(5_000) < 0.9)
+    row, at = draw.integers(0, 5, 5_000), draw.integers(0, 4 * DAY_US, 5_000)
+    events = Events(row, at, np.zeros(5_000, dtype=np.int32), np.arange(5_000), {"amount": amounts})
+    asked = draw.integers(0, 5, 700), draw.integers(0, 4 * DAY_US, 700)
+    alone, at_once = (values_at(events, *asked, plan, threads_from=size) for size in (10**9, 0))
+    assert len(alone) == 20
+    for name, values in alone.items():
+        assert values.equals(at_once[name]), name
