@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import strategies as st
@@ -49,6 +51,8 @@ BAD_ZERO = OwnAggregate(
     merge=lambda a, b: {"low": np.minimum(a["low"], b["low"])},
     finish=lambda state: state["low"],
 )
+# A value that depends on which others are asked for with it.
+LOOKS_ASIDE = replace(RANGE, name="looks_aside", finish=lambda state: state["high"] - state["low"].min(initial=np.inf))
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False, width=32)
 
 
@@ -63,8 +67,9 @@ def test_an_aggregate_that_keeps_the_rules_passes() -> None:
         (NAIVE_SUM, st.sampled_from([0.1, 0.7, 3.3, 1e9]), "any order"),
         (KEEPS_LEFT, st.floats(1, 100), "which side"),
         (BAD_ZERO, NUMBERS, "merging with zero"),
+        (LOOKS_ASIDE, NUMBERS, "own state alone"),
     ],
-    ids=["naive_sum", "keeps_left", "bad_zero"],
+    ids=["naive_sum", "keeps_left", "bad_zero", "looks_aside"],
 )
 def test_an_aggregate_that_breaks_them_is_found(own: OwnAggregate, values: st.SearchStrategy[float], told: str) -> None:
     with pytest.raises(AssertionError, match=told):
