@@ -9,7 +9,7 @@ import pytest
 from hypothesis import strategies as st
 
 from featurestore import Entity, FeatureView, OwnAggregate, Topic, aggregate
-from featurestore.errors import UnsupportedAggregateError
+from featurestore.errors import DefinitionError, UnsupportedAggregateError
 from featurestore.kernel import Column, Events, fold, roll_up
 from featurestore.testing import check_aggregate
 
@@ -101,3 +101,18 @@ def test_a_column_that_it_does_not_accept_is_refused() -> None:
     topic = Topic("payments", schema={"user": str, "at": "timestamp"}, event_time="at")
     with pytest.raises(UnsupportedAggregateError, match="range of 'user' is not defined"):
         FeatureView("spread", Entity("user", key="user"), topic, {"width": aggregate(RANGE, "user")})
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"gives": "float32"}, "gives 'float32'; use one of string, int64"),
+        ({"zero": {"low": 0.0}}, "state and zero must name the same fields"),
+        ({"state": {"low": "O", "high": "<f8"}}, "field 'low' of its state is 'O'; use a little-endian"),
+        ({"state": {"low": ">f8", "high": "<f8"}}, "field 'low' of its state is '>f8'"),
+        ({"state": {"low": "number", "high": "<f8"}}, "field 'low' of its state is 'number'"),
+    ],
+)
+def test_a_wrong_one_cannot_exist(changed: dict[str, object], told: str) -> None:
+    with pytest.raises(DefinitionError, match=told):
+        replace(RANGE, **changed)  # type: ignore[arg-type]  # as an author may write
