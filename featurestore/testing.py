@@ -32,7 +32,7 @@ def check_aggregate(own: OwnAggregate, values: SearchStrategy[Any], *, dtype: Da
 
     Raises AssertionError with the smallest events for which a property fails:
     merging with zero changes nothing; merging is the same from both sides and in any grouping; rows folded in any
-    batches, and in any order, give the same bits as the join over the events themselves.
+    batches, and in any order, give the same bits as the join over the events themselves, and each row the same alone.
     """
     from hypothesis import given, settings
     from hypothesis import strategies as st
@@ -78,8 +78,14 @@ def check_aggregate(own: OwnAggregate, values: SearchStrategy[Any], *, dtype: Da
         online = roll_up(rows, moment_us, plan)
         spine = np.arange(_ROWS), np.full(_ROWS, moment_us)
         offline = values_at(events_of(drawn, list(range(len(drawn)))), *spine, plan)
+        each = [roll_up([row], moment_us, plan) for row in rows]
         for name in online:
             left, right = online[name].to_pylist(), offline[name].to_pylist()
+            alone = [one[name].to_pylist()[0] for one in each]
+            assert all(map(_same, left, alone)), (
+                f"{own.name} over {name}: rows together give {left}, one by one {alone}; "
+                "finish must give each value from its own state alone"
+            )
             assert all(map(_same, left, right)), (
                 f"{own.name} over {name}: rows give {left}, events give {right}; "
                 "merge must give the same bits in any order and grouping"

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from featurestore.cli import backfill
 from featurestore.cli.dead_letters import letters_app
@@ -51,7 +51,8 @@ def show_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
 
 def table_of(title: str, columns: list[str], rows: list[list[str]]) -> Table:
     """The same, not yet printed."""
-    table = Table(*columns, title=title, title_justify="left")
+    # On narrow screens a long word is broken rather than cut off: names have to be readable.
+    table = Table(*(Column(name, overflow="fold") for name in columns), title=title, title_justify="left")
     for row in rows:
         table.add_row(*row)
     return table

@@ -158,3 +158,12 @@ def test_servers_that_are_away_are_named_in_one_line(made: Project, arguments: l
     assert done.returncode == 1
     assert says in done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_a_narrow_screen_cuts_no_word_off() -> None:
+    shown = subprocess.run(
+        [sys.executable, "-m", "featurestore.cli", "aggregates"],
+        env={**os.environ, "COLUMNS": "80"}, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert "std_popula" in shown
+    assert "…" not in shown

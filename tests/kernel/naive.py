@@ -37,7 +37,7 @@ def value(
     """The aggregate of these events, by its definition."""
     ordered = sorted(events, key=lambda e: (e.event_us, e.partition, e.offset))
     if function == "since_last":
-        return (moment_us - ordered[-1].event_us) / 1e6 if ordered else None
+        return _float(Fraction(moment_us - ordered[-1].event_us, 1_000_000)) if ordered else None
     if function == "gap_mean":
         across_us = ordered[-1].event_us - ordered[0].event_us if ordered else 0
         return _float(Fraction(across_us, 1_000_000 * (len(ordered) - 1))) if len(ordered) > 1 else None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import strategies as st
 
 from featurestore import Entity, FeatureView, OwnAggregate, Topic, aggregate
-from featurestore.errors import UnsupportedAggregateError
+from featurestore.errors import DefinitionError, UnsupportedAggregateError
 from featurestore.kernel import Column, Events, fold, roll_up
 from featurestore.testing import check_aggregate
 
@@ -49,6 +51,8 @@ BAD_ZERO = OwnAggregate(
     merge=lambda a, b: {"low": np.minimum(a["low"], b["low"])},
     finish=lambda state: state["low"],
 )
+# A value that depends on which others are asked for with it.
+LOOKS_ASIDE = replace(RANGE, name="looks_aside", finish=lambda state: state["high"] - state["low"].min(initial=np.inf))
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False, width=32)
 
 
@@ -63,8 +67,9 @@ def test_an_aggregate_that_keeps_the_rules_passes() -> None:
         (NAIVE_SUM, st.sampled_from([0.1, 0.7, 3.3, 1e9]), "any order"),
         (KEEPS_LEFT, st.floats(1, 100), "which side"),
         (BAD_ZERO, NUMBERS, "merging with zero"),
+        (LOOKS_ASIDE, NUMBERS, "own state alone"),
     ],
-    ids=["naive_sum", "keeps_left", "bad_zero"],
+    ids=["naive_sum", "keeps_left", "bad_zero", "looks_aside"],
 )
 def test_an_aggregate_that_breaks_them_is_found(own: OwnAggregate, values: st.SearchStrategy[float], told: str) -> None:
     with pytest.raises(AssertionError, match=told):
@@ -96,3 +101,18 @@ def test_a_column_that_it_does_not_accept_is_refused() -> None:
     topic = Topic("payments", schema={"user": str, "at": "timestamp"}, event_time="at")
     with pytest.raises(UnsupportedAggregateError, match="range of 'user' is not defined"):
         FeatureView("spread", Entity("user", key="user"), topic, {"width": aggregate(RANGE, "user")})
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"gives": "float32"}, "gives 'float32'; use one of string, int64"),
+        ({"zero": {"low": 0.0}}, "state and zero must name the same fields"),
+        ({"state": {"low": "O", "high": "<f8"}}, "field 'low' of its state is 'O'; use a little-endian"),
+        ({"state": {"low": ">f8", "high": "<f8"}}, "field 'low' of its state is '>f8'"),
+        ({"state": {"low": "number", "high": "<f8"}}, "field 'low' of its state is 'number'"),
+    ],
+)
+def test_a_wrong_one_cannot_exist(changed: dict[str, object], told: str) -> None:
+    with pytest.raises(DefinitionError, match=told):
+        replace(RANGE, **changed)  # type: ignore[arg-type]  # as an author may write

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -234,6 +235,23 @@ def alone(function: str, dtype: str, values: list[Any]) -> Any:
     events = Events(places * 0, places, (places * 0).astype(np.int32), places, {"v": Column(held)})
     [value] = roll_up(fold([None], events, plan), 10**6, plan)["x"].to_pylist()
     return value
+
+
+def test_a_silence_of_many_centuries_is_rounded_once():
+    events = [
+        naive.Event(0, us, 0, offset, {}) for offset, us in enumerate((863_996_444_251_286, 85_126_181_956_902_589))
+    ]
+    moment_us = 249_500_321_289_378_327
+    twice = [replace(one, offset=9) for one in events]
+    for some in (events[:1], events, events + twice):
+        plan = compile_plan("v", {"quiet": Feature("since_last"), "gap": Feature("gap_mean")}, {}, frozenset())
+        columns = replace(columnar(some), columns={})
+        for got in (
+            roll_up(fold([None], columns, plan), moment_us, plan),
+            values_at(columns, np.array([0]), np.array([moment_us]), plan),
+        ):
+            for name, function in (("quiet", "since_last"), ("gap", "gap_mean")):
+                assert got[name].to_pylist() == [naive.value(function, None, "int64", some, moment_us)]
 
 
 def test_a_sum_of_integers_beyond_its_type_is_null_and_comes_back_within_it():

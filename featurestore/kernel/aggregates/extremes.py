@@ -15,6 +15,8 @@ from featurestore.kernel.aggregates.counting import CountPartial, counter_of
 from featurestore.kernel.aggregates.partial import Array, Field, Ints, State, concat, rungless
 from featurestore.kernel.events import DataType, Events
 
+_FLOAT_WHOLE_MAX = 2**53
+
 
 @dataclass(frozen=True, slots=True)
 class ExtremePartial:
@@ -99,7 +101,7 @@ def since_last(ask: Ask) -> Compiled:
     def finish(states: Mapping[str, State], span: Span) -> Finished:
         some = states[counter.name]["count"] > 0
         gone_us = span.moments_us - np.where(some, states[newest.name]["value"], span.moments_us)
-        return Finished(gone_us / float(SECOND_US), some)
+        return Finished(_seconds(gone_us, np.ones_like(gone_us)), some)
 
     return Compiled((counter, newest), "float64", finish)
 
@@ -113,9 +115,18 @@ def gap_mean(ask: Ask) -> Compiled:
         across_us = np.where(gaps > 0, states[newest.name]["value"], 0) - np.where(
             gaps > 0, states[oldest.name]["value"], 0
         )
-        return Finished(across_us / (np.maximum(gaps, 1) * float(SECOND_US)), gaps > 0)
+        return Finished(_seconds(across_us, np.maximum(gaps, 1)), gaps > 0)
 
     return Compiled((counter, oldest, newest), "float64", finish)
+
+
+def _seconds(spans_us: Ints, parts: Ints) -> npt.NDArray[np.float64]:
+    """A part of each span, rounded once."""
+    out: npt.NDArray[np.float64] = spans_us / (parts * float(SECOND_US))
+    # A span of over 285 years is no float itself; Python divides whole numbers of any size and rounds once.
+    for place in np.flatnonzero(np.abs(spans_us) > _FLOAT_WHOLE_MAX).tolist():
+        out[place] = int(spans_us[place]) / (int(parts[place]) * SECOND_US)
+    return out
 
 
 def _events(ask: Ask) -> CountPartial:

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from featurestore.errors import DefinitionError
 from featurestore.kernel.aggregates.compiled import Ask, Compiled, Finished, Span, given
 from featurestore.kernel.aggregates.counting import counter_of
 from featurestore.kernel.aggregates.partial import Array, Field, Input, Ints, State, concat, rungless, take
-from featurestore.kernel.events import DataType, Events
+from featurestore.kernel.decimals import decimal_type
+from featurestore.kernel.events import ARROW_TYPES, DataType, Events
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,20 @@ class OwnAggregate:
     finish: Callable[[Mapping[str, Array]], Array] = field(repr=False, compare=False)
     gives: DataType = "float64"
     version: int = 1
+
+    def __post_init__(self) -> None:
+        owner = f"aggregate {self.name!r}"
+        if not self.state or set(self.state) != set(self.zero):
+            raise DefinitionError(f"{owner}: state and zero must name the same fields, and at least one")
+        for name, kind in self.state.items():
+            if not _is_number(kind):
+                raise DefinitionError(
+                    f"{owner}: field {name!r} of its state is {kind!r}; use a little-endian NumPy type such as '<f8'"
+                )
+        if self.gives not in ARROW_TYPES and decimal_type(self.gives) is None:
+            raise DefinitionError(
+                f"{owner} gives {self.gives!r}; use one of {', '.join(ARROW_TYPES)}, 'decimal(12, 2)'"
+            )
 
     def __hash__(self) -> int:
         return hash((self.name, self.version))
@@ -124,6 +140,14 @@ class OwnPartial:
 
     def _typed(self, state: Mapping[str, Array]) -> State:
         return {name: np.asarray(state[name], dtype=dtype) for name, dtype in self.own.state.items()}
+
+
+def _is_number(kind: str) -> bool:
+    try:
+        found = np.dtype(kind)
+    except TypeError:
+        return False
+    return found.kind in "biuf" and found == found.newbyteorder("<")
 
 
 def own_builder(own: OwnAggregate) -> Callable[[Ask], Compiled]:
