@@ -95,12 +95,14 @@ class Backfill:
             self._at("before-compare")
             compared = self._compare(state.id, self._log.at(state.version))
             state = self._save(state, stage="follow")
-        if state.stage == "follow":
-            # What the log has got since is folded faster from there, and Kafka may have lost it.
+        if state.stage in ("follow", "flip"):
+            # What the log has got since is folded faster from there, and Kafka may have lost it. Also for who goes on
+            # right before the flip: the process before may have ended a day ago.
             self._fill(state, LogSlices.newest(self._log), topic_id)
         with Follower(self._settings, self._store, self._view, state.id, topic_id) as follower:
-            if state.stage == "follow":
+            if state.stage in ("follow", "flip"):
                 follower.until_caught_up(lambda done, total: self._moved("follow", done, total))
+            if state.stage == "follow":
                 state = self._save(state, stage="flip", old_id=self._aliases.id_of(self._view.id))
             if state.stage == "flip":
                 self._at("before-flip")

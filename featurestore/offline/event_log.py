@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pds
 from deltalake.exceptions import CommitFailedError, TableNotFoundError
 
-from featurestore.errors import EventLogError
+from featurestore.errors import EventLogError, TopicError
 from featurestore.event_time import Mark
 from featurestore.offline.log_files import FILTERED_BY, write_files
 from featurestore.spec import Topic
@@ -173,11 +173,22 @@ class EventLog:
             )
 
     def _widen(self, table: deltalake.DeltaTable) -> None:
-        """A definition may gain columns: events of before have nulls there."""
-        held = {field.name for field in table.schema().fields}
-        gained = [field for field in log_schema(self.topic) if field.name not in held]
+        """A definition may gain columns: events of before have nulls there. It may not change the type of one.
+
+        Delta commits files of other types without a look, and nobody could read the log after that.
+        """
+        held = {field.name: field.type for field in table.schema().fields}
+        wanted = list(deltalake.Schema.from_arrow(log_schema(self.topic)).fields)
+        for field in wanted:
+            if held.get(field.name, field.type) != field.type:
+                raise TopicError(
+                    self.topic.name,
+                    f"column {field.name!r} has the type {_said(held[field.name])} in its event log, and "
+                    f"{_said(field.type)} in its definition; give the column of the new type a name of its own",
+                )
+        gained = [field for field in wanted if field.name not in held]
         if gained:
-            table.alter.add_columns(list(deltalake.Schema.from_arrow(pa.schema(gained)).fields))
+            table.alter.add_columns(gained)
 
     def _transactions(self, marks: Mapping[int, Mark]) -> list[deltalake.Transaction]:
         # A transaction's version is any int64: two of them keep a mark, through checkpoints and clean-ups.
@@ -198,6 +209,10 @@ class EventLog:
                 assert newest_us is not None, "both transactions are written in one commit"
                 out[partition] = Mark(offset, newest_us)
         return out
+
+
+def _said(kind: object) -> str:
+    return str(getattr(kind, "type", kind))
 
 
 def _lacking(rows: pa.Table, held: Mapping[int, Mark]) -> pa.Table:

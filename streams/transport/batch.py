@@ -39,6 +39,14 @@ class Batch:
         keys, epoch = self.keys[cut:], self.leader_epoch
         return Batch(self.topic, self.partition, first, self.end_offset, values, offsets, stamps, epoch, keys)
 
+    def before(self, offset: int) -> Batch:
+        """The part of the batch before an offset."""
+        cut = int(np.searchsorted(self.offsets, offset))
+        end = min(self.end_offset, offset)
+        values, offsets, stamps = self.values[:cut], self.offsets[:cut], self.timestamps_us[:cut]
+        keys, epoch = self.keys[:cut], self.leader_epoch
+        return Batch(self.topic, self.partition, self.first_offset, end, values, offsets, stamps, epoch, keys)
+
     def key(self, index: int) -> bytes | None:
         """The key of one record."""
         return self.keys[index] if self.keys else None

@@ -213,7 +213,15 @@ class Reader:
         with self._lock:
             for place in self._ranges.places():
                 back = self._ranges.take_back(place)
-                self._queues[place].put_back([part for ticket in back for part in self._out.pop(ticket)])
+                # A seek into a range has cut it: what lies behind is read again, and must not wait here as well.
+                self._queues[place].put_back(
+                    [
+                        part.before(ticket.end)
+                        for ticket in back
+                        for part in self._out.pop(ticket)
+                        if part.first_offset < ticket.end
+                    ]
+                )
 
     def places(self) -> list[Place]:
         with self._lock:

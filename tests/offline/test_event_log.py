@@ -9,9 +9,12 @@ from pathlib import Path
 
 import deltalake
 import pyarrow as pa
+import pytest
 
 from featurestore import Topic
+from featurestore.errors import TopicError
 from featurestore.event_time import Mark
+from featurestore.kernel import DataType
 from featurestore.offline import EventLog, log_schema
 
 CLICKS = Topic("clicks", {"user": str, "at": "timestamp", "price": float}, event_time="at", nullable=("price",))
@@ -99,6 +102,24 @@ def test_a_definition_that_gains_a_column_finds_nulls_in_the_events_of_before(tm
         writer.append(more, {0: Mark(5, 1)})
     found = log.read(["offset", "shop"]).sort_by("offset").to_pydict()
     assert found == {"offset": [0, 1, 2, 3, 4], "shop": [None, None, None, "s", "t"]}
+
+
+def test_a_definition_that_changes_the_type_of_a_column_is_refused_and_the_log_stays_readable(tmp_path: Path) -> None:
+    def log(kind: DataType) -> EventLog:
+        schema: dict[str, DataType] = {"user": "string", "at": "timestamp", "amount": kind}
+        return EventLog(tmp_path, Topic("typed", schema=schema, event_time="at", partitions=1))
+
+    def row(to: EventLog, offset: int, amount: object) -> pa.Table:
+        place = {"partition": 0, "offset": offset, "event_us": 1, "effective_us": 1, "arrival_us": 1, "late_by_us": 0}
+        event = {**place, "date": "1970-01-01", "user": "u", "at": 1, "amount": amount}
+        return pa.Table.from_pylist([event], log_schema(to.topic))
+
+    before, after = log("int64"), log("float64")
+    before.append(row(before, 0, 2), {0: Mark(1, 1)})
+    with pytest.raises(TopicError, match="'amount' has the type long in its event log, and double"):
+        after.append(row(after, 1, 2.5), {0: Mark(2, 1)})
+    assert log("int64").marks() == {0: Mark(1, 1)}
+    assert log("int64").read(["amount"])["amount"].to_pylist() == [2]
 
 
 def test_compaction_changes_the_files_and_nothing_else(tmp_path: Path) -> None:

@@ -161,6 +161,23 @@ def test_a_changed_definition_is_filled_while_the_old_one_is_served_and_read(
     assert sum(made.store.get_many("by_user", {"user": USERS})["by_user__n"].to_pylist()) == HISTORY + 400
 
 
+def test_a_backfill_that_ended_before_its_flip_catches_up_first(project: Make, unique: Callable[[str], str]) -> None:
+    topic = unique("waited")
+    made = project(definitions(topic))
+    worker = made.start_worker()
+    send(made, topic, HISTORY)
+    made.wait_until_applied(worker)
+    killed(made, "before-flip")
+    send(made, topic, 400, HISTORY)
+    made.wait_until_applied(worker)
+    worker.terminate()
+    assert worker.wait(30) == 0
+    killed(made, "after-flip")
+    table = made.store.get_many("by_user", {"user": USERS})
+    assert set(table["by_user__status"].to_pylist()) == {"PRESENT"}
+    assert sum(table["by_user__n"].to_pylist()) == HISTORY + 400
+
+
 def test_rows_that_differ_from_the_log_are_not_flipped_to(project: Make, unique: Callable[[str], str]) -> None:
     topic = unique("wrong")
     made = project(definitions(topic))

@@ -8,7 +8,9 @@ from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from unittest.mock import MagicMock
 
+import numpy as np
 import pytest
 from confluent_kafka import (
     Consumer,
@@ -24,6 +26,7 @@ from featurestore.errors import RecordsGoneError
 from featurestore.local import LocalStack
 from streams.transport import Batch, ReaderOptions
 from streams.transport.options import Rebalance
+from streams.transport.reader import Reader, _Waiting
 from tests.streams.transport.harness import LIMIT_S, SESSION_S, Member, Sinks, fill, make_topic
 
 Unique = Callable[[str], str]
@@ -305,3 +308,27 @@ def test_a_few_large_records_are_cut_into_batches_by_their_bytes(stack: LocalSta
     assert max(batch for batch, _, _ in most) <= 300_000
     assert max(waiting for _, waiting, _ in most) <= 1_200_000
     assert max(out for _, _, out in most) <= 600_000
+
+
+def test_what_a_seek_has_cut_off_a_batch_waits_nowhere_when_that_batch_is_taken_back() -> None:
+    place = ("clicks", 0)
+    reader = Reader({}, ReaderOptions(batch_records_max=100), MagicMock(), MagicMock())
+    reader._ranges.assign({place: 0})
+    reader._queues[place] = _Waiting()
+
+    def read(first: int, end: int) -> None:
+        offsets = np.arange(first, end)
+        reader._put(Batch(*place, first, end, [b""] * (end - first), offsets, offsets))
+
+    read(0, 200)
+    read(200, 300)
+    assert reader.take(place) is not None
+    # Another worker has written beyond; then the store lost its tail, and partitions changed hands.
+    reader._seek_back(place, 150, reader._ranges.epoch(place))
+    reader.take_back()
+    read(150, 400)
+    seen: list[int] = []
+    while (taken := reader.take(place)) is not None:
+        reader.finish(taken[1])
+        seen += taken[0].offsets.tolist()
+    assert seen == list(range(400))
