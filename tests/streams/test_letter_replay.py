@@ -91,6 +91,9 @@ def lettered(stack: LocalStack, project: Make, unique: Callable[[str], str]) -> 
     )
     box.put(DeadLetter(topic, 0, 10_000 + n, "broken_json", "cut", b"{") for n in range(20))
     box.flush()
+    # As a worker leaves it that passed all of these events: they are dead for good.
+    log = EventLog(made.settings.offline_path, made.repository.topic(topic))
+    log.append(log_schema(log.topic).empty_table(), {0: Mark(10_020, 0), 1: Mark(650, 0)})
     return made
 
 

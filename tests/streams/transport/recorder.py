@@ -23,7 +23,7 @@ class JournalEngine:
 
     def __init__(self, topic: str, spec: dict[str, Any]) -> None:
         self.topic = SimpleNamespace(name=topic)
-        self.counts = SimpleNamespace(applied=0, clamped=0, dead={})
+        self.counts = SimpleNamespace(applied=0, clamped=0, repeated=0, batches=0, dead={})
         self._spec, self._ends = spec, dict[int, int]()
         self._journal = Path(spec["folder"]) / "journal"
         self._lost = spec.get("lose_at")
@@ -50,6 +50,9 @@ class JournalEngine:
 
     def stands(self, partition: int) -> int | None:
         return self._ends.get(partition)
+
+    def rows_written(self) -> dict[str, int]:
+        return {}
 
     def marks(self) -> dict[int, Any]:
         return {partition: SimpleNamespace(offset=end, newest_us=0) for partition, end in list(self._ends.items())}
