@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from statistics import median
 
@@ -129,7 +130,9 @@ class _Backlogs:
         ]
 
     def _costs(self, what: str) -> dict[str, float]:
-        runs = self._runs[what]
+        runs = [run for run in self._runs[what] if isfinite(run.events_a_batch)]
+        if not runs:
+            return {}
         return {
             "events_a_batch": median(run.events_a_batch for run in runs),
             "rows_an_event": median(run.rows_an_event for run in runs),
