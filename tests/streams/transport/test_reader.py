@@ -8,7 +8,6 @@ from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -24,6 +23,7 @@ from confluent_kafka.admin import AdminClient
 
 from featurestore.errors import RecordsGoneError
 from featurestore.local import LocalStack
+from streams.broker import client_config
 from streams.transport import Batch, ReaderOptions
 from streams.transport.options import Rebalance
 from streams.transport.reader import Reader, _Waiting
@@ -310,9 +310,17 @@ def test_a_few_large_records_are_cut_into_batches_by_their_bytes(stack: LocalSta
     assert max(out for _, _, out in most) <= 600_000
 
 
+class Nobody:
+    """An owner that is not asked: this reader is never started."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"{name!r} was not to be asked")
+
+
 def test_what_a_seek_has_cut_off_a_batch_waits_nowhere_when_that_batch_is_taken_back() -> None:
     place = ("clicks", 0)
-    reader = Reader({}, ReaderOptions(batch_records_max=100), MagicMock(), MagicMock())
+    away: dict[str, Any] = {**client_config("127.0.0.1:1"), "group.id": "nobody"}
+    reader = Reader(away, ReaderOptions(batch_records_max=100), Nobody())
     reader._ranges.assign({place: 0})
     reader._queues[place] = _Waiting()
 
