@@ -43,7 +43,7 @@ MINUTES ?= 10
 soak: $(STAMP) ## full rate with kills: memory, descriptors and lag stay flat, values exact; draws soak.svg
 	@$(BIN)/python -m tests.campaign.soak --minutes $(MINUTES) --plot soak.svg
 
-mutants: $(STAMP) ## plant faults one at a time; the tests must find every one (about fifteen minutes)
+mutants: $(STAMP) ## plant faults one at a time; the tests must find every one (half an hour and more)
 	@$(BIN)/python -m tests.mutants
 
 bench: $(STAMP) ## all benchmarks: ratios against a peer or a limit, side by side
