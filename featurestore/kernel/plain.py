@@ -20,6 +20,7 @@ from featurestore.kernel.aggregates.plain import Asked, asked
 from featurestore.kernel.events import Column, DataType, Events, arrow_type
 from featurestore.kernel.loops import ranges as loops
 from featurestore.kernel.loops.rounding import FLOAT_UNIT
+from featurestore.kernel.memory import room
 from featurestore.kernel.plan import Output
 from featurestore.kernel.windows import Window
 
@@ -48,8 +49,11 @@ class Numbers:
     def of(cls, column: Column, dtype: DataType) -> Numbers:
         is_float = dtype == "float64"
         numbers = np.ascontiguousarray(column.values, dtype=np.float64 if is_float else np.int64).view(np.int64)
-        valid = np.ones(len(numbers), dtype=np.bool_) if column.valid is None else column.valid
-        return cls(numbers, np.ascontiguousarray(valid), is_float)
+        if column.valid is not None:
+            return cls(numbers, np.ascontiguousarray(column.valid), is_float)
+        valid = room(len(numbers), np.bool_)
+        valid[:] = True
+        return cls(numbers, valid, is_float)
 
     @property
     def unit(self) -> int:
@@ -62,25 +66,25 @@ class Numbers:
 
     def block_sums(self) -> Array | None:
         """Sums of all events before each block, in units; None where 128 bits might not hold them."""
-        prefix = np.empty(((len(self.numbers) >> loops.SUM_BITS) + 1, 2), dtype=np.uint64)
+        prefix = room(((len(self.numbers) >> loops.SUM_BITS) + 1, 2), np.uint64)
         return prefix if loops.block_sums(*self.given, prefix) else None
 
     def sums_before(self, prefix: Array, places: Ints) -> Array:
         """The sums of all events before each place."""
-        sums = np.empty((len(places), 2), dtype=np.uint64)
+        sums = room((len(places), 2), np.uint64)
         loops.sums_before(*self.given, prefix, places, sums)
         return sums
 
     def block_extremes(self) -> tuple[Ints, Ints]:
         """The least and the greatest key of stretches of blocks."""
         blocks = (len(self.numbers) + (1 << loops.BLOCK_BITS) - 1) >> loops.BLOCK_BITS
-        least, most = np.empty((2, max(1, blocks.bit_length()), blocks), dtype=np.int64)
+        least, most = room((2, max(1, blocks.bit_length()), blocks))
         loops.block_extremes(*self.given, least, most)
         return least, most
 
     def newest_extremes(self, high: Ints) -> tuple[Ints, Ints]:
         """The least and the greatest key from the block on in which each range ends."""
-        least, most = np.empty((2, len(high)), dtype=np.int64)
+        least, most = room((2, len(high)))
         loops.newest_extremes(*self.given, high, least, most)
         return least, most
 
@@ -141,7 +145,7 @@ class PlainValues:
     def _extremes(
         self, found: Asked, counts: Ints, nulls: pa.Buffer | None, low: Ints, high: Ints
     ) -> dict[str, pa.Array]:
-        least, most = (np.empty(len(low), dtype=np.int64) for _ in range(2))
+        least, most = (room(len(low)) for _ in range(2))
         edges = self._extremes_before(found, high)
         loops.extremes(*self._numbers(found).given, *edges, counts, low, high, least, most)
         return {"min": arrow_of(found.dtype, least, nulls), "max": arrow_of(found.dtype, most, nulls)}
@@ -153,14 +157,13 @@ class PlainValues:
         if given_ends is None:
             return {}
         prefix, before = given_ends
-        ends = before, column.sums_before(prefix, low)
         out = {}
         if "sum" in kinds and not column.is_float:
-            whole, fits = np.empty(len(low), dtype=np.int64), np.empty(len(low), dtype=np.bool_)
-            loops.whole_sums(*ends, counts, whole, fits)
+            whole, fits = room(len(low)), room(len(low), np.bool_)
+            loops.whole_sums(before, column.sums_before(prefix, low), counts, whole, fits)
             out["sum"] = arrow_of("int64", whole, nulls_of(fits))
-        sums, means = (np.empty(len(low) if kind in kinds - set(out) else 0) for kind in ("sum", "mean"))
-        loops.sums_and_means(*ends, column.unit, counts, sums, means)
+        sums, means = (room(len(low) if kind in kinds - set(out) else 0, np.float64) for kind in ("sum", "mean"))
+        loops.sums_and_means(*column.given, prefix, before, low, counts, column.unit, sums, means)
         floats = {kind: each for kind, each in (("sum", sums), ("mean", means)) if kind in kinds - set(out)}
         return {**out, **{kind: arrow_of("float64", each, nulls) for kind, each in floats.items()}}
 
@@ -194,9 +197,9 @@ class PlainValues:
         """How many values each range has."""
         if counter not in self._counts:
             valid = None if counter is None else self._events.columns[counter].valid
-            self._counts[counter] = np.empty(0 if valid is None else len(valid) + 1, dtype=np.int64)
+            self._counts[counter] = room(0 if valid is None else len(valid) + 1)
             if valid is not None:
                 loops.count_valid(valid, self._counts[counter])
-        counts = np.empty(len(low), dtype=np.int64)
+        counts = room(len(low))
         loops.counts_of(self._counts[counter], low, high, counts)
         return counts

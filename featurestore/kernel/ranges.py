@@ -17,6 +17,7 @@ from featurestore.kernel.aggregates.partial import Partial, State
 from featurestore.kernel.aggregates.sums import SumPartial
 from featurestore.kernel.events import Column, Events
 from featurestore.kernel.loops import ranges as loops
+from featurestore.kernel.memory import room
 from featurestore.kernel.plain import Numbers
 
 Ints = npt.NDArray[np.int64]
@@ -42,7 +43,7 @@ def _counted(events: Events, partial: CountPartial) -> Over:
     valid = None if partial.column is None else events.columns[partial.column].valid
     if valid is None:
         return lambda low, high: {"count": high - low}
-    prefix = np.empty(len(events) + 1, dtype=np.int64)
+    prefix = room(len(events) + 1)
     loops.count_valid(valid, prefix)
     return lambda low, high: {"count": prefix[high] - prefix[low]}
 
@@ -54,7 +55,7 @@ def _summed(partial: SumPartial, column: Column) -> Over | None:
         return None
 
     def over(low: Ints, high: Ints) -> State:
-        digits = np.empty((len(low), 4 if numbers.is_float else 3), dtype=np.int64)
+        digits = room((len(low), 4 if numbers.is_float else 3))
         loops.differences(numbers.sums_before(prefix, high), numbers.sums_before(prefix, low), digits)
         return {"digits": digits}
 
@@ -66,7 +67,7 @@ def _extremes(partial: ExtremePartial, column: Column) -> Over:
     blocks = numbers.block_extremes()
 
     def over(low: Ints, high: Ints) -> State:
-        both = np.empty((2, len(low)), dtype=np.int64)
+        both = room((2, len(low)))
         loops.extremes(*numbers.given, *blocks, *numbers.newest_extremes(high), high - low, low, high, *both)
         out = both[0 if partial.which == "min" else 1]
         return {"value": out.view(np.float64) if numbers.is_float else out}

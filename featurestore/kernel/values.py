@@ -17,9 +17,10 @@ from featurestore.kernel.aggregates.partial import Partial, State, take
 from featurestore.kernel.decay import TileSums, faded
 from featurestore.kernel.decimals import decimal_array, decimal_type, words_of
 from featurestore.kernel.events import Column, Events, arrow_type, is_single
+from featurestore.kernel.memory import room
 from featurestore.kernel.plan import Output, Plan
 from featurestore.kernel.rows import Rows, decode, encode
-from featurestore.kernel.threads import at_once
+from featurestore.kernel.threads import Run, at_once, in_turn
 from featurestore.kernel.tiles import Tiles, merged, rolled_up, tiles_from, unexpired
 from featurestore.kernel.windows import Newest, Session, Window
 
@@ -128,12 +129,12 @@ def values_at(
 
     ordered = plan.prepare(events.sorted())
     place = _Places(ordered)
-    up_to = place.after(spine_row, spine_us)
     plain = PlainValues(ordered, plan.outputs)
     out: dict[str, pa.Array] = {}
     ranges: dict[Window, tuple[Ints, Ints]] = {}
     windows = list(dict.fromkeys(output.window for output in plan.outputs))
     with at_once(len(windows) * len(spine_us) >= threads_from) as run:
+        up_to = place.after(spine_row, spine_us, run)
         edges = [functools.partial(_ranges, ordered, place, over, spine_row, spine_us, up_to) for over in windows]
         ranges.update(zip(windows, run([*edges, *plain.shared(up_to)])[: len(windows)], strict=True))
         for values in run([functools.partial(plain.over, over, *ranges[over]) for over in windows]):
@@ -255,15 +256,21 @@ class _Places:
     def at_or_after(self, row: Ints, moment_us: Ints) -> Ints:
         return self._places(row, moment_us, False)
 
-    def after(self, row: Ints, moment_us: Ints) -> Ints:
-        return self._places(row, moment_us, True)
+    def after(self, row: Ints, moment_us: Ints, run: Run = in_turn) -> Ints:
+        return self._places(row, moment_us, True, run)
 
-    def _places(self, row: Ints, moment_us: Ints, after: bool) -> Ints:
+    def _places(self, row: Ints, moment_us: Ints, after: bool, run: Run = in_turn) -> Ints:
         from featurestore.kernel.loops.ranges import places
 
-        out = np.empty(len(row), dtype=np.int64)
-        asked = (np.ascontiguousarray(each, dtype=np.int64) for each in (row, moment_us))
-        places(self._row, self._event_us, *asked, after, out)
+        out, half = room(len(row)), len(row) // 2
+        asked = [np.ascontiguousarray(each, dtype=np.int64) for each in (row, moment_us)]
+        halves = [slice(half), slice(half, None)] if run is not in_turn else [slice(None)]
+        run(
+            [
+                functools.partial(places, self._row, self._event_us, *(each[part] for each in asked), after, out[part])
+                for part in halves
+            ]
+        )
         return out
 
 

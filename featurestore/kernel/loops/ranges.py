@@ -8,13 +8,17 @@ from featurestore.kernel.loops.jit import loop
 from featurestore.kernel.loops.rounding import mean_rounded, sum_rounded
 from featurestore.kernel.loops.words import ordered
 
-_FRACTION = np.int64((1 << 52) - 1)
-_LEADING = np.int64(1 << 52)
+# A float below 2**31 that is a multiple of 2**-64 is a multiple of 2**-17 and a rest, of 48 and of 47 bits.
+_ORDINARY = 2.0**31
+_UPPER, _LOWER, _LOWER_BITS = 2.0**17, 2.0**47, 47
+_HALF_BITS, _HALF = 32, np.int64(0xFFFF_FFFF)
 _FAR_END = np.int64(np.iinfo(np.int64).max)
 _NEAR_END = np.int64(np.iinfo(np.int64).min)
 # Keys of the infinities: what floats give where there are none.
 _INFINITY = np.int64(0x7FF0_0000_0000_0000)
 _MINUS_INFINITY = np.int64(-_INFINITY - 1)
+# A place that none is equal to, and no parts of its block.
+_NOTHING_HELD = (np.int64(-1), np.int64(0), np.int64(0))
 BLOCK_BITS = 6
 SUM_BITS = 4
 _STRIDE = 16
@@ -109,82 +113,116 @@ def block_sums(numbers, valid, floats, prefix):  # type: ignore[no-untyped-def]
     Of integers in units of one, of floats (whose bits are given) in units of 2**-64. False where a float is no multiple
     of that below 2**31: only of such ordinary ones 128 bits hold any sum.
     """
-    low, high = np.uint64(0), np.uint64(0)
+    sums, given = (np.uint64(0), np.uint64(0)), numbers.view(np.float64)
     for block in range(len(prefix)):
-        prefix[block, 0], prefix[block, 1] = low, high
+        prefix[block, 0], prefix[block, 1] = sums
         begin, end = block << SUM_BITS, min((block + 1) << SUM_BITS, len(numbers))
-        if floats:
+        if floats and end - begin == 1 << SUM_BITS:
+            upper, lower, odd = _block_of_floats(given, valid, begin)
+        else:
+            upper, lower, odd = np.int64(0), np.int64(0), np.int64(0)
             for index in range(np.uint64(begin), np.uint64(end)):
-                if valid[index] and not _is_ordinary(numbers[index]):
-                    return False
-        low, high = _added(numbers, valid, floats, begin, end, low, high)
+                if valid[index]:
+                    above, below = _parts(numbers, given, index, floats)
+                    upper, lower = upper + above, lower + below
+                    odd += _is_odd(given[index]) if floats else 0
+        if odd:
+            return False
+        sums = _added(sums[0], sums[1], upper, lower, floats)
     return True
 
 
 @loop
-def _is_ordinary(bits):  # type: ignore[no-untyped-def]
-    shift, fraction = ((bits >> 52) & 0x7FF) - 1011, bits & _FRACTION
-    if shift >= 0:
-        # The highest bit is at 2**(shift - 12).
-        return shift <= 42
-    if shift < -52:
-        # Of these only zero.
-        return shift == -1011 and fraction == 0
-    return (fraction | _LEADING) & ((np.int64(1) << -shift) - 1) == 0
+def _block_of_floats(given, valid, begin):  # type: ignore[no-untyped-def]
+    """The parts of a block's sum, and how many of its values are not ordinary.
+
+    As many steps as are known when this is compiled become few instructions, each on many events.
+    """
+    upper, lower, odd = np.int64(0), np.int64(0), np.int64(0)
+    for index in range(np.uint64(begin), np.uint64(begin) + np.uint64(1 << SUM_BITS)):
+        number = given[index] if valid[index] else 0.0
+        above, below = _float_parts(number)
+        upper, lower = upper + above, lower + below
+        odd += _is_odd(number)
+    return upper, lower, odd
 
 
 @loop
-def _added(numbers, valid, floats, begin, end, low, high):  # type: ignore[no-untyped-def]
-    """The sum in two words with a few events added."""
-    for index in range(np.uint64(begin), np.uint64(end)):
-        number = numbers[index] if valid[index] else np.int64(0)
-        if floats:
-            shift = ((number >> 52) & 0x7FF) - 1011
-            whole = np.uint64((number & _FRACTION) | _LEADING)
-            if shift >= 0:
-                add_low, add_high = whole << np.uint64(shift), (whole >> np.uint64(1)) >> np.uint64(63 - shift)
-            else:
-                # Nothing is lost, as every float is ordinary; zero is all that is shifted out.
-                add_low, add_high = whole >> np.uint64(min(-shift, 63)), np.uint64(0)
-            # All bits of a negative number are turned, and one is added.
-            turn = np.uint64(number >> 63)
-            add_low = (add_low ^ turn) - turn
-            add_high = (add_high ^ turn) + (turn & np.uint64(add_low == np.uint64(0)))
-        else:
-            add_low, add_high = np.uint64(number), np.uint64(number >> 63)
-        low += add_low
-        high += add_high + np.uint64(low < add_low)
-    return low, high
+def _is_odd(number):  # type: ignore[no-untyped-def]
+    """1 of floats whose parts are not all of it."""
+    upper = number * _UPPER
+    lower = (upper - float(np.int64(upper))) * _LOWER
+    return np.int64((lower != float(np.int64(lower))) | (abs(number) >= _ORDINARY))
+
+
+@loop
+def _float_parts(number):  # type: ignore[no-untyped-def]
+    upper = number * _UPPER
+    whole = np.int64(upper)
+    return whole, np.int64((upper - float(whole)) * _LOWER)
+
+
+@loop
+def _parts(numbers, given, index, floats):  # type: ignore[no-untyped-def]
+    """A number in two whole ones, which do not overflow in as many sums as a block has events."""
+    if floats:
+        return _float_parts(given[index])
+    return numbers[index] >> _HALF_BITS, numbers[index] & _HALF
+
+
+@loop
+def _added(low, high, upper, lower, floats):  # type: ignore[no-untyped-def]
+    """The sum in two words, with one in parts added."""
+    bits = _LOWER_BITS if floats else _HALF_BITS
+    add_low, add_high = np.uint64(upper) << np.uint64(bits), np.uint64(upper >> (64 - bits))
+    total = low + add_low
+    high += add_high + np.uint64(total < add_low)
+    low = total + np.uint64(lower)
+    return low, high + np.uint64(lower >> 63) + np.uint64(low < np.uint64(lower))
+
+
+@loop
+def _sum_before(numbers, given, valid, floats, prefix, place, held):  # type: ignore[no-untyped-def]
+    """The sum of all events before a place; and `held`, where the last one ended and the parts of its block.
+
+    From there on, where it is the same block.
+    """
+    at, upper, lower = held
+    block = place >> SUM_BITS
+    if at > place or at >> SUM_BITS != block:
+        at, upper, lower = block << SUM_BITS, np.int64(0), np.int64(0)
+    index = np.uint64(at)
+    # Not `for`: the few steps that there are would be made ready for many at once, which costs more than they do.
+    while index < np.uint64(place):
+        if valid[index]:
+            above, below = _parts(numbers, given, index, floats)
+            upper, lower = upper + above, lower + below
+        index += np.uint64(1)
+    return _added(prefix[block, 0], prefix[block, 1], upper, lower, floats), (place, upper, lower)
 
 
 @loop
 def sums_before(numbers, valid, floats, prefix, places, sums):  # type: ignore[no-untyped-def]
     """The sum of all events before each place: `sums` (m, 2) out."""
-    at, low, high = np.int64(-1), np.uint64(0), np.uint64(0)
+    given, held, found = numbers.view(np.float64), _NOTHING_HELD, (np.uint64(0), np.uint64(0))
     for index in range(len(places)):
-        place = places[index]
-        if place != at:
-            block = place >> SUM_BITS
-            # From where the last sum ended, where that is in the same block.
-            if not block << SUM_BITS <= at <= place:
-                at, low, high = block << SUM_BITS, prefix[block, 0], prefix[block, 1]
-            low, high = _added(numbers, valid, floats, at, place, low, high)
-            at = place
-        sums[index, 0], sums[index, 1] = low, high
+        if index == 0 or places[index] != places[index - 1]:
+            found, held = _sum_before(numbers, given, valid, floats, prefix, places[index], held)
+        sums[index, 0], sums[index, 1] = found
 
 
 @loop
-def difference(more, less, index):  # type: ignore[no-untyped-def]
+def _difference(more, less):  # type: ignore[no-untyped-def]
     """What one sum has more than another, as a high and a low word."""
-    borrow = np.uint64(more[index, 0] < less[index, 0])
-    return np.int64(more[index, 1] - less[index, 1] - borrow), more[index, 0] - less[index, 0]
+    borrow = np.uint64(more[0] < less[0])
+    return np.int64(more[1] - less[1] - borrow), more[0] - less[0]
 
 
 @loop
 def differences(more, less, digits):  # type: ignore[no-untyped-def]
     """Sums of ranges as digits (m, 3 or 4), the last one signed."""
     for index in range(len(digits)):
-        high_word, low_word = difference(more, less, index)
+        high_word, low_word = _difference(more[index], less[index])
         digits[index, 0] = np.int64(low_word & np.uint64(0xFFFF_FFFF))
         digits[index, 1] = np.int64(low_word >> np.uint64(32))
         if digits.shape[1] == 3:
@@ -303,17 +341,23 @@ def extremes(  # type: ignore[no-untyped-def]
 
 
 @loop
-def sums_and_means(more, less, exponent, counts, sums, means):  # type: ignore[no-untyped-def]
+def sums_and_means(  # type: ignore[no-untyped-def]
+    numbers, valid, floats, prefix, before, low, counts, exponent, sums, means
+):  # fmt: skip
     """The sum and the mean of each range, rounded once; 0 where it has no values.
 
-    more, less   (m, 2) sums of all events before the ends and before the beginnings, in units of 2**exponent
-    counts       (m) how many values each range has
+    prefix       as `block_sums` gives it, in units of 2**exponent
+    before       (m, 2) sums of all events before the ends, as `sums_before` gives them
+    low, counts  (m) where each range begins, and how many values it has
     sums, means  (m) out, or without length where it is not asked for
     """
+    given, held, less = numbers.view(np.float64), _NOTHING_HELD, (np.uint64(0), np.uint64(0))
     for index in range(len(counts)):
         high_word, low_word = np.int64(0), np.uint64(0)
         if counts[index] > 0:
-            high_word, low_word = difference(more, less, index)
+            if low[index] != held[0]:
+                less, held = _sum_before(numbers, given, valid, floats, prefix, low[index], held)
+            high_word, low_word = _difference((before[index, 0], before[index, 1]), less)
         if len(sums):
             sums[index] = sum_rounded(high_word, low_word, exponent)
         if len(means):
@@ -326,7 +370,7 @@ def whole_sums(more, less, counts, sums, fits):  # type: ignore[no-untyped-def]
     for index in range(len(counts)):
         fits[index], sums[index] = False, 0
         if counts[index] > 0:
-            high_word, low_word = difference(more, less, index)
+            high_word, low_word = _difference(more[index], less[index])
             if high_word == np.int64(low_word) >> 63:
                 fits[index], sums[index] = True, np.int64(low_word)
 
