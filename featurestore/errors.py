@@ -198,10 +198,13 @@ class LetterReplayError(FeatureStoreError):
 
 
 class LostTailError(FeatureStoreError):
-    """The online store lost its newest commits: the engine must read again from where the store stands."""
+    """The online store lost its newest commits: the engine must read again from where the store stands.
 
-    def __init__(self, view: str, topic: str, partition: int, offset: int) -> None:
-        self.view, self.topic, self.partition, self.offset = view, topic, partition, offset
+    also  other partitions whose events were dropped with those of this one, since they were committed together
+    """
+
+    def __init__(self, view: str, topic: str, partition: int, offset: int, also: frozenset[int] = frozenset()) -> None:
+        self.view, self.topic, self.partition, self.offset, self.also = view, topic, partition, offset, also
         super().__init__(
             f"online rows of {view!r} stand at offset {offset} of {topic}/{partition}; reading again from there"
         )

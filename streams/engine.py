@@ -11,6 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +51,62 @@ class Counts:
     repeated: int = 0
     clamped: int = 0
     dead: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One batch, decoded and judged.
+
+    before  where its partition stood
+    """
+
+    batch: Batch
+    decoded: Decoded
+    judged: Judged
+    event_us: Ints
+    before: Mark
+
+    def mark(self, topic_id: str) -> Mark:
+        """Where its partition stands afterwards."""
+        newest = self.judged.newest_us
+        newest_us = int(newest[-1]) if len(newest) else self.before.newest_us
+        return Mark(self.batch.end_offset, newest_us, topic_id, self.batch.leader_epoch)
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """The n events of some batches side by side; see `Judged` and the log's schema for what the columns mean."""
+
+    partition: npt.NDArray[np.int32]
+    offsets: Ints
+    arrival_us: Ints
+    event_us: Ints
+    effective_us: Ints
+    late_by_us: Ints
+    future: npt.NDArray[np.bool_]
+    position: Ints | None
+    arrays: Mapping[str, pa.Array]
+
+    @classmethod
+    def of(cls, parts: Sequence[_Part], topic: Topic) -> _Taken:
+        def joined(of: Callable[[_Part], Any], join: Callable[[list[Any]], Any] = np.concatenate) -> Any:
+            return of(parts[0]) if len(parts) == 1 else join([of(part) for part in parts])
+
+        return cls(
+            joined(lambda part: np.full(len(part.event_us), part.batch.partition, dtype=np.int32)),
+            joined(lambda part: part.batch.offsets[part.decoded.index]),
+            joined(lambda part: part.batch.timestamps_us[part.decoded.index]),
+            joined(lambda part: part.event_us),
+            joined(lambda part: part.judged.effective_us),
+            joined(lambda part: part.judged.late_by_us),
+            joined(lambda part: part.judged.future),
+            joined(lambda part: part.decoded.position) if topic.is_batched else None,
+            {name: joined(partial(_column, name), pa.concat_arrays) for name in topic.schema},
+        )
+
+
+def _column(name: str, part: _Part) -> pa.Array:
+    return part.decoded.arrays[name]
 
 
 class Engine:
@@ -134,44 +193,42 @@ class Engine:
             sink.close(partition)
         return end
 
-    def apply(self, batch: Batch) -> None:
-        """Apply one batch; raises LostTailError when the online store must be read again from earlier.
+    def apply(self, *batches: Batch) -> None:
+        """Apply batches, each of another partition; raises LostTailError where the store has lost its tail.
 
-        Commits go on when this returns, so what is lost may be a batch of before, of any partition; then this batch is
-        not applied either.
+        Together they cost the store one read and one write of each row, and they are applied all or none.
+        Commits go on when this returns, so what is lost may be a batch of before, of any partition; then these batches
+        are not applied either.
         A batch that begins after where the engine stands was read before a seek back: it comes again, so it is
         left alone. One that begins earlier is cut: lateness is judged from where the engine stands.
         """
-        before = self._marks[batch.partition]
-        if batch.first_offset > before.offset or batch.end_offset <= before.offset:
+        coming = [
+            batch.after(self._marks[batch.partition].offset)
+            for batch in batches
+            if batch.first_offset <= self._marks[batch.partition].offset < batch.end_offset
+        ]
+        if not coming:
             return
-        batch = batch.after(before.offset)
-        if self.topic.is_batched and batch.end_offset > BATCHED_OFFSETS_MAX:
-            what = f"offset {batch.end_offset} is beyond what records of many events may have ({BATCHED_OFFSETS_MAX})"
-            raise TopicError(self.topic.name, what)
-        past = self._decided[batch.partition]
-        decoded = past.undecided(self._codec.decode(batch.values), batch.offsets)
-        event = _times(decoded, self.topic)
-        judged = judge(event, batch.timestamps_us[decoded.index], before.newest_us)
-        judged = self._repeats.mark(batch.partition, decoded.arrays, batch.offsets[decoded.index], judged, past)
-        self._post(batch, decoded, judged)
-        newest_us = int(judged.newest_us[-1]) if len(judged.newest_us) else before.newest_us
-        new = Mark(batch.end_offset, newest_us, self._topic_id, batch.leader_epoch)
-        offsets = batch.offsets[decoded.index]
+        parts = self._judged(coming)
+        for part in parts:
+            self._post(part)
+        new = {part.batch.partition: part.mark(self._topic_id) for part in parts}
+        taken = _Taken.of(parts, self.topic)
         for sink in self._sinks:
-            taken = np.flatnonzero(~judged.future & (judged.late_by_us <= sink.view.lateness_us))
+            chosen = np.flatnonzero(~taken.future & (taken.late_by_us <= sink.view.lateness_us))
             # An event without an entity is kept in the log and counts for no one.
             for key in sink.view.entity.keys:
-                if decoded.arrays[key].null_count:
-                    taken = taken[np.asarray(decoded.arrays[key].is_valid())[taken]]
-            grouped = group_keys([_some(decoded.arrays[key], taken) for key in sink.view.entity.keys])
-            chooser = _chooser(sink, self.topic, batch, decoded, judged, offsets, taken)
-            sink.apply(batch.partition, grouped, offsets[taken], new, chooser)
-        self._marks[batch.partition] = new
-        self._repeats.keep(batch.partition)
-        self._gather(batch, decoded, judged, offsets)
-        self.counts.batches += 1
-        self.counts.clamped += int((judged.effective_us < event).sum())
+                if taken.arrays[key].null_count:
+                    chosen = chosen[np.asarray(taken.arrays[key].is_valid())[chosen]]
+            grouped = group_keys([_some(taken.arrays[key], chosen) for key in sink.view.entity.keys])
+            events = _chooser(sink, self.topic, taken, chosen)
+            sink.apply(grouped, taken.partition[chosen], taken.offsets[chosen], new, events)
+        self._marks.update(new)
+        for partition in new:
+            self._repeats.keep(partition)
+        self._gather(taken)
+        self.counts.batches += len(parts)
+        self.counts.clamped += int((taken.effective_us < taken.event_us).sum())
         self.tick()
 
     def tick(self) -> None:
@@ -188,10 +245,9 @@ class Engine:
         """Let the sinks look after themselves, and bring the buckets that no event touched to where the others are."""
         for sink in self._sinks:
             sink.look()
-        for partition, mark in self._marks.items():
-            if mark.offset:
-                for sink in self._sinks:
-                    sink.heartbeat(partition, mark)
+        marks = {partition: mark for partition, mark in self._marks.items() if mark.offset}
+        for sink in self._sinks:
+            sink.heartbeat(marks)
 
     def flush(self) -> None:
         """Bring the log to where the engine stands, and wait for all commits that are at work."""
@@ -216,10 +272,34 @@ class Engine:
             if partition in self._marks
         }
 
-    def _post(self, batch: Batch, decoded: Decoded, judged: Judged) -> None:
+    def _judged(self, batches: Sequence[Batch]) -> list[_Part]:
+        """Decode, leave out what the log has decided, judge time and repeats."""
+        for batch in batches:
+            if self.topic.is_batched and batch.end_offset > BATCHED_OFFSETS_MAX:
+                what = f"offset {batch.end_offset} is beyond what records of many events may have"
+                raise TopicError(self.topic.name, f"{what} ({BATCHED_OFFSETS_MAX})")
+        out = []
+        for batch, decoded in zip(batches, self._decoded(batches), strict=True):
+            before, past = self._marks[batch.partition], self._decided[batch.partition]
+            decoded = past.undecided(decoded, batch.offsets)
+            event = _times(decoded, self.topic)
+            judged = judge(event, batch.timestamps_us[decoded.index], before.newest_us)
+            judged = self._repeats.mark(batch.partition, decoded.arrays, batch.offsets[decoded.index], judged, past)
+            out.append(_Part(batch, decoded, judged, event, before))
+        return out
+
+    def _decoded(self, batches: Sequence[Batch]) -> list[Decoded]:
+        """All in one go, since a small batch costs hardly less than a large one."""
+        if len(batches) == 1:
+            return [self._codec.decode(batches[0].values)]
+        whole = self._codec.decode([value for batch in batches for value in batch.values])
+        edges = np.cumsum([0, *(len(batch.values) for batch in batches)]).tolist()
+        return [whole.between(begin, end) for begin, end in pairwise(edges)]
+
+    def _post(self, part: _Part) -> None:
+        batch, decoded, judged, event = part.batch, part.decoded, part.judged, part.event_us
         letters = [self._letter(batch, bad.index, bad.reason, bad.detail, bad.position) for bad in decoded.rejected]
         position = [None] * len(decoded.index) if decoded.position is None else decoded.position.tolist()
-        event = _times(decoded, self.topic)
         repeated = judged.late_by_us == REPEATED_US
         late = ~judged.future & ~repeated & (judged.late_by_us > self._lateness_max_us)
         for place in np.flatnonzero(judged.future).tolist():
@@ -244,44 +324,41 @@ class Engine:
         key = batch.key(index)
         return DeadLetter(self.topic.name, batch.partition, offset, reason, detail, payload, key, position)
 
-    def _gather(self, batch: Batch, decoded: Decoded, judged: Judged, offsets: Ints) -> None:
-        kept = np.flatnonzero(~judged.future)
-        effective = judged.effective_us[kept]
+    def _gather(self, taken: _Taken) -> None:
+        kept = np.flatnonzero(~taken.future)
+        effective = taken.effective_us[kept]
         of_day = effective // DAY_US
         # Sorting costs more than looking, and nearly all batches lie in one day.
         one_day = len(of_day) > 0 and bool((of_day == of_day[0]).all())
         days, day = (of_day[:1], np.zeros(len(of_day), dtype=np.int64)) if one_day else _numbered(of_day)
         dates = pa.array(days.astype("datetime64[D]").astype(str).tolist(), pa.string())
         head = {
-            "partition": np.full(len(kept), batch.partition, dtype=np.int32),
-            "offset": offsets[kept],
-            "event_us": _times(decoded, self.topic)[kept],
+            "partition": taken.partition[kept],
+            "offset": taken.offsets[kept],
+            "event_us": taken.event_us[kept],
             "effective_us": effective,
-            "arrival_us": batch.timestamps_us[decoded.index][kept],
-            "late_by_us": judged.late_by_us[kept],
-            **({} if decoded.position is None else {"position": decoded.position[kept]}),
+            "arrival_us": taken.arrival_us[kept],
+            "late_by_us": taken.late_by_us[kept],
+            **({} if taken.position is None else {"position": taken.position[kept]}),
             "date": dates.take(pa.array(day)),
         }
-        body = {name: _some(array, kept) for name, array in decoded.arrays.items()}
+        body = {name: _some(array, kept) for name, array in taken.arrays.items()}
         self._log.put(pa.table({**head, **body}, schema=log_schema(self.topic)))
 
 
-def _chooser(
-    sink: Sink, topic: Topic, batch: Batch, decoded: Decoded, judged: Judged, offsets: Ints, taken: Ints
-) -> Callable[[Ints, Ints], Events]:
+def _chooser(sink: Sink, topic: Topic, taken: _Taken, chosen: Ints) -> Callable[[Ints, Ints], Events]:
+    """The kernel's events of a view, for chosen ones among those that it takes."""
     columns: Mapping[str, Column] = {
-        name: from_arrow(_some(decoded.arrays[name], taken), topic.schema[name]) for name in sink.view.plan.columns
+        name: from_arrow(_some(taken.arrays[name], chosen), topic.schema[name]) for name in sink.view.plan.columns
     }
-    if decoded.position is not None:
-        offsets = in_records(offsets, decoded.position)
-    effective_us, offsets = judged.effective_us[taken], offsets[taken]
+    offsets = taken.offsets if taken.position is None else in_records(taken.offsets, taken.position)
+    effective_us, partition, offsets = taken.effective_us[chosen], taken.partition[chosen], offsets[chosen]
 
-    def events(chosen: Ints, row: Ints) -> Events:
-        partition = np.full(len(chosen), batch.partition, dtype=np.int32)
-        if len(chosen) == len(taken):
+    def events(some: Ints, row: Ints) -> Events:
+        if len(some) == len(chosen):
             return Events(row, effective_us, partition, offsets, columns)
-        picked = {name: column.take(chosen) for name, column in columns.items()}
-        return Events(row, effective_us[chosen], partition, offsets[chosen], picked)
+        picked = {name: column.take(some) for name, column in columns.items()}
+        return Events(row, effective_us[some], partition[some], offsets[some], picked)
 
     return events
 

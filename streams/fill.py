@@ -78,7 +78,7 @@ class LogFill:
             self._apply(sink, partition, table, stands)
             moved(stop)
         sink.finish()
-        sink.heartbeat(partition, end)
+        sink.heartbeat({partition: end})
         return end
 
     def _columns(self) -> list[str]:
@@ -97,7 +97,8 @@ class LogFill:
             return
         grouped = group_keys([table[key].combine_chunks() for key in view.entity.keys])
         offsets = table["offset"].to_numpy()
-        sink.apply(partition, grouped, offsets, new, _chooser(view, partition, table, offsets))
+        place = np.full(len(offsets), partition, dtype=np.int32)
+        sink.apply(grouped, place, offsets, {partition: new}, _chooser(view, partition, table, offsets))
         # The batch is still on its way: what is seen are the rows of those before, which grow slowly.
         seen_bytes = sink.row_bytes(grouped.keys[:: max(1, len(grouped.keys) // _LOOKED_AT)])
         if seen_bytes and not self._is_fixed:

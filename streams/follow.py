@@ -40,7 +40,7 @@ class Follower:
             if mark is None and bounds.low:
                 # Neither the log nor the topic knows of earlier events than these.
                 mark = Mark(bounds.low, 0, topic_id)
-                sink.heartbeat(partition, mark)
+                sink.heartbeat({partition: mark})
             if mark is not None:
                 marks[partition] = mark
         log = NoLog(topic, marks, EventLog(settings.offline_path, topic))

@@ -1,12 +1,12 @@
-"""Events of one batch -> rows of one view in the online store, exactly once in effect.
+"""Events of one or more partitions -> rows of one view in the online store, exactly once in effect.
 
-The watermark of each bucket moves in the same call as its rows. What the store answers decides:
+The watermarks of each bucket move in the same call as its rows. What the store answers decides:
 applied, a duplicate to drop, a straddle to cut and try again, changed rows to read again, or a lost tail.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import assert_never
@@ -25,6 +25,7 @@ from featurestore.online import (
     Conflict,
     Duplicate,
     LostTail,
+    Move,
     OnlineStore,
     Outcome,
     Straddle,
@@ -41,14 +42,14 @@ EventsOf = Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64]], Events]
 class _Work:
     """A batch on its way into the store: as `OnlineSink.apply` was given it, and which of its events still wait."""
 
-    partition: int
     grouped: Grouped
     bucket: npt.NDArray[np.int64]
+    partition: npt.NDArray[np.int32]
     offsets: npt.NDArray[np.int64]
-    new: Mark
+    new: Mapping[int, Mark]
     events: EventsOf
     waiting: npt.NDArray[np.int64]
-    commit: Future[dict[int, Outcome]] | None = None
+    commit: Future[list[tuple[BucketCommit, Outcome]]] | None = None
     tries: int = 0
 
 
@@ -68,8 +69,8 @@ class OnlineSink:
         self._thread = thread or ThreadPoolExecutor(1, thread_name_prefix=f"commit-{view.name}")
         self._work: _Work | None = None
         self._failure: Exception | None = None
-        # Of partitions whose tail the store lost, until they are opened again: events of a batch that other buckets
-        # refused at the same time were dropped with it, so nothing may move those buckets meanwhile.
+        # Of partitions whose tail the store lost, or whose events were committed together with those of one, until they
+        # are opened again: events that other buckets refused were dropped too, so nothing may move those buckets.
         self._lost: dict[int, LostTailError] = {}
         reach_us = view.plan.reach_us
         # Rows whose windows have all emptied may go; a day more, since a replay may still want to see them.
@@ -104,24 +105,26 @@ class OnlineSink:
 
     def apply(
         self,
-        partition: int,
         grouped: Grouped,
+        partition: npt.NDArray[np.int32],
         offsets: npt.NDArray[np.int64],
-        new: Mark,
+        new: Mapping[int, Mark],
         events: EventsOf,
     ) -> None:
-        """Fold a batch in and move every touched bucket to `new`.
+        """Fold events in and move every touched bucket to `new`, in all partitions that they come from.
 
-        grouped  the n events of this view by their entities
-        offsets  (n) their offsets, all below new.offset
-        events   gives the kernel's events for chosen ones of the n, with the dense row of each
-        The commit goes on while the caller prepares the next batch; `finish` waits for it.
-        Raises LostTailError, CommitRetriesError, OnlineStoreError, of this batch or of the one before.
+        grouped    the n events of this view by their entities
+        partition  (n) that each comes from
+        offsets    (n) of each in its partition, below new[partition].offset
+        new        partition -> where it stands afterwards
+        events     gives the kernel's events for chosen ones of the n, with the dense row of each
+        The commit goes on while the caller prepares the next events; `finish` waits for it.
+        Raises LostTailError, CommitRetriesError, OnlineStoreError, of these events or of those before.
         """
         self.finish()
-        self._refuse_lost(partition)
+        self._refuse_lost(new)
         grouped, bucket = grouped.by_bucket(self._store.buckets)
-        self._begin(_Work(partition, grouped, bucket, offsets, new, events, np.arange(len(offsets))))
+        self._begin(_Work(grouped, bucket, partition, offsets, new, events, np.arange(len(offsets))))
 
     def finish(self) -> None:
         """Wait until the last batch is in the store; what was refused is cut, read and folded again.
@@ -145,9 +148,7 @@ class OnlineSink:
             work, self._work = self._work, None
             assert work.commit is not None
             again = [
-                bucket
-                for bucket, outcome in work.commit.result().items()
-                if self._learn(work.partition, bucket, outcome, work.new)
+                commit.bucket for commit, outcome in work.commit.result() if self._learn(commit, outcome, work.new)
             ]
             work.tries += 1
             if again and work.tries == _TRIES_MAX:
@@ -155,17 +156,18 @@ class OnlineSink:
             work.waiting = work.waiting[np.isin(work.bucket[work.grouped.row[work.waiting]], again)]
             self._begin(work)
 
-    def heartbeat(self, partition: int, new: Mark) -> None:
-        """Move the buckets that no event touched, so that a restart has little to read again."""
+    def heartbeat(self, new: Mapping[int, Mark]) -> None:
+        """Move the buckets that no event touched, so that a restart has little to read again.
+
+        new  partition -> up to where all its events have been applied
+        """
         self.finish()
-        self._refuse_lost(partition)
-        ends = self._ends[partition]
-        lagging = [bucket for bucket, end in enumerate(ends) if end is None or end < new.offset]
-        commits = [
-            BucketCommit(bucket, self._place(partition), ends[bucket], new, b"", (), (), (), None) for bucket in lagging
-        ]
+        self._refuse_lost(new)
+        lagging = [(bucket, self._moves(bucket, new)) for bucket in range(self._store.buckets)]
+        commits = [BucketCommit(bucket, moves, b"", (), (), (), None) for bucket, moves in lagging if moves]
         for commit, outcome in zip(commits, self._store.commit(self.row_id, commits), strict=True):
-            self._learn(partition, commit.bucket, outcome, new)
+            # No event waits behind these moves, so what is lost is lost to one partition alone.
+            self._learn(commit, outcome, ())
 
     def look(self) -> None:
         """Called about once a second; these rows are looked after by nobody else."""
@@ -191,11 +193,12 @@ class OnlineSink:
 
     def _begin(self, work: _Work) -> None:
         """Read and fold the rows of the events that wait, and send them off."""
-        ends = self._ends[work.partition]
         if len(work.waiting):
-            floor = np.array([end or 0 for end in ends], dtype=np.int64)
+            places = sorted(work.new)
+            floor = np.array([[end or 0 for end in self._ends[each]] for each in places], dtype=np.int64)
+            which = np.searchsorted(places, work.partition[work.waiting])
             bucket = work.bucket[work.grouped.row[work.waiting]]
-            work.waiting = work.waiting[work.offsets[work.waiting] >= floor[bucket]]
+            work.waiting = work.waiting[work.offsets[work.waiting] >= floor[which, bucket]]
         if not len(work.waiting):
             return
         row, keys = work.grouped.row[work.waiting], work.grouped.keys
@@ -214,9 +217,7 @@ class OnlineSink:
             commits.append(
                 BucketCommit(
                     read.bucket,
-                    self._place(work.partition),
-                    ends[read.bucket],
-                    work.new,
+                    self._moves(read.bucket, work.new),
                     read.token,
                     tuple(read.keys),
                     tuple(folded[first:end]),
@@ -229,35 +230,48 @@ class OnlineSink:
         work.commit = self._thread.submit(self._send, commits)
         self._work = work
 
-    def _send(self, commits: list[BucketCommit]) -> dict[int, Outcome]:
-        outcomes = self._store.commit(self.row_id, commits)
-        return {commit.bucket: outcome for commit, outcome in zip(commits, outcomes, strict=True)}
+    def _send(self, commits: list[BucketCommit]) -> list[tuple[BucketCommit, Outcome]]:
+        return list(zip(commits, self._store.commit(self.row_id, commits), strict=True))
 
-    def _learn(self, partition: int, bucket: int, outcome: Outcome, new: Mark) -> bool:
-        """Remember where the bucket stands now; whether its events must be tried again."""
-        ends = self._ends[partition]
+    def _learn(self, commit: BucketCommit, outcome: Outcome, together: Iterable[int]) -> bool:
+        """Remember where the bucket stands now; whether its events must be tried again.
+
+        together  the partitions whose events are dropped where the store has lost a tail
+        """
         match outcome:
             case Applied():
-                ends[bucket] = new.offset
+                for move in commit.moves:
+                    self._ends[_partition(move)][commit.bucket] = move.new.offset
                 return False
-            case Duplicate(stored):
-                ends[bucket] = stored.offset
-                return False
-            case Straddle(stored):
-                ends[bucket] = stored.offset
-                return True
+            case Duplicate(stored, number) | Straddle(stored, number):
+                self._ends[_partition(commit.moves[number])][commit.bucket] = stored.offset
+                # Of a duplicate nothing is left to do, but of the other partitions there may be.
+                return len(commit.moves) > 1 or isinstance(outcome, Straddle)
             case Conflict():
                 return True
-            case LostTail(stored):
-                offset = 0 if stored is None else stored.offset
-                self._lost[partition] = LostTailError(self._view.name, self._view.source.name, partition, offset)
-                raise self._lost[partition]
+            case LostTail(stored, number):
+                partition = _partition(commit.moves[number])
+                offset, dropped = 0 if stored is None else stored.offset, frozenset(together)
+                error = LostTailError(self._view.name, self._view.source.name, partition, offset, dropped)
+                self._lost.update(dict.fromkeys({partition, *dropped}, error))
+                raise error
             case _:
                 assert_never(outcome)
 
-    def _refuse_lost(self, partition: int) -> None:
-        if partition in self._lost:
-            raise self._lost[partition]
+    def _refuse_lost(self, partitions: Iterable[int]) -> None:
+        for partition in partitions:
+            if partition in self._lost:
+                raise self._lost[partition]
 
-    def _place(self, partition: int) -> str:
-        return f"{self._view.source.name}/{partition}"
+    def _moves(self, bucket: int, new: Mapping[int, Mark]) -> tuple[Move, ...]:
+        """Of a bucket, in the partitions in which it does not stand there yet."""
+        found = []
+        for partition, mark in new.items():
+            end = self._ends[partition][bucket]
+            if end is None or end < mark.offset:
+                found.append(Move(f"{self._view.source.name}/{partition}", end, mark))
+        return tuple(found)
+
+
+def _partition(move: Move) -> int:
+    return int(move.place.rpartition("/")[2])

@@ -237,7 +237,7 @@ class Replay:
         for partition, (offset, newest_us) in asked.first.items():
             for sink in sinks:
                 if sink.open(partition, topic_id) is None:
-                    sink.heartbeat(partition, Mark(offset, newest_us, topic_id))
+                    sink.heartbeat({partition: Mark(offset, newest_us, topic_id)})
         return sinks
 
     def _from_kafka(self, asked: Range, topic_id: str) -> None:

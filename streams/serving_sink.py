@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from threading import Event, Lock, Thread
 
+import numpy as np
+
 from featurestore.errors import LostTailError
 from featurestore.event_time import Mark
 from featurestore.kernel import Events
@@ -27,7 +29,7 @@ from featurestore.spec import FeatureView
 from streams.bounds import Bounds
 from streams.fill import LogFill
 from streams.online_sink import OnlineSink
-from streams.sink import Ints
+from streams.sink import Ints, Partitions
 
 # Fewer events than this are read again from Kafka sooner than a fill has begun.
 READ_AGAIN_MAX = 100_000
@@ -139,20 +141,28 @@ class ServingSink:
         self._inner.close(partition)
 
     def apply(
-        self, partition: int, grouped: Grouped, offsets: Ints, new: Mark, events: Callable[[Ints, Ints], Events]
+        self,
+        grouped: Grouped,
+        partition: Partitions,
+        offsets: Ints,
+        new: Mapping[int, Mark],
+        events: Callable[[Ints, Ints], Events],
     ) -> None:
-        """As OnlineSink; nothing while the partition is filled, since it is read again afterwards."""
-        self._send_back(partition)
-        if partition not in self._filling:
-            self._noting_loss(lambda: self._inner.apply(partition, grouped, offsets, new, events))
+        """As OnlineSink; nothing of partitions that are filled, since they are read again afterwards."""
+        taken = self._taken(new)
+        if len(taken) < len(new):
+            chosen, whole = np.flatnonzero(np.isin(partition, list(taken))), events
+            grouped, partition, offsets = grouped.take(chosen), partition[chosen], offsets[chosen]
+            events = lambda some, row: whole(chosen[some], row)  # noqa: E731  # the parameter, narrowed
+        if taken:
+            self._noting_loss(lambda: self._inner.apply(grouped, partition, offsets, taken, events))
 
     def finish(self) -> None:
         self._noting_loss(self._inner.finish)
 
-    def heartbeat(self, partition: int, new: Mark) -> None:
-        self._send_back(partition)
-        if partition not in self._filling:
-            self._noting_loss(lambda: self._inner.heartbeat(partition, new))
+    def heartbeat(self, new: Mapping[int, Mark]) -> None:
+        if taken := self._taken(new):
+            self._noting_loss(lambda: self._inner.heartbeat(taken))
 
     def settled(self, partition: int) -> int:
         return self._inner.settled(partition)
@@ -246,6 +256,12 @@ class ServingSink:
         filling = self._filling.pop(partition, None)
         if filling is not None:
             filling.stop()
+
+    def _taken(self, new: Mapping[int, Mark]) -> dict[int, Mark]:
+        """The partitions that are not filled; raises LostTailError where one is to be read again."""
+        for partition in new:
+            self._send_back(partition)
+        return {partition: mark for partition, mark in new.items() if partition not in self._filling}
 
     def _send_back(self, partition: int) -> None:
         if partition in self._back:

@@ -16,6 +16,7 @@ from featurestore.spec import FeatureView, Topic
 from streams.dead_letters import DeadLetter
 
 Ints = npt.NDArray[np.int64]
+Partitions = npt.NDArray[np.int32]
 
 
 class Sink(Protocol):
@@ -32,12 +33,17 @@ class Sink(Protocol):
     def close(self, partition: int) -> None: ...
 
     def apply(
-        self, partition: int, grouped: Grouped, offsets: Ints, new: Mark, events: Callable[[Ints, Ints], Events]
+        self,
+        grouped: Grouped,
+        partition: Partitions,
+        offsets: Ints,
+        new: Mapping[int, Mark],
+        events: Callable[[Ints, Ints], Events],
     ) -> None: ...
 
     def finish(self) -> None: ...
 
-    def heartbeat(self, partition: int, new: Mark) -> None: ...
+    def heartbeat(self, new: Mapping[int, Mark]) -> None: ...
 
     def settled(self, partition: int) -> int: ...
 

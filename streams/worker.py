@@ -7,6 +7,7 @@ thread, in order, off the event loop, so that signals and heartbeats are never h
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import logging
 import time
@@ -26,8 +27,12 @@ from streams.transport_metrics import TransportMetrics
 from streams.watchdog import EXIT_ABANDONED, end_now, watch
 
 _TICK_S = 0.25
+# Below so many records a batch costs what it costs however small it is: worth a moment's wait for others.
+_SMALL, _GATHER_S = 2_000, 0.002
 
 _Answer = TypeVar("_Answer")
+# A batch, and who waits for where to read again from.
+_Waiting = tuple[Batch, "asyncio.Future[dict[Place, int]]"]
 
 log = logging.getLogger("featurestore.worker")
 
@@ -40,6 +45,8 @@ class EnginePort:
     ) -> None:
         self.engines, self.reader_options, self.login = engines, reader_options, login or {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self._waiting: dict[str, list[_Waiting]] = {}
+        self._appliers: dict[str, asyncio.Task[None]] = {}
         self.ticked_s = time.monotonic()
 
     def open(self, places: list[Place]) -> Mapping[Place, int]:
@@ -54,20 +61,67 @@ class EnginePort:
         return {place: end for place, end in ends.items() if end is not None}
 
     async def apply(self, batch: Batch) -> dict[Place, int]:
-        """Apply on the engine thread; where to read again from, when the online store lost its tail."""
-        return await self._run(lambda: self._apply(batch))
+        """Apply on the engine thread; where to read again from, when the online store lost its tail.
+
+        Batches of one topic that are there at once are applied together: a row that several partitions have events
+        for is read and written once, and small batches share what each of them costs.
+        """
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[dict[Place, int]] = loop.create_future()
+        self._waiting.setdefault(batch.topic, []).append((batch, done))
+        if batch.topic not in self._appliers:
+            self._appliers[batch.topic] = loop.create_task(self._apply_all(batch.topic))
+        return await done
+
+    async def _apply_all(self, topic: str) -> None:
+        """Until nothing waits. What goes wrong is told to those whose batches they are."""
+        waiting = self._waiting[topic]
+        try:
+            while waiting:
+                if sum(len(batch.values) for batch, _ in waiting) < _SMALL:
+                    # What the reader has just read of other partitions is on its way.
+                    await asyncio.sleep(_GATHER_S)
+                group = self._next(waiting)
+                if not group:
+                    continue
+                batches = [batch for batch, _ in group]
+                try:
+                    back = await self._run(functools.partial(self._apply, batches))
+                except Exception as error:
+                    _tell(group, error)
+                else:
+                    _tell(group, back)
+        finally:
+            del self._appliers[topic]
+
+    def _next(self, waiting: list[_Waiting]) -> list[_Waiting]:
+        """The oldest batches, one a partition, up to as many records as one batch may have."""
+        group: dict[int, _Waiting] = {}
+        records = 0
+        for batch, done in list(waiting):
+            if done.cancelled():
+                # Its body was ended before it was begun here.
+                waiting.remove((batch, done))
+                continue
+            records += len(batch.values)
+            if batch.partition in group or (group and records > self.reader_options.batch_records_max):
+                break
+            group[batch.partition] = batch, done
+        for each in group.values():
+            waiting.remove(each)
+        return list(group.values())
 
     async def tick(self) -> tuple[dict[Place, int], dict[Place, int]]:
         """Heartbeats and the log; returns what every sink holds, and where to read again from."""
         return await self._run(self._tick)
 
-    def _apply(self, batch: Batch) -> dict[Place, int]:
-        engine = self.engines[batch.topic]
+    def _apply(self, batches: Sequence[Batch]) -> dict[Place, int]:
+        engine = self.engines[batches[0].topic]
         try:
-            engine.apply(batch)
+            engine.apply(*batches)
         except LostTailError as error:
-            # What was lost may be of another partition; this batch was not applied either.
-            return self._reopened(engine, error, {error.partition, batch.partition})
+            # What was lost may be of another partition; these batches were not applied either.
+            return self._reopened(engine, error, {batch.partition for batch in batches})
         return {}
 
     def _tick(self) -> tuple[dict[Place, int], dict[Place, int]]:
@@ -78,18 +132,31 @@ class EnginePort:
             try:
                 engine.tick()
             except LostTailError as error:
-                back.update(self._reopened(engine, error, {error.partition}))
+                back.update(self._reopened(engine, error, set()))
             settled.update({(topic, partition): end for partition, end in engine.settled().items()})
         return settled, back
 
-    def _reopened(self, engine: Engine, error: LostTailError, partitions: set[int]) -> dict[Place, int]:
+    def _reopened(self, engine: Engine, error: LostTailError, not_applied: set[int]) -> dict[Place, int]:
         log.warning("%s", error)
-        engine.reopen(error.partition)
-        stands = {(engine.topic.name, partition): engine.stands(partition) for partition in partitions}
+        dropped = {error.partition, *error.also}
+        for partition in sorted(dropped):
+            engine.reopen(partition)
+        stands = {(engine.topic.name, partition): engine.stands(partition) for partition in dropped | not_applied}
         return {place: offset for place, offset in stands.items() if offset is not None}
 
     async def _run(self, work: Callable[[], _Answer]) -> _Answer:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def _tell(group: Sequence[_Waiting], what: dict[Place, int] | Exception) -> None:
+    """The outcome to all whose batches were applied together; where to read again from to the first alone."""
+    for number, (_, done) in enumerate(group):
+        if done.done():
+            continue
+        if isinstance(what, Exception):
+            done.set_exception(what)
+        else:
+            done.set_result({} if number else what)
 
 
 class StreamApp(faust.App):

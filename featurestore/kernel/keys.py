@@ -31,6 +31,11 @@ class Grouped:
     spread: npt.NDArray[np.uint32]
     row: npt.NDArray[np.int64]
 
+    def take(self, index: npt.NDArray[np.int64]) -> Grouped:
+        """Some of the rows, and the keys that these have."""
+        used, row = np.unique(self.row[index], return_inverse=True)
+        return Grouped([self.keys[each] for each in used.tolist()], self.spread[used], row.reshape(-1))
+
     def by_bucket(self, buckets: int) -> tuple[Grouped, npt.NDArray[np.int64]]:
         """The same with the keys in the order of their buckets; and the bucket of each key."""
         bucket = (self.spread % np.uint32(buckets)).astype(np.int64)

@@ -71,7 +71,7 @@ class Numbers:
 
     def sums_before(self, prefix: Array, places: Ints) -> Array:
         """The sums of all events before each place."""
-        sums = room((len(places), 2), np.uint64)
+        sums: Array = room((len(places), 2), np.uint64)
         loops.sums_before(*self.given, prefix, places, sums)
         return sums
 
@@ -200,6 +200,6 @@ class PlainValues:
             self._counts[counter] = room(0 if valid is None else len(valid) + 1)
             if valid is not None:
                 loops.count_valid(valid, self._counts[counter])
-        counts = room(len(low))
+        counts: Ints = room(len(low))
         loops.counts_of(self._counts[counter], low, high, counts)
         return counts

@@ -262,7 +262,8 @@ class _Places:
     def _places(self, row: Ints, moment_us: Ints, after: bool, run: Run = in_turn) -> Ints:
         from featurestore.kernel.loops.ranges import places
 
-        out, half = room(len(row)), len(row) // 2
+        out: Ints = room(len(row))
+        half = len(row) // 2
         asked = [np.ascontiguousarray(each, dtype=np.int64) for each in (row, moment_us)]
         halves = [slice(half), slice(half, None)] if run is not in_turn else [slice(None)]
         run(

@@ -1,4 +1,4 @@
-#!lua name=featurestore_v2
+#!lua name=featurestore_v3
 
 -- Rows, and how far they have come, move together or not at all.
 -- A bucket's state is one hash: the token of its last commit under 'ver', and one watermark a topic-partition.
@@ -44,33 +44,43 @@ local function set_rows(keys, args, before, first, last, expiry)
 end
 
 -- keys: state, rows...
--- args: topic-partition, expected end offset ('' for none), new mark, bucket token as read, new token,
---       expiry in ms ('' for none), the row tokens as read in one string (zeros for absent), then the new rows
--- returns {'applied'} | {'duplicate', mark} | {'straddle', mark} | {'lost', mark or ''} | {'conflict'}
+-- args: bucket token as read, new token, expiry in ms ('' for none), the row tokens as read in one string (zeros for
+--       absent), how many topic-partitions move; of each its name, expected end offset ('' for none) and new mark;
+--       then the new rows
+-- returns {'applied'} | {'duplicate', mark, move} | {'straddle', mark, move} | {'lost', mark or '', move} | {'conflict'}
 local function commit(keys, args)
-  local place, expected, new, token, fresh, expiry = args[1], tonumber(args[2]), args[3], args[4], args[5], args[6]
-  local count = #keys - 1
-  local state = redis.call('HMGET', keys[1], place, 'ver')
-  local stored = end_offset(state[1])
-  if stored ~= expected then
-    if stored == nil then return {'lost', ''} end
-    if stored >= end_offset(new) then return {'duplicate', state[1]} end
-    if expected ~= nil and stored < expected then return {'lost', state[1]} end
-    return {'straddle', state[1]}
+  local token, fresh, expiry, moves = args[1], args[2], args[3], tonumber(args[5])
+  local count, before = #keys - 1, 5 + 3 * moves
+  local fields, marks = {'ver'}, {'ver', fresh}
+  for move = 1, moves do
+    local at = 3 + 3 * move
+    fields[move + 1] = args[at]
+    marks[2 * move + 1], marks[2 * move + 2] = args[at], args[at + 2]
+  end
+  local state = redis.call('HMGET', keys[1], unpack(fields))
+  for move = 1, moves do
+    local held, expected, new = state[move + 1], tonumber(args[4 + 3 * move]), args[5 + 3 * move]
+    local stored = end_offset(held)
+    if stored ~= expected then
+      if stored == nil then return {'lost', '', move - 1} end
+      if stored >= end_offset(new) then return {'duplicate', held, move - 1} end
+      if expected ~= nil and stored < expected then return {'lost', held, move - 1} end
+      return {'straddle', held, move - 1}
+    end
   end
   -- Somebody else committed to this bucket since the rows were read: only rows that did not move may be written.
-  if count > 0 and (state[2] or '') ~= token then
+  if count > 0 and (state[1] or '') ~= token then
     for row = 1, count do
-      local read = string.sub(args[7], (row - 1) * TOKEN_BYTES + 1, row * TOKEN_BYTES)
+      local read = string.sub(args[4], (row - 1) * TOKEN_BYTES + 1, row * TOKEN_BYTES)
       local held = redis.call('GETRANGE', keys[row + 1], 0, TOKEN_BYTES - 1)
       if held ~= read and not (held == '' and read == ABSENT) then return {'conflict'} end
     end
   end
   -- Every check is done: a failing function is not rolled back, so nothing may fail from here on.
   for first = 1, count, ROWS_A_CALL do
-    set_rows(keys, args, 7, first, math.min(first + ROWS_A_CALL - 1, count), expiry)
+    set_rows(keys, args, before, first, math.min(first + ROWS_A_CALL - 1, count), expiry)
   end
-  redis.call('HSET', keys[1], place, new, 'ver', fresh)
+  redis.call('HSET', keys[1], unpack(marks))
   return {'applied'}
 end
 
@@ -83,5 +93,5 @@ local function point(keys, args)
   return 1
 end
 
-redis.register_function('featurestore_v2_commit', commit)
-redis.register_function('featurestore_v2_point', point)
+redis.register_function('featurestore_v3_commit', commit)
+redis.register_function('featurestore_v3_point', point)

@@ -21,7 +21,7 @@ from featurestore.errors import OnlineStoreError
 from featurestore.event_time import Mark
 from featurestore.kernel.keys import bucket_of
 
-_LIBRARY = "featurestore_v2"
+_LIBRARY = "featurestore_v3"
 TOKEN_BYTES = 16
 # What a function is told of a row that is not there; no token is ever zero.
 _ABSENT = bytes(TOKEN_BYTES)
@@ -48,19 +48,28 @@ class BucketRead:
 
 
 @dataclass(frozen=True, slots=True)
-class BucketCommit:
-    """Rows of one bucket and the move of its watermark in one topic-partition.
+class Move:
+    """Of a bucket's watermark in one topic-partition.
 
-    expected    end offset that the bucket must stand at; None: it has none yet
+    expected  end offset that the bucket must stand at; None: it has none yet
+    """
+
+    place: str
+    expected: int | None
+    new: Mark
+
+
+@dataclass(frozen=True, slots=True)
+class BucketCommit:
+    """Rows of one bucket, and the moves of its watermarks in the topic-partitions that they come from.
+
     token       of the bucket when the rows were read
     row_tokens  of the rows when they were read, None where there was no row
     expire_ms   after which the store may drop the rows; None: never
     """
 
     bucket: int
-    place: str
-    expected: int | None
-    new: Mark
+    moves: tuple[Move, ...]
     token: bytes
     keys: tuple[bytes, ...]
     payloads: tuple[bytes, ...]
@@ -75,23 +84,26 @@ class Applied:
 
 @dataclass(frozen=True, slots=True)
 class Duplicate:
-    """The bucket holds all of these events already."""
+    """The bucket holds all of these events already, of the topic-partition of one of the moves."""
 
     stored: Mark
+    move: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Straddle:
-    """The bucket holds the first of these events: cut them off, read again."""
+    """The bucket holds the first of these events of one topic-partition: cut them off, read again."""
 
     stored: Mark
+    move: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class LostTail:
-    """The bucket stands earlier than this worker left it: the store lost commits."""
+    """The bucket stands earlier in one topic-partition than this worker left it: the store lost commits."""
 
     stored: Mark | None
+    move: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,11 +208,13 @@ class OnlineStore:
             token = self._new_token()
             prefix = self._row_prefix(view_id, commit.bucket)
             names = [self._state_key(view_id, commit.bucket), *[prefix + key for key in commit.keys]]
-            expected = "" if commit.expected is None else commit.expected
             expiry = "" if commit.expire_ms is None else commit.expire_ms
             rows = [token + payload for payload in commit.payloads]
             tokens = b"".join([row or _ABSENT for row in commit.row_tokens])
-            values = (commit.place, expected, _packed(commit.new), commit.token, token, expiry, tokens, *rows)
+            moves: list[str | int] = []
+            for move in commit.moves:
+                moves += [move.place, "" if move.expected is None else move.expected, _packed(move.new)]
+            values = (commit.token, token, expiry, tokens, len(commit.moves), *moves, *rows)
             calls.append(("FCALL", f"{_LIBRARY}_commit", len(names), *names, *values))
         return [_outcome(reply) for reply in self._call(calls)]
 
@@ -387,15 +401,15 @@ def _marks(state: dict[bytes, bytes]) -> dict[str, Mark]:
     return {place.decode(): _unpacked(mark) for place, mark in state.items() if place != b"ver"}
 
 
-def _outcome(reply: list[bytes]) -> Outcome:
+def _outcome(reply: list[Any]) -> Outcome:
     match reply[0]:
         case b"applied":
             return Applied()
         case b"duplicate":
-            return Duplicate(_unpacked(reply[1]))
+            return Duplicate(_unpacked(reply[1]), int(reply[2]))
         case b"straddle":
-            return Straddle(_unpacked(reply[1]))
+            return Straddle(_unpacked(reply[1]), int(reply[2]))
         case b"lost":
-            return LostTail(_unpacked(reply[1]) if reply[1] else None)
+            return LostTail(_unpacked(reply[1]) if reply[1] else None, int(reply[2]))
         case _:
             return Conflict()

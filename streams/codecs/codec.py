@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -38,6 +38,16 @@ class Decoded:
     arrays: Mapping[str, pa.Array]
     rejected: tuple[Rejected, ...]
     position: Ints | None = None
+
+    def between(self, first: int, end: int) -> Decoded:
+        """What came of the records [first, end) of the batch, as if they were all of it."""
+        low, high = np.searchsorted(self.index, [first, end]).tolist()
+        return Decoded(
+            self.index[low:high] - first,
+            {name: array.slice(low, high - low) for name, array in self.arrays.items()},
+            tuple(replace(bad, index=bad.index - first) for bad in self.rejected if first <= bad.index < end),
+            None if self.position is None else self.position[low:high],
+        )
 
 
 class Codec(Protocol):

@@ -109,15 +109,19 @@ class History:
         worker = self._draw.choice([*self._workers, *self._zombies])
         if not worker.position:
             return
-        partition = self._draw.choice(list(worker.position))
-        first = worker.position[partition]
-        coming = [record.offset for record in self._held[partition] if record.offset >= first]
-        if not coming:
-            return
-        end = coming[: self._draw.choice([1, 2, 5, 20])][-1] + 1
-        worker.position[partition] = end
-        self.trace.append(f"{self._name(worker)} reads {partition}: {first} to {end}")
-        self._apply(worker, partition, first, end)
+        # Batches of several partitions that are there at once are applied together.
+        together = self._draw.sample(list(worker.position), self._draw.randint(1, len(worker.position)))
+        batches = []
+        for partition in together:
+            first = worker.position[partition]
+            coming = [record.offset for record in self._held[partition] if record.offset >= first]
+            if coming:
+                end = coming[: self._draw.choice([1, 2, 5, 20])][-1] + 1
+                worker.position[partition] = end
+                self.trace.append(f"{self._name(worker)} reads {partition}: {first} to {end}")
+                batches.append((partition, first, end))
+        if batches:
+            self._apply(worker, *batches)
 
     def _again(self) -> None:
         """A batch comes twice, or one that was read before a seek back, with edges of its own."""
@@ -128,13 +132,13 @@ class History:
         ends = [record.offset for record in self._held[partition]]
         first, end = sorted((self._draw.choice(ends), self._draw.choice(ends) + 1))
         self.trace.append(f"{self._name(worker)} is handed {partition}: {first} to {end} once more")
-        self._apply(worker, partition, first, end)
+        self._apply(worker, (partition, first, end))
 
-    def _apply(self, worker: Worker, partition: int, first: int, end: int) -> None:
-        batch = batch_of(partition, self._held[partition], first, end)
+    def _apply(self, worker: Worker, *spans: tuple[int, int, int]) -> None:
+        batches = [batch_of(partition, self._held[partition], first, end) for partition, first, end in spans]
 
         def apply(worker: Worker) -> None:
-            for (_, back), offset in worker.port._apply(batch).items():
+            for (_, back), offset in worker.port._apply(batches).items():
                 self.trace.append(f"{self._name(worker)} goes back in {back} to {offset}")
                 worker.position[back] = offset
 
@@ -261,7 +265,7 @@ class History:
                 while worker.position[partition] < end:
                     first = worker.position[partition]
                     worker.position[partition] = end
-                    self._apply(worker, partition, first, end)
+                    self._apply(worker, (partition, first, end))
             self._now_us += 20 * SECOND_US
             settled, back = worker.port._tick()
             for (_, partition), offset in back.items():

@@ -27,7 +27,7 @@ from featurestore.online import OnlineStore
 from streams.dead_letters import DeadLetter
 from streams.transport import Batch
 
-PARTITIONS = 2
+PARTITIONS = 3
 START_US = 1_700_000_000 * SECOND_US
 TOPIC = Topic(
     "paid",

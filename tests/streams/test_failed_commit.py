@@ -40,7 +40,7 @@ def test_after_a_commit_that_failed_no_heartbeat_moves_a_bucket_past_its_events(
     # The worker is on its way to its end, and its clock ticks on.
     for _ in range(2):
         with pytest.raises(OnlineStoreError):
-            sink.heartbeat(0, Mark(20, 20))
+            sink.heartbeat({0: Mark(20, 20)})
     with pytest.raises(OnlineStoreError):
         apply(sink, 20, 30)
     again = OnlineSink(store, VIEW)

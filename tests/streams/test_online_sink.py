@@ -40,7 +40,7 @@ def apply(sink: OnlineSink, first: int, end: int, partition: int = 0, user: str 
         return Events(row, offsets[chosen], place, offsets[chosen], {"amount": worth})
 
     grouped = group_keys([pa.array([user] * len(offsets))])
-    sink.apply(partition, grouped, offsets, Mark(end, end), events)
+    sink.apply(grouped, np.full(len(offsets), partition), offsets, {partition: Mark(end, end)}, events)
     sink.finish()
 
 
@@ -112,7 +112,7 @@ def test_a_heartbeat_moves_the_buckets_that_no_event_touched(store: OnlineStore)
     assert sink.open(0) is None
     apply(sink, 0, 10)
     assert sink.settled(0) == 0
-    sink.heartbeat(0, Mark(10, 10))
+    sink.heartbeat({0: Mark(10, 10)})
     assert sink.settled(0) == 10
     assert OnlineSink(store, VIEW).open(0) == Mark(10, 10)
 
@@ -135,7 +135,7 @@ def test_after_a_loss_no_heartbeat_moves_a_bucket_whose_events_waited_for_anothe
 
         # Users of two buckets, in turn.
         grouped = group_keys([pa.array(["a" if offset % 2 else "u" for offset in offsets])])
-        sink.apply(0, grouped, offsets, Mark(end, end), events)
+        sink.apply(grouped, np.zeros(len(offsets), dtype=np.int64), offsets, {0: Mark(end, end)}, events)
 
     sink, neighbour = OnlineSink(store, VIEW), OnlineSink(store, VIEW)
     sink.open(0)
@@ -162,7 +162,7 @@ def test_after_a_loss_no_heartbeat_moves_a_bucket_whose_events_waited_for_anothe
         sink.finish()
     # The partition is given to nobody yet, and time goes on; only opening it again makes it known where it stands.
     with pytest.raises(LostTailError):
-        sink.heartbeat(0, Mark(30, 30))
+        sink.heartbeat({0: Mark(30, 30)})
     with pytest.raises(LostTailError):
         both(sink, 30, 40)
     opened = sink.open(0)
