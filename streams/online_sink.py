@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from featurestore.errors import CommitRetriesError, LostTailError, TopicError
 from featurestore.event_time import DAY_US, Mark
-from featurestore.kernel import Events, fold
+from featurestore.kernel import Events, fold_pieces
 from featurestore.kernel.keys import Grouped
 from featurestore.online import (
     TOKEN_BYTES,
@@ -29,6 +29,7 @@ from featurestore.online import (
     OnlineStore,
     Outcome,
     Straddle,
+    row_tokens,
 )
 from featurestore.spec import FeatureView
 
@@ -164,7 +165,7 @@ class OnlineSink:
         self.finish()
         self._refuse_lost(new)
         lagging = [(bucket, self._moves(bucket, new)) for bucket in range(self._store.buckets)]
-        commits = [BucketCommit(bucket, moves, b"", (), (), (), None) for bucket, moves in lagging if moves]
+        commits = [BucketCommit(bucket, moves, b"", (), (), b"", None) for bucket, moves in lagging if moves]
         for commit, outcome in zip(commits, self._store.commit(self.row_id, commits), strict=True):
             # No event waits behind these moves, so what is lost is lost to one partition alone.
             self._learn(commit, outcome, ())
@@ -209,8 +210,9 @@ class OnlineSink:
         asked = keys if len(some) == len(keys) else [keys[index] for index in some.tolist()]
         reads = self._store.read(self.row_id, asked, work.bucket[some])
         dense = np.cumsum(touched) - 1
-        payloads = [None if held is None else held[TOKEN_BYTES:] for read in reads for held in read.rows]
-        folded = fold(payloads, work.events(work.waiting, dense[row]), self._view.plan)
+        held = [stored for read in reads for stored in read.rows]
+        folded = fold_pieces(held, work.events(work.waiting, dense[row]), self._view.plan, skip=TOKEN_BYTES)
+        tokens = row_tokens(held)
         commits, first = [], 0
         for read in reads:
             end = first + len(read.keys)
@@ -219,9 +221,9 @@ class OnlineSink:
                     read.bucket,
                     self._moves(read.bucket, work.new),
                     read.token,
-                    tuple(read.keys),
-                    tuple(folded[first:end]),
-                    tuple([None if held is None else held[:TOKEN_BYTES] for held in read.rows]),
+                    read.keys,
+                    folded.between(first, end),
+                    tokens[TOKEN_BYTES * first : TOKEN_BYTES * end],
                     self._expire_ms,
                 )
             )

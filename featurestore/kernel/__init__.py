@@ -19,9 +19,10 @@ from featurestore.kernel.events import (
     in_records,
     is_single,
 )
+from featurestore.kernel.pieces import Pieces
 from featurestore.kernel.plan import Feature, Plan, compile_plan, where_of
 from featurestore.kernel.rows import row_bytes
-from featurestore.kernel.values import fold, newest_event_us, roll_up, values_at, warm_up
+from featurestore.kernel.values import fold, fold_pieces, newest_event_us, roll_up, values_at, warm_up
 
 __all__ = [
     "ARROW_TYPES",
@@ -33,6 +34,7 @@ __all__ = [
     "Events",
     "Feature",
     "OwnAggregate",
+    "Pieces",
     "Plan",
     "ValueType",
     "arrow_type",
@@ -41,6 +43,7 @@ __all__ = [
     "decimal_type",
     "decimals_from",
     "fold",
+    "fold_pieces",
     "in_records",
     "is_single",
     "newest_event_us",

@@ -7,7 +7,6 @@ rung, a row that is not as its header says) is left to the NumPy way, row by row
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -24,8 +23,10 @@ from featurestore.kernel.events import Events, arrow_type
 from featurestore.kernel.loops import fold as folding
 from featurestore.kernel.loops import roll_up as rolling
 from featurestore.kernel.loops import roll_values as rolled
-from featurestore.kernel.loops.payloads import find
+from featurestore.kernel.loops.payloads import find, gather
 from featurestore.kernel.loops.words import lift
+from featurestore.kernel.memory import room
+from featurestore.kernel.pieces import Pieces
 from featurestore.kernel.plan import Plan
 from featurestore.kernel.program import DIGITS_MAX, POWER, RUNG_PLACE, Program
 from featurestore.kernel.windows import Window
@@ -33,15 +34,18 @@ from featurestore.kernel.windows import Window
 Ints = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint32]
 
-# About a quarter of a megabyte of ordinary rows: they stay in the cache from reading to writing.
-_CHUNK_ROWS = 256
+# About half a megabyte of large rows: they stay in the cache from reading to writing.
+_CHUNK_ROWS = 512
 _FAR_END = np.iinfo(np.int64).max
 
 
 def fold_packed(
-    payloads: Sequence[bytes | None], events: Events, plan: Plan, program: Program
-) -> tuple[list[bytes], Ints]:
-    """The folded rows, and which of them have to be folded the other way (what is given for them means nothing)."""
+    payloads: Sequence[bytes | None], events: Events, plan: Plan, program: Program, skip: int = 0
+) -> tuple[Pieces, Ints]:
+    """The folded rows, and which of them have to be folded the other way (what is given for them means nothing).
+
+    skip  bytes before each row that are not its own
+    """
     order, begin = folding.by_row(
         *(np.ascontiguousarray(each) for each in (events.row, events.event_us, events.partition, events.offset)),
         len(payloads),
@@ -50,17 +54,18 @@ def fold_packed(
     events = events.take(order)
     event_us, partition, offset = events.event_us, events.partition, events.offset
     values, valid = program.numbers(events)
-    tiles = np.empty((len(plan.levels), len(events)), dtype=np.int64)
+    tiles = room((len(plan.levels), len(events)))
     for index, level in enumerate(plan.levels):
         tiles[index] = level.tiling.tile_of(event_us)
     shape = len(events), len(program.sums)
-    digits, need = np.empty((*shape, DIGITS_MAX), dtype=np.uint32), np.empty(shape, dtype=np.uint8)
-    first, (size, sign) = np.empty(shape, dtype=np.int32), np.empty((2, *shape), dtype=np.int8)
+    digits, need = room((*shape, DIGITS_MAX), np.uint32), room(shape, np.uint8)
+    first, (size, sign) = room(shape, np.int32), room((2, *shape), np.int8)
     lift(values, valid, program.is_float, program.sums, digits, size, first, sign, need)
     tables = _tables(program)
-    out: list[bytes] = []
+    out: list[Words] = []
+    sizes: list[Ints] = []
     undone: list[Ints] = []
-    for start, words, row_at in _chunks(payloads):
+    for start, words, row_at in _chunks(payloads, skip):
         rows = len(row_at) - 1
         here, newest = begin[start : start + rows + 1], np.empty(rows, dtype=np.int64)
         folding.newest_events(words, row_at, here, event_us, newest)
@@ -68,17 +73,22 @@ def fold_packed(
         for index, level in enumerate(plan.levels):
             oldest[index] = np.minimum.reduce([over.first_tile(newest) for over in level.windows])
         done = np.empty(rows, dtype=np.bool_)
-        room = folding.room_for(words, words.view(np.uint8), row_at, here, plan.layout, *tables, done)
-        folded, folded_at = np.empty(room, dtype=np.uint32), np.empty(rows + 1, dtype=np.int64)
+        most = folding.room_for(words, words.view(np.uint8), row_at, here, plan.layout, *tables, done)
+        folded, folded_at = room(most, np.uint32), np.empty(rows + 1, dtype=np.int64)
         folding.fold_rows(
             words, row_at, here, tiles, oldest, newest, partition, offset, event_us,
             values, valid, digits, size, first, sign, need,
             plan.layout, *tables, folded, folded.view(np.uint8), folded_at, done,
         )  # fmt: skip
-        raw, ends = folded[: folded_at[-1]].tobytes(), (4 * folded_at).tolist()
-        out.extend([raw[a:b] for a, b in pairwise(ends)])
+        out.append(folded[: folded_at[-1]])
+        sizes.append(4 * np.diff(folded_at))
         undone.append(start + np.flatnonzero(~done))
-    return out, np.concatenate(undone) if undone else np.zeros(0, dtype=np.int64)
+    ends = np.zeros(len(payloads) + 1, dtype=np.int64)
+    if not out:
+        return Pieces(np.zeros(0, dtype=np.uint8), ends), ends[:0]
+    np.cumsum(np.concatenate(sizes), out=ends[1:])
+    whole: Words = room(int(ends[-1]) // 4, np.uint32)
+    return Pieces(np.concatenate(out, out=whole).view(np.uint8), ends), np.concatenate(undone)
 
 
 def roll_values(
@@ -183,11 +193,22 @@ def _tables(program: Program) -> tuple[Any, ...]:
     return *tables, known, widths, sizes, np.zeros(len(program.sums), dtype=np.int64)
 
 
-def _chunks(payloads: Sequence[bytes | None]) -> Iterator[tuple[int, Words, Ints]]:
+def _chunks(payloads: Sequence[bytes | None], skip: int = 0) -> Iterator[tuple[int, Words, Ints]]:
     """Index of the first row, the rows as words, and where each row begins; of a row whose length is no multiple of
     a word nothing, with a length that no header agrees with."""
-    for start in range(0, len(payloads), _CHUNK_ROWS):
-        some = [payload or b"" for payload in payloads[start : start + _CHUNK_ROWS]]
+    held = list(payloads)
+    addresses, lengths = np.empty((2, len(held)), dtype=np.int64)
+    is_found = find(id(held), id(None), id(bytes), addresses, lengths)
+    for start in range(0, len(held), _CHUNK_ROWS):
+        mine = lengths[start : start + _CHUNK_ROWS]
+        begin = np.zeros(len(mine) + 1, dtype=np.int64)
+        np.cumsum(np.maximum(mine - skip, 0), out=begin[1:])
+        if is_found and not (begin % 4).any():
+            words: Words = room(int(begin[-1]) // 4, np.uint32)
+            gather(addresses[start : start + _CHUNK_ROWS], skip, begin // 4, words)
+            yield start, words, begin // 4
+            continue
+        some = [(payload or b"")[skip:] for payload in held[start : start + _CHUNK_ROWS]]
         sizes = np.array([len(payload) for payload in some], dtype=np.int64)
         if (sizes % 4).any():
             some = [payload if len(payload) % 4 == 0 else b"\xff" * 4 for payload in some]

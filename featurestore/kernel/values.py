@@ -18,6 +18,7 @@ from featurestore.kernel.decay import TileSums, faded
 from featurestore.kernel.decimals import decimal_array, decimal_type, words_of
 from featurestore.kernel.events import Column, Events, arrow_type, is_single
 from featurestore.kernel.memory import room
+from featurestore.kernel.pieces import Pieces
 from featurestore.kernel.plan import Output, Plan
 from featurestore.kernel.rows import Rows, decode, encode
 from featurestore.kernel.threads import Run, at_once, in_turn
@@ -31,18 +32,32 @@ _THREADS_FROM = 50_000
 
 def fold(payloads: Sequence[bytes | None], events: Events, plan: Plan) -> list[bytes]:
     """The rows with the events counted in; `events.row` points into `payloads`, which are left as they were."""
+    return list(fold_pieces(payloads, events, plan))
+
+
+def fold_pieces(payloads: Sequence[bytes | None], events: Events, plan: Plan, *, skip: int = 0) -> Pieces:
+    """The same, side by side.
+
+    skip  bytes before each payload that are not its own
+    """
     if plan.program is None:
-        return fold_with_numpy(payloads, events, plan)
+        return Pieces.of(fold_with_numpy(_without(payloads, skip), events, plan))
     from featurestore.kernel.packed_rows import fold_packed
 
-    folded, undone = fold_packed(payloads, plan.prepare(events), plan, plan.program)
-    if len(undone):
-        chosen = np.flatnonzero(np.isin(events.row, undone))
-        some = replace(events.take(chosen), row=np.searchsorted(undone, events.row[chosen]))
-        held = [payloads[row] for row in undone.tolist()]
-        for row, payload in zip(undone.tolist(), fold_with_numpy(held, some, plan), strict=True):
-            folded[row] = payload
-    return folded
+    folded, undone = fold_packed(payloads, plan.prepare(events), plan, plan.program, skip)
+    if not len(undone):
+        return folded
+    chosen = np.flatnonzero(np.isin(events.row, undone))
+    some = replace(events.take(chosen), row=np.searchsorted(undone, events.row[chosen]))
+    held = _without([payloads[row] for row in undone.tolist()], skip)
+    rows = list(folded)
+    for row, payload in zip(undone.tolist(), fold_with_numpy(held, some, plan), strict=True):
+        rows[row] = payload
+    return Pieces.of(rows)
+
+
+def _without(payloads: Sequence[bytes | None], skip: int) -> list[bytes | None]:
+    return [None if payload is None else payload[skip:] for payload in payloads]
 
 
 def fold_with_numpy(payloads: Sequence[bytes | None], events: Events, plan: Plan) -> list[bytes]:

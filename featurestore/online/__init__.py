@@ -17,6 +17,7 @@ from featurestore.online.store import (
     OnlineStore,
     Outcome,
     Straddle,
+    row_tokens,
 )
 
 __all__ = [
@@ -35,4 +36,5 @@ __all__ = [
     "Outcome",
     "Served",
     "Straddle",
+    "row_tokens",
 ]

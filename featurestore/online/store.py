@@ -10,7 +10,6 @@ from importlib.resources import files
 from itertools import pairwise
 from typing import Any
 
-import hiredis
 import numpy as np
 import numpy.typing as npt
 import redis
@@ -19,7 +18,9 @@ from redis.retry import Retry
 
 from featurestore.errors import OnlineStoreError
 from featurestore.event_time import Mark
+from featurestore.kernel import Pieces
 from featurestore.kernel.keys import bucket_of
+from featurestore.online.wire import Prefixed, packed
 
 _LIBRARY = "featurestore_v3"
 TOKEN_BYTES = 16
@@ -27,7 +28,6 @@ TOKEN_BYTES = 16
 _ABSENT = bytes(TOKEN_BYTES)
 # A longer MGET holds the server up for other readers; shorter ones cost more round trips in the pipeline.
 _MGET_KEYS = 250
-_PIECE_BYTES = 1 << 16
 # A server that takes longer is as good as gone: the caller gets an error rather than a hang.
 _CONNECT_S = 5.0
 _ANSWER_S = 30.0
@@ -64,16 +64,16 @@ class BucketCommit:
     """Rows of one bucket, and the moves of its watermarks in the topic-partitions that they come from.
 
     token       of the bucket when the rows were read
-    row_tokens  of the rows when they were read, None where there was no row
+    row_tokens  `row_tokens` of the rows when they were read
     expire_ms   after which the store may drop the rows; None: never
     """
 
     bucket: int
     moves: tuple[Move, ...]
     token: bytes
-    keys: tuple[bytes, ...]
-    payloads: tuple[bytes, ...]
-    row_tokens: tuple[bytes | None, ...]
+    keys: Sequence[bytes]
+    payloads: Sequence[bytes] | Pieces
+    row_tokens: bytes
     expire_ms: int | None
 
 
@@ -112,6 +112,11 @@ class Conflict:
 
 
 Outcome = Applied | Duplicate | Straddle | LostTail | Conflict
+
+
+def row_tokens(rows: Sequence[bytes | None]) -> bytes:
+    """The tokens of rows as they are stored, side by side; zeros where there is none."""
+    return b"".join([_ABSENT if row is None else row[:TOKEN_BYTES] for row in rows])
 
 
 class OnlineStore:
@@ -186,11 +191,10 @@ class OnlineStore:
         for number, members in parts:
             # A transaction is as atomic as a function, and copies rows at the server's own speed.
             prefix = self._row_prefix(view_id, number)
-            names = [prefix + key for key in members]
             calls.append(("MULTI",))
             calls.append(("HGETALL", self._state_key(view_id, number)))
-            for first in range(0, len(names), _MGET_KEYS):
-                calls.append(("MGET", *names[first : first + _MGET_KEYS]))
+            for first in range(0, len(members), _MGET_KEYS):
+                calls.append(("MGET", Prefixed(prefix, members[first : first + _MGET_KEYS])))
             calls.append(("EXEC",))
         found = iter([reply for call, reply in zip(calls, self._call(calls), strict=True) if call[0] == "EXEC"])
         out = []
@@ -206,16 +210,14 @@ class OnlineStore:
         calls = []
         for commit in commits:
             token = self._new_token()
-            prefix = self._row_prefix(view_id, commit.bucket)
-            names = [self._state_key(view_id, commit.bucket), *[prefix + key for key in commit.keys]]
+            names = Prefixed(self._row_prefix(view_id, commit.bucket), commit.keys)
+            state, rows = self._state_key(view_id, commit.bucket), Prefixed(token, commit.payloads)
             expiry = "" if commit.expire_ms is None else commit.expire_ms
-            rows = [token + payload for payload in commit.payloads]
-            tokens = b"".join([row or _ABSENT for row in commit.row_tokens])
             moves: list[str | int] = []
             for move in commit.moves:
                 moves += [move.place, "" if move.expected is None else move.expected, _packed(move.new)]
-            values = (commit.token, token, expiry, tokens, len(commit.moves), *moves, *rows)
-            calls.append(("FCALL", f"{_LIBRARY}_commit", len(names), *names, *values))
+            values = (commit.token, token, expiry, commit.row_tokens, len(commit.moves), *moves, rows)
+            calls.append(("FCALL", f"{_LIBRARY}_commit", 1 + len(names), state, names, *values))
         return [_outcome(reply) for reply in self._call(calls)]
 
     def payloads(self, asked: Sequence[tuple[str, Sequence[bytes]]]) -> list[list[bytes | None]]:
@@ -325,11 +327,11 @@ class OnlineStore:
     def _execute(self, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
         """All calls in one go; a refused one gives its error. A lost connection is tried again as redis-py does."""
         # A pipeline of redis-py looks at every argument in Python, which costs more than the whole round trip.
-        packed = _joined([hiredis.pack_command(call) for call in calls])
+        sent = packed(calls)
         pool = self._client.connection_pool
 
         def run() -> list[Any]:
-            connection.send_packed_command(packed, check_health=False)  # type: ignore[no-untyped-call]
+            connection.send_packed_command(sent, check_health=False)  # type: ignore[no-untyped-call]
             return [_reply(connection) for _ in calls]
 
         with _told():
@@ -359,20 +361,6 @@ def _told() -> Iterator[None]:
 def _fields(state: Any) -> dict[bytes, bytes]:
     """A hash as a server answers it: a map in its newer protocol, names and values in turn in the older one."""
     return state if isinstance(state, dict) else dict(zip(state[0::2], state[1::2], strict=True))
-
-
-def _joined(packed: Sequence[bytes]) -> list[bytes]:
-    """The same bytes in fewer pieces: each is sent by itself, and small ones cost more to send than to copy."""
-    pieces: list[bytes] = []
-    some: list[bytes] = []
-    size = 0
-    for each in packed:
-        some.append(each)
-        size += len(each)
-        if size >= _PIECE_BYTES:
-            pieces.append(b"".join(some))
-            some, size = [], 0
-    return [*pieces, b"".join(some)] if some else pieces
 
 
 def _reply(connection: Any) -> Any:

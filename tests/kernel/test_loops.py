@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featurestore.errors import RowLayoutError
-from featurestore.kernel import Column, Events, Feature, compile_plan, exact, fold, roll_up, values_at
+from featurestore.kernel import Column, Events, Feature, compile_plan, exact, fold, fold_pieces, roll_up, values_at
 from featurestore.kernel.loops import ranges as loops
 from featurestore.kernel.plan import where_of
 from featurestore.kernel.ranges import ranged
@@ -83,7 +83,9 @@ def test_rows_and_values_are_the_same(plan, events, cuts, order, moment) -> None
     ours: list[bytes | None] = [None] * ROWS
     theirs = ours
     for batch in batches(events, cuts):
+        tagged = [None if row is None else b"a token of 16 by" + row for row in ours]
         ours = list(fold(ours, columnar(batch), plan))
+        assert list(fold_pieces(tagged, columnar(batch), plan, skip=16)) == ours
         theirs = list(fold_with_numpy(theirs, columnar(batch), plan))
         assert ours == theirs
     asked = max([moment, *(event.event_us for event in events)])

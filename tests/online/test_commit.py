@@ -21,6 +21,7 @@ from featurestore.online import (
     OnlineStore,
     Outcome,
     Straddle,
+    row_tokens,
 )
 
 VIEW, PLACE = "view@1", "topic/0"
@@ -39,8 +40,7 @@ def commit(
 ) -> Outcome:
     [read] = store.read(VIEW, [KEY])
     token = read.token if read_first else b""
-    [row] = read.rows
-    tokens = (row[:TOKEN_BYTES] if row is not None and read_first else None,)
+    tokens = row_tokens(read.rows if read_first else [None])
     one = BucketCommit(read.bucket, (Move(place, expected, Mark(end, end)),), token, (KEY,), (payload,), tokens, None)
     [outcome] = store.commit(VIEW, [one])
     return outcome
@@ -90,7 +90,7 @@ def test_rows_that_another_worker_changed_are_a_conflict(store: OnlineStore) -> 
     assert row is not None
     assert commit(store, None, 3, b"other", place="topic/1") == Applied()
     stale = BucketCommit(
-        read.bucket, (Move(PLACE, 5, Mark(9, 9)),), read.token, (KEY,), (b"stale",), (row[:TOKEN_BYTES],), None
+        read.bucket, (Move(PLACE, 5, Mark(9, 9)),), read.token, (KEY,), (b"stale",), row_tokens(read.rows), None
     )
     assert store.commit(VIEW, [stale]) == [Conflict()]
     assert served(store) == b"other"
@@ -104,11 +104,11 @@ def test_another_writer_in_the_bucket_is_no_conflict_when_the_row_stood_still(st
     assert row is not None
     neighbour = next(key for key in (b"%d" % n for n in range(99)) if bucket_of(key, 4) == read.bucket)
     other = BucketCommit(
-        read.bucket, (Move("topic/1", None, Mark(1, 1)),), read.token, (neighbour,), (b"n",), (None,), None
+        read.bucket, (Move("topic/1", None, Mark(1, 1)),), read.token, (neighbour,), (b"n",), row_tokens([None]), None
     )
     assert store.commit(VIEW, [other]) == [Applied()]
     mine = BucketCommit(
-        read.bucket, (Move(PLACE, 5, Mark(9, 9)),), read.token, (KEY,), (b"nine",), (row[:TOKEN_BYTES],), None
+        read.bucket, (Move(PLACE, 5, Mark(9, 9)),), read.token, (KEY,), (b"nine",), row_tokens(read.rows), None
     )
     assert store.commit(VIEW, [mine]) == [Applied()]
     assert served(store) == b"nine"
@@ -118,13 +118,15 @@ def test_a_call_is_all_or_nothing_over_many_rows(store: OnlineStore) -> None:
     keys = tuple(key for key in (b"%d" % n for n in range(12_000)) if bucket_of(key, 4) == 1)
     assert len(keys) > 2_000
     rows = tuple(b"row " + key for key in keys)
-    whole = BucketCommit(1, (Move(PLACE, None, Mark(5, 5)),), b"", keys, rows, (None,) * len(keys), None)
+    whole = BucketCommit(1, (Move(PLACE, None, Mark(5, 5)),), b"", keys, rows, row_tokens([None] * len(keys)), None)
     assert store.commit(VIEW, [whole]) == [Applied()]
     # One changed row at the very end refuses them all.
-    tokens = [row[:TOKEN_BYTES] for read in store.read(VIEW, keys) for row in read.rows if row is not None]
-    changed = BucketCommit(1, (Move("topic/1", None, Mark(1, 1)),), b"", keys[-1:], (b"x",), (tokens[-1],), None)
+    tokens = row_tokens([row for read in store.read(VIEW, keys) for row in read.rows])
+    changed = BucketCommit(
+        1, (Move("topic/1", None, Mark(1, 1)),), b"", keys[-1:], (b"x",), tokens[-TOKEN_BYTES:], None
+    )
     assert store.commit(VIEW, [changed]) == [Applied()]
-    stale = BucketCommit(1, (Move(PLACE, 5, Mark(9, 9)),), b"", keys, (b"y",) * len(keys), tuple(tokens), None)
+    stale = BucketCommit(1, (Move(PLACE, 5, Mark(9, 9)),), b"", keys, (b"y",) * len(keys), tokens, None)
     assert store.commit(VIEW, [stale]) == [Conflict()]
     [payloads] = store.payloads([(VIEW, keys)])
     assert payloads == [*rows[:-1], b"x"]
@@ -133,8 +135,7 @@ def test_a_call_is_all_or_nothing_over_many_rows(store: OnlineStore) -> None:
 def test_watermarks_of_several_partitions_move_together_or_not_at_all(store: OnlineStore) -> None:
     def both(left: Move, right: Move, payload: bytes) -> Outcome:
         [read] = store.read(VIEW, [KEY])
-        tokens = tuple(None if row is None else row[:TOKEN_BYTES] for row in read.rows)
-        one = BucketCommit(read.bucket, (left, right), read.token, (KEY,), (payload,), tokens, None)
+        one = BucketCommit(read.bucket, (left, right), read.token, (KEY,), (payload,), row_tokens(read.rows), None)
         [outcome] = store.commit(VIEW, [one])
         return outcome
 
@@ -177,7 +178,9 @@ def test_a_server_that_is_away_is_an_error_of_ours() -> None:
 
 def test_rows_expire_and_a_watermark_does_not(store: OnlineStore, redis_client: redis.Redis) -> None:
     [read] = store.read(VIEW, [KEY])
-    one = BucketCommit(read.bucket, (Move(PLACE, None, Mark(5, 5)),), b"", (KEY,), (b"five",), (None,), 60_000)
+    one = BucketCommit(
+        read.bucket, (Move(PLACE, None, Mark(5, 5)),), b"", (KEY,), (b"five",), row_tokens([None]), 60_000
+    )
     assert store.commit(VIEW, [one]) == [Applied()]
     lives = {name.rpartition(b":")[2]: redis_client.pttl(name) for name in redis_client.scan_iter()}
     assert 0 < lives[b"k"] <= 60_000
@@ -198,7 +201,7 @@ def test_rows_expire_whether_or_not_the_server_sets_many_at_once(
         # More than one call's worth.
         keys = tuple(b"k%d" % number for number in range(1_001))
         new, rows = Mark(1, 1), tuple(b"row " + key for key in keys)
-        one = BucketCommit(0, (Move(PLACE, None, new),), b"", keys, rows, (None,) * len(keys), 60_000)
+        one = BucketCommit(0, (Move(PLACE, None, new),), b"", keys, rows, row_tokens([None] * len(keys)), 60_000)
         for outcome in ([Applied()], [Duplicate(new)]):
             assert store.commit(VIEW, [one]) == outcome
         assert store.payloads([(VIEW, keys)]) == [list(rows)]

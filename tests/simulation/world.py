@@ -24,6 +24,7 @@ from featurestore.errors import EventLogError, OnlineStoreError
 from featurestore.event_time import SECOND_US, Mark
 from featurestore.offline import log_schema
 from featurestore.online import OnlineStore
+from featurestore.online.wire import flat
 from streams.dead_letters import DeadLetter
 from streams.transport import Batch
 
@@ -124,7 +125,7 @@ class Server:
         replies: list[Any] = []
         queued: list[Any] | None = None
         for call in calls:
-            name, *arguments = (each if isinstance(each, bytes) else str(each).encode() for each in call)
+            name, *arguments = (each if isinstance(each, bytes) else str(each).encode() for each in flat(call))
             if name == b"MULTI":
                 queued = []
                 replies.append(b"OK")

@@ -79,6 +79,17 @@ def find(payloads, nothing, kind, addresses, sizes):  # type: ignore[no-untyped-
 
 
 @loop
+def gather(addresses, skip, begin, out):  # type: ignore[no-untyped-def]
+    """Payloads of whole words, each without its first bytes, side by side: `out` from begin[row] to begin[row + 1]."""
+    for row in range(len(addresses)):
+        first, end = np.uint64(begin[row]), np.uint64(begin[row + 1])
+        if end > first:
+            source = words_at(addresses[row] + skip, np.int64(end - first))
+            for place in range(end - first):
+                out[first + place] = source[place]
+
+
+@loop
 def words_at(address, count):  # type: ignore[no-untyped-def]
     """So many words of 32 bits at an address."""
     return carray(_pointer(address), count, np.uint32)
