@@ -269,7 +269,7 @@ MUTANTS = (
     Mutant("an id is given twice", S + "schemas/folder.py", "os.link(draft,", "os.replace(draft,", CODECS),
     Mutant("a cut off Arrow stream is taken", S + "codecs/arrow.py", "if not payload.endswith(_END):", "if False:", CODECS),
     Mutant("text is not looked at before it is used", S + "codecs/arrow.py", "column.validate(full=True)", "column.validate()", CODECS),
-    Mutant("a rejected row has the place of another", S + "codecs/codec.py", "int(decoded.position[place])", "place", CODECS),
+    Mutant("a rejected row has the place of another", S + "codecs/codec.py", "decoded.position[places].tolist()", "places.tolist()", CODECS),
     Mutant("parts of a batch stay in the order of their schemas", S + "codecs/framed.py", "order = np.argsort(index)", "order = np.arange(len(index))", CODECS),
     Mutant("what is no number is taken", S + "codecs/columns.py", "return ~np.asarray(pc.is_finite(array)", "return np.zeros(len(array), bool) & np.asarray(pc.is_finite(array)", CODECS),
 )  # fmt: skip

@@ -24,7 +24,7 @@ from featurestore.errors import EventLogError, OnlineStoreError
 from featurestore.event_time import SECOND_US, Mark
 from featurestore.offline import log_schema
 from featurestore.online import OnlineStore
-from streams.dead_letters import DeadLetter
+from streams.letters import DeadLetter
 from streams.transport import Batch
 
 PARTITIONS = 2

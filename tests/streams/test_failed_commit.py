@@ -14,8 +14,9 @@ from featurestore.errors import DeadLetterError, OnlineStoreError
 from featurestore.event_time import Mark
 from featurestore.offline import EventLog
 from featurestore.online import OnlineStore
-from streams.dead_letters import DeadLetter, DeadLetterBox
+from streams.dead_letters import DeadLetterBox
 from streams.engine import Engine
+from streams.letters import DeadLetter
 from streams.online_sink import OnlineSink
 from streams.transport import Batch
 from tests.parity.test_parity import Letters
