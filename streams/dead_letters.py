@@ -1,20 +1,23 @@
 """Dead letters: events that could not be applied, kept with the reason, out of the way of the rest.
 
-A letter is keyed by topic, partition and offset, so that a replay's second copy is the same letter. That a letter was
-taken back is a record of its own beside it, with a key of its own: a worker that reads the topic again writes its
-letters again, and neither that nor the broker's compaction may bring one back that has been replayed.
+A letter is known by its topic, partition and offset, so that a replay's second copy is the same letter. Letters of one
+batch travel packed, many in a record; `letters.py` has the form. That a letter was taken back is a record of its
+own beside it, with a key of its own: a worker that reads the topic again writes its letters again, and neither that nor
+the broker's compaction may bring one back that has been replayed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from featurestore.errors import DeadLetterError
 from streams.broker import Broker, admin_client, client_config
+from streams.letters import DeadLetter, packs, unpacked
 
 _FLUSH_S = 30.0
 _SUFFIX = ".dead"
@@ -27,34 +30,6 @@ LETTER_BYTES_MAX = 10 << 20
 def dead_letter_topic(topic: str) -> str:
     """Name of the Kafka topic that holds the letters of `topic`."""
     return topic + _SUFFIX
-
-
-class DeadLetter(msgspec.Struct, frozen=True):
-    """One event that was not applied: where it stands in Kafka, why, and its bytes (base64 in JSON).
-
-    position  of the event, where only that one of a record that holds many was not applied; the bytes are then a
-              record of that event alone
-    record_key  of the event's own record; None where it had none, and in letters of before it was kept
-    """
-
-    topic: str
-    partition: int
-    offset: int
-    reason: str
-    detail: str
-    payload: bytes | None
-    record_key: bytes | None = None
-    position: int | None = None
-
-    @property
-    def place(self) -> str:
-        """Topic, partition and offset, and the position where there is one."""
-        place = (self.topic, self.partition, self.offset, self.position)
-        return "/".join(str(each) for each in place if each is not None)
-
-    @property
-    def key(self) -> bytes:
-        return self.place.encode()
 
 
 class Replayed(msgspec.Struct, frozen=True):
@@ -87,16 +62,18 @@ class DeadLetterBox:
     def __init__(self, producer: Producer) -> None:
         self._producer = producer
         self._failed: list[str] = []
+        self._outstanding = 0
 
     def put(self, letters: Iterable[DeadLetter]) -> None:
-        for letter in letters:
+        for pack in packs(letters):
+            self._outstanding += pack.letters
             while True:
                 try:
                     self._producer.produce(
-                        dead_letter_topic(letter.topic),
-                        key=letter.key,
-                        value=msgspec.json.encode(letter),
-                        on_delivery=self._delivered,
+                        dead_letter_topic(pack.topic),
+                        key=pack.key,
+                        value=pack.value,
+                        on_delivery=partial(self._delivered, pack.letters),
                     )
                     break
                 except BufferError:
@@ -110,10 +87,12 @@ class DeadLetterBox:
         """
         left = self._producer.flush(_FLUSH_S)
         if left or self._failed:
-            raise DeadLetterError(left, list(self._failed))
+            raise DeadLetterError(self._outstanding, list(self._failed))
 
-    def _delivered(self, error: KafkaError | None, message: object) -> None:
-        if error is not None:
+    def _delivered(self, letters: int, error: KafkaError | None, message: object) -> None:
+        if error is None:
+            self._outstanding -= letters
+        else:
             self._failed.append(str(error))
 
 
@@ -133,8 +112,8 @@ def held_letters(broker: Broker | str, topics: Sequence[str], timeout_s: float =
             replayed = msgspec.json.decode(value, type=Replayed)
             taken_back[replayed.place] = replayed
         else:
-            letter = msgspec.json.decode(value, type=DeadLetter)
-            letters[letter.key] = HeldLetter(letter, message.timestamp()[1] * 1_000)
+            written_us = message.timestamp()[1] * 1_000
+            letters.update({letter.key: HeldLetter(letter, written_us) for letter in unpacked(value)})
     return [replace(held, replayed=taken_back.get(held.letter.place)) for held in letters.values()]
 
 

@@ -27,12 +27,12 @@ from featurestore.kernel.keys import group_keys
 from featurestore.offline import log_schema
 from featurestore.spec import Topic
 from streams.codecs import Codec, Decoded, codec_of
-from streams.dead_letters import DeadLetter
 from streams.decided import Decided, decided
 from streams.log_writer import LogWriter
 from streams.repeats import Repeats
 from streams.sink import Letters, Log, Sink
 from streams.transport import Batch
+from streams.unapplied import letters_of
 from streams.watermark import Judged, judge
 
 HEARTBEAT_US = SECOND_US
@@ -298,31 +298,13 @@ class Engine:
 
     def _post(self, part: _Part) -> None:
         batch, decoded, judged, event = part.batch, part.decoded, part.judged, part.event_us
-        letters = [self._letter(batch, bad.index, bad.reason, bad.detail, bad.position) for bad in decoded.rejected]
-        position = [None] * len(decoded.index) if decoded.position is None else decoded.position.tolist()
         repeated = judged.late_by_us == REPEATED_US
         late = ~judged.future & ~repeated & (judged.late_by_us > self._lateness_max_us)
-        for place in np.flatnonzero(judged.future).tolist():
-            ahead_s = int(event[place] - judged.effective_us[place]) // SECOND_US
-            detail = f"{ahead_s} s ahead of its arrival"
-            letters.append(self._letter(batch, int(decoded.index[place]), "future", detail, position[place]))
-        for place in np.flatnonzero(late).tolist():
-            behind_s, allowed_s = int(judged.late_by_us[place]) // SECOND_US, self._lateness_max_us // SECOND_US
-            detail = f"{behind_s} s behind the newest event of its partition, views allow {allowed_s} s"
-            letters.append(self._letter(batch, int(decoded.index[place]), "too_late", detail, position[place]))
+        letters = letters_of(self.topic.name, batch, decoded, event, judged, late, self._lateness_max_us)
         self._letters.put(letters)
-        self.counts.dead.update(letter.reason for letter in letters)
+        self.counts.dead.update([letter.reason for letter in letters])
         self.counts.repeated += int(repeated.sum())
         self.counts.applied += int((~judged.future & ~repeated & ~late).sum())
-
-    def _letter(self, batch: Batch, index: int, reason: str, detail: str, position: int | None) -> DeadLetter:
-        offset, payload = int(batch.offsets[index]), batch.values[index]
-        if position is not None and payload is not None:
-            from streams.codecs.arrow import one_row
-
-            payload = one_row(payload, position)
-        key = batch.key(index)
-        return DeadLetter(self.topic.name, batch.partition, offset, reason, detail, payload, key, position)
 
     def _gather(self, taken: _Taken) -> None:
         kept = np.flatnonzero(~taken.future)

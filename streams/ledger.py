@@ -11,8 +11,9 @@ from featurestore.offline import EventLog
 from featurestore.settings import Settings
 from featurestore.spec import Repository
 from streams.broker import broker_of
-from streams.dead_letters import DeadLetter, held_letters
+from streams.dead_letters import held_letters
 from streams.holes import records_in
+from streams.letters import DeadLetter
 from streams.progress import Progress
 
 

@@ -25,8 +25,9 @@ from featurestore.kernel import in_records
 from featurestore.spec import Topic
 from streams.broker import Broker
 from streams.codecs import Codec, codec_of
-from streams.dead_letters import LETTER_BYTES_MAX, DeadLetter, Replayed, dead_letter_topic, held_letters
+from streams.dead_letters import LETTER_BYTES_MAX, Replayed, dead_letter_topic, held_letters
 from streams.decided import decided
+from streams.letters import DeadLetter
 from streams.producer import kafka_producer
 from streams.sink import Log
 

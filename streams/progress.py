@@ -14,7 +14,6 @@ from featurestore.settings import Settings
 from featurestore.spec import Repository
 from streams.broker import admin_client, broker_of
 from streams.build import online_store
-from streams.dead_letters import dead_letter_topic
 
 _TIMEOUT_S = 10.0
 
@@ -26,7 +25,6 @@ class TopicProgress:
     end     records that the broker has (sum of end offsets)
     done    records before the watermark of the sink that is furthest behind
     online  the same, of the online store alone
-    dead    dead letters so far; a replay may have written one twice
     ends    partition -> end offset
     stale   views whose rows are not complete yet
     """
@@ -35,7 +33,6 @@ class TopicProgress:
     end: int
     done: int
     online: int
-    dead: int
     ends: Mapping[int, int]
     stale: tuple[str, ...] = ()
 
@@ -73,9 +70,8 @@ class Progress:
             online = sum(min([each.get(p, 0) for each in rows], default=ends.get((name, p), 0)) for p in partitions)
             done = sum(min([logged.get(p, 0), *(each.get(p, 0) for each in rows)]) for p in partitions)
             end = sum(ends.get((name, p), 0) for p in partitions)
-            letters = ends.get((dead_letter_topic(name), 0), 0)
             of_partition = {p: ends.get((name, p), 0) for p in partitions}
-            out.append(TopicProgress(name, end, done, online, letters, of_partition, stale))
+            out.append(TopicProgress(name, end, done, online, of_partition, stale))
         return out
 
     def _ends(self) -> dict[tuple[str, int], int]:
@@ -84,7 +80,6 @@ class Progress:
             for name in self._topics
             for partition in range(self._repository.topic(name).partitions)
         ]
-        places += [TopicPartition(dead_letter_topic(name), 0) for name in self._topics]
         asked = self._admin.list_offsets(
             {place: OffsetSpec.latest() for place in places},  # type: ignore[no-untyped-call]  # no types there
             isolation_level=IsolationLevel.READ_COMMITTED,

@@ -37,9 +37,9 @@ from featurestore.spec import FeatureView, Repository
 from streams.bounds import bounds_of
 from streams.broker import admin_client, broker_of
 from streams.codecs import codec_of
-from streams.dead_letters import DeadLetter
 from streams.engine import Engine
 from streams.fill import LogFill
+from streams.letters import DeadLetter
 from streams.online_sink import OnlineSink
 from streams.schemas import schemas_at
 from streams.tail import Tail

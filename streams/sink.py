@@ -13,7 +13,7 @@ from featurestore.event_time import Mark
 from featurestore.kernel import Events
 from featurestore.kernel.keys import Grouped
 from featurestore.spec import FeatureView, Topic
-from streams.dead_letters import DeadLetter
+from streams.letters import DeadLetter
 
 Ints = npt.NDArray[np.int64]
 Partitions = npt.NDArray[np.int32]

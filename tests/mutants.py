@@ -34,6 +34,7 @@ DECIMALS = ("tests/kernel/test_decimals.py",)
 DISTINCT = ("tests/kernel/test_distinct.py",)
 PAIRS = ("tests/kernel/test_pairs.py",)
 CODEC = ("tests/streams/test_json_codec.py",)
+LETTERS = ("tests/streams/test_letters.py",)
 PLAIN = ("tests/kernel/test_plain.py",)
 CODECS = tuple(f"tests/streams/codecs/test_{name}.py" for name in ("evolution", "framing", "contract", "every_format"))
 PLACES = ("tests/streams/codecs/test_records_of_many.py",)
@@ -269,7 +270,11 @@ MUTANTS = (
     Mutant("an id is given twice", S + "schemas/folder.py", "os.link(draft,", "os.replace(draft,", CODECS),
     Mutant("a cut off Arrow stream is taken", S + "codecs/arrow.py", "if not payload.endswith(_END):", "if False:", CODECS),
     Mutant("text is not looked at before it is used", S + "codecs/arrow.py", "column.validate(full=True)", "column.validate()", CODECS),
-    Mutant("a rejected row has the place of another", S + "codecs/codec.py", "int(decoded.position[place])", "place", CODECS),
+    Mutant("a rejected row has the place of another", S + "codecs/codec.py", "decoded.position[places].tolist()", "places.tolist()", CODECS),
+    Mutant("a pack's key tells its ends alone", S + "letters.py", "_digest(letters)), bytes(text)", 'b""), bytes(text)', LETTERS),
+    Mutant("a pack's last letter is lost", S + "letters.py", "    if held:\n        yield _pack(held, text)", "    if len(held) > 1:\n        yield _pack(held, text)", LETTERS),
+    Mutant("packs have no bound in bytes", S + "letters.py", " or len(text) >= PACK_BYTES_MAX", "", LETTERS),
+    Mutant("an event that is too late has the bytes of another", S + "unapplied.py", "record = decoded.index[places]", "record = places", LETTERS),
     Mutant("parts of a batch stay in the order of their schemas", S + "codecs/framed.py", "order = np.argsort(index)", "order = np.arange(len(index))", CODECS),
     Mutant("what is no number is taken", S + "codecs/columns.py", "return ~np.asarray(pc.is_finite(array)", "return np.zeros(len(array), bool) & np.asarray(pc.is_finite(array)", CODECS),
 )  # fmt: skip

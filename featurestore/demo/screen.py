@@ -37,11 +37,11 @@ def redrawn(console: Console) -> Iterator[Callable[[Table], None]]:
     yield show
 
 
-def progress_table(topics: Sequence[TopicProgress], rate: float) -> Table:
-    """Records of each topic and what became of them so far."""
+def progress_table(topics: Sequence[TopicProgress], dead: Mapping[str, int], rate: float) -> Table:
+    """Records of each topic and what became of them so far; `dead` counts the letters of each."""
     table = _table(f"stream: {rate:,.0f} records/s", "topic", "produced", "applied", "lag", "dead letters")
     for one in topics:
-        table.add_row(one.topic, f"{one.end:,}", f"{one.done:,}", f"{one.lag:,}", f"{one.dead:,}")
+        table.add_row(one.topic, f"{one.end:,}", f"{one.done:,}", f"{one.lag:,}", f"{dead.get(one.topic, 0):,}")
     return table
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from featurestore.errors import DemoCheckError
 from featurestore.local import ChildServer, start_worker
 from featurestore.settings import Settings
 from featurestore.spec import Repository
+from streams.broker import broker_of
+from streams.dead_letters import read_letters
 from streams.progress import Progress
 
 _KILL_AT = 0.4
@@ -52,7 +55,9 @@ def stream(
                 now = progress.look()
                 looked = time.monotonic()
                 done = sum(one.done for one in now)
-                show(progress_table(now, (done - before) / (looked - began)))
+                letters = read_letters(broker_of(settings), [one.topic for one in now])
+                dead = Counter(letter.topic for letter in letters)
+                show(progress_table(now, dead, (done - before) / (looked - began)))
                 worker.check()
                 if not killed and done - before >= _KILL_AT * (total - before):
                     worker.kill()

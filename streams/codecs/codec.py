@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -13,9 +14,10 @@ import pyarrow as pa
 Ints = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
-class Rejected:
+class Rejected(msgspec.Struct, frozen=True, gc=False):
     """A record that breaks the contract: where it stands in the batch, and why.
+
+    A struct, since a batch may have as many of these as it has records: made in a tenth of a dataclass' time.
 
     position  of the event in its record, where only that event is meant and the others of the record are taken
     """
@@ -45,7 +47,11 @@ class Decoded:
         return Decoded(
             self.index[low:high] - first,
             {name: array.slice(low, high - low) for name, array in self.arrays.items()},
-            tuple(replace(bad, index=bad.index - first) for bad in self.rejected if first <= bad.index < end),
+            tuple(
+                msgspec.structs.replace(bad, index=bad.index - first)
+                for bad in self.rejected
+                if first <= bad.index < end
+            ),
             None if self.position is None else self.position[low:high],
         )
 
@@ -74,10 +80,14 @@ def without(decoded: Decoded, reasons: Mapping[int, tuple[str, str]]) -> Decoded
         return decoded
     kept = np.ones(len(decoded.index), dtype=np.bool_)
     rejected = list(decoded.rejected)
-    for place, (reason, detail) in reasons.items():
-        kept[place] = False
-        position = None if decoded.position is None else int(decoded.position[place])
-        rejected.append(Rejected(int(decoded.index[place]), reason, detail, position))
+    places = np.fromiter(reasons, dtype=np.int64, count=len(reasons))
+    kept[places] = False
+    index = decoded.index[places].tolist()
+    position = [None] * len(places) if decoded.position is None else decoded.position[places].tolist()
+    rejected += [
+        Rejected(record, reason, detail, within)
+        for record, (reason, detail), within in zip(index, reasons.values(), position, strict=True)
+    ]
     chosen = pa.array(kept)
     return Decoded(
         decoded.index[kept],

@@ -27,9 +27,10 @@ def kept(decoded: Decoded, topic: Topic) -> Decoded:
     """The events whose values are in bounds; the others are rejected, each for its first column that is not."""
     reasons: dict[int, tuple[str, str]] = {}
     for column, bad, bound in _faults(decoded, topic):
-        for place in np.flatnonzero(bad).tolist():
-            detail = f"`{column}` is {_shown(decoded.arrays[column][place].as_py())}, {bound}"
-            reasons.setdefault(place, (OUT_OF_RANGE, detail))
+        places = np.flatnonzero(bad)
+        values = decoded.arrays[column].take(pa.array(places)).to_pylist()
+        for place, value in zip(places.tolist(), values, strict=True):
+            reasons.setdefault(place, (OUT_OF_RANGE, f"`{column}` is {_shown(value)}, {bound}"))
     return without(decoded, reasons)
 
 

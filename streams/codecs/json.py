@@ -64,7 +64,9 @@ class JsonCodec:
         plain, arrays = self._reader.read(payloads)
         if len(plain) == len(payloads):
             return Decoded(plain, arrays, ())
-        others = self._decode_one_by_one(payloads, np.setdiff1d(np.arange(len(payloads)), plain).tolist())
+        is_other = np.ones(len(payloads), dtype=np.bool_)
+        is_other[plain] = False
+        others = self._decode_one_by_one(payloads, np.flatnonzero(is_other).tolist())
         if not len(others.index):
             return Decoded(plain, arrays, others.rejected)
         index = np.concatenate((plain, others.index))

@@ -95,7 +95,7 @@ def check_log(path: str, expected: Expected) -> None:
 def check_letters(bootstrap: str, topic: str, expected: Expected) -> int:
     """Every dead record has its letter, with its own bytes and the right kind of reason, and no other has one.
 
-    Returns how many were written more than once: a replay may do that, under the same key.
+    Returns how many were written more than once: a replay may do that.
     """
     letters, repeats = read_letters(bootstrap, f"{topic}.dead")
     _same_places("the dead letters", set(letters), set(expected.dead))
@@ -114,15 +114,16 @@ def _same_places(what: str, held: set[tuple[int, int]], wanted: set[tuple[int, i
 
 
 def read_letters(bootstrap: str, topic: str) -> tuple[dict[tuple[int, int], tuple[str, bytes | None]], int]:
-    """Place -> (reason, payload) of every letter, and how many are repeats."""
+    """Place -> (reason, payload) of every letter, and how many are repeats; a record holds one or a list."""
     out: dict[tuple[int, int], tuple[str, bytes | None]] = {}
     repeats = 0
     for message in read_all(bootstrap, topic):
-        said = json.loads(message.value())
-        payload = None if said["payload"] is None else base64.b64decode(said["payload"])
-        place = (said["partition"], said["offset"])
-        repeats += place in out
-        out[place] = (said["reason"], payload)
+        held = json.loads(message.value())
+        for said in held if isinstance(held, list) else [held]:
+            payload = None if said["payload"] is None else base64.b64decode(said["payload"])
+            place = (said["partition"], said["offset"])
+            repeats += place in out
+            out[place] = (said["reason"], payload)
     return out, repeats
 
 

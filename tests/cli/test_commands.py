@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from streams.dead_letters import DeadLetter, DeadLetterBox
+from streams.dead_letters import DeadLetterBox
+from streams.letters import DeadLetter
 from streams.producer import kafka_producer
 from tests.project import Project
 

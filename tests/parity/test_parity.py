@@ -56,8 +56,9 @@ from featurestore.kernel.keys import encode_keys
 from featurestore.offline import EventLog, point_in_time_join
 from featurestore.online import OnlineStore
 from featurestore.spec import ViewSelection
-from streams.dead_letters import DeadLetter, DeadLetterBox
+from streams.dead_letters import DeadLetterBox
 from streams.engine import Engine
+from streams.letters import DeadLetter
 from streams.online_sink import OnlineSink
 from streams.transport import Batch
 from tests.kernel import naive

@@ -25,7 +25,7 @@ from featurestore.event_time import SECOND_US, Mark
 from featurestore.offline import log_schema
 from featurestore.online import OnlineStore
 from featurestore.online.wire import flat
-from streams.dead_letters import DeadLetter
+from streams.letters import DeadLetter
 from streams.transport import Batch
 
 PARTITIONS = 3

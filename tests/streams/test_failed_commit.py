@@ -14,8 +14,9 @@ from featurestore.errors import DeadLetterError, OnlineStoreError
 from featurestore.event_time import Mark
 from featurestore.offline import EventLog
 from featurestore.online import OnlineStore
-from streams.dead_letters import DeadLetter, DeadLetterBox
+from streams.dead_letters import DeadLetterBox
 from streams.engine import Engine
+from streams.letters import DeadLetter
 from streams.online_sink import OnlineSink
 from streams.transport import Batch
 from tests.parity.test_parity import Letters
@@ -92,7 +93,8 @@ def test_a_letter_that_could_not_be_stored_is_never_taken_for_stored() -> None:
             return 0
 
     box = DeadLetterBox(Refusing())  # type: ignore[arg-type]
-    box.put([DeadLetter("paid", 0, 0, "wrong_type", "", b"")])
+    box.put(DeadLetter("paid", 0, offset, "wrong_type", "", b"") for offset in range(3))
     for _ in range(2):
-        with pytest.raises(DeadLetterError):
+        with pytest.raises(DeadLetterError, match="3 outstanding") as raised:
             box.flush()
+        assert raised.value.left == 3

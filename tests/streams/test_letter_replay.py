@@ -24,9 +24,10 @@ from featurestore.local import LocalStack, environment_of
 from featurestore.offline import EventLog, log_schema
 from featurestore.spec import load
 from streams.codecs.json import JsonCodec
-from streams.dead_letters import DeadLetter, DeadLetterBox, held_letters
+from streams.dead_letters import DeadLetterBox, held_letters
 from streams.ledger import ledgers
 from streams.letter_replay import LetterReplay, LetterReport, Step, Wanted
+from streams.letters import DeadLetter
 from streams.producer import EventProducer, kafka_producer
 from tests.project import Project
 

@@ -1,0 +1,128 @@
+"""Letters travel packed and none is lost, whatever compaction takes; each says what plain Python says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from featurestore import Topic
+from featurestore.event_time import FUTURE_MAX_US, SECOND_US
+from featurestore.offline import EventLog
+from streams.engine import Engine
+from streams.letters import PACK_BYTES_MAX, PACK_LETTERS_MAX, DeadLetter, packs, unpacked
+from streams.transport import Batch
+from tests.parity.test_parity import Letters
+
+letters = st.builds(
+    DeadLetter,
+    topic=st.sampled_from(["paid", "sold"]),
+    partition=st.integers(0, 2),
+    offset=st.integers(0, 2**63 - 1) | st.integers(0, 9),
+    reason=st.sampled_from(["wrong_type", "too_late"]),
+    detail=st.text(max_size=20),
+    payload=st.none() | st.binary(max_size=20) | st.just(b"x" * 100_000) | st.just(b"x" * 400_000),
+    record_key=st.none() | st.binary(max_size=4),
+    position=st.none() | st.integers(0, 3),
+)
+
+
+@given(st.lists(letters, max_size=12))
+def test_packs_hold_every_letter_once_in_its_order_within_their_bounds(some: list[DeadLetter]) -> None:
+    made = list(packs(some))
+    assert [letter for pack in made for letter in unpacked(pack.value)] == some
+    for pack in made:
+        held = unpacked(pack.value)
+        assert len(held) == pack.letters
+        assert {letter.topic for letter in held} == {pack.topic}
+        if pack.letters == 1:
+            assert (pack.key, pack.value) == (held[0].key, msgspec.json.encode(held[0]))
+        else:
+            assert len(pack.value) <= PACK_BYTES_MAX
+
+
+def at(offsets: Iterable[int], detail: str = "") -> list[DeadLetter]:
+    return [DeadLetter("paid", 0, offset, "too_late", detail, b"{}") for offset in offsets]
+
+
+def test_a_pack_is_as_full_as_it_may_be() -> None:
+    assert [pack.letters for pack in packs(at(range(2_500)))] == [PACK_LETTERS_MAX, PACK_LETTERS_MAX, 500]
+    [one] = packs(at([7]))
+    assert one.key == b"paid/0/7"
+
+
+places = st.tuples(st.integers(0, 1), st.integers(0, 4), st.none() | st.integers(0, 1))
+
+
+@settings(max_examples=300)
+@given(st.lists(st.lists(places, max_size=5), max_size=8))
+def test_no_letter_is_lost_when_the_broker_keeps_the_newest_record_of_each_key(
+    puts: list[list[tuple[int, ...]]],
+) -> None:
+    compacted: dict[bytes, bytes] = {}
+    for put in puts:
+        some = [DeadLetter("paid", p, offset, "too_late", "", None, None, position) for p, offset, position in put]
+        compacted.update((pack.key, pack.value) for pack in packs(some))
+    kept = {(one.partition, one.offset, one.position) for value in compacted.values() for one in unpacked(value)}
+    assert kept == {place for put in puts for place in put}
+
+
+def test_a_pack_read_again_takes_the_place_of_its_first_copy_and_of_no_other() -> None:
+    [first], [again], [fewer] = packs(at([5, 7, 9])), packs(at([5, 7, 9], "later")), packs(at([5, 9]))
+    assert first.key == again.key
+    # What the log has passed is not judged again: a second reading may know fewer letters between the same two.
+    assert first.key != fewer.key
+    assert first.key.startswith(b"paid/0/5..paid/0/9#")
+
+
+NOW_US = 1_800_000_000 * SECOND_US
+PATIENCE_US = 60 * SECOND_US
+PAID = Topic("paid", schema={"user": str, "at": "timestamp"}, event_time="at", key="user", partitions=1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    moments=st.lists(
+        st.none() | st.integers(-300, 0).map(lambda s: s * SECOND_US) | st.sampled_from([FUTURE_MAX_US + 1, 10**10]),
+        max_size=12,
+    ),
+    cut=st.integers(0, 12),
+)
+def test_letters_are_those_of_plain_python_with_reason_detail_bytes_and_key(
+    tmp_path_factory: pytest.TempPathFactory, moments: list[int | None], cut: int
+) -> None:
+    values = [
+        b"{" if ahead_us is None else json.dumps({"user": "u", "at": NOW_US + ahead_us}).encode()
+        for ahead_us in moments
+    ]
+    keys = [b"k%d" % number for number in range(len(values))]
+    wanted, newest = set(), 0
+    for offset, ahead_us in enumerate(moments):
+        said = None
+        if ahead_us is None:
+            said = "broken_json", "Input data was truncated"
+        elif ahead_us > FUTURE_MAX_US:
+            said = "future", f"{ahead_us // SECOND_US} s ahead of its arrival"
+        else:
+            late_us = max(newest - (NOW_US + ahead_us), 0)
+            newest = max(newest, NOW_US + ahead_us)
+            if late_us > PATIENCE_US:
+                behind = f"{late_us // SECOND_US} s behind the newest event of its partition"
+                said = "too_late", f"{behind}, views allow {PATIENCE_US // SECOND_US} s"
+        if said is not None:
+            wanted.add((offset, *said, values[offset], keys[offset]))
+    held, log = Letters(), EventLog(tmp_path_factory.mktemp("log"), PAID)
+    engine = Engine(PAID, "id", [], PATIENCE_US, log, held, lambda: NOW_US)
+    engine.open(0)
+    offsets = np.arange(len(values), dtype=np.int64)
+    batch = Batch("paid", 0, 0, len(values), values, offsets, np.full(len(values), NOW_US), -1, keys)
+    for part in (batch.before(cut), batch.after(cut)):
+        engine.apply(part)
+    told = {(one.offset, one.reason, one.detail, one.payload, one.record_key) for one in held.held.values()}
+    assert told == wanted
+    assert engine.counts.dead.total() == len(wanted)
