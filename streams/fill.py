@@ -100,7 +100,9 @@ class LogFill:
         place = np.full(len(offsets), partition, dtype=np.int32)
         sink.apply(grouped, place, offsets, {partition: new}, _chooser(view, partition, table, offsets))
         # The batch is still on its way: what is seen are the rows of those before, which grow slowly.
-        seen_bytes = sink.row_bytes(grouped.keys[:: max(1, len(grouped.keys) // _LOOKED_AT)])
+        seen_bytes = sink.row_bytes(
+            list(grouped.keys.take(np.arange(0, len(grouped.keys), max(1, len(grouped.keys) // _LOOKED_AT))))
+        )
         if seen_bytes and not self._is_fixed:
             self._events_max = _events_that_fit(1.5 * seen_bytes)
 

@@ -207,7 +207,7 @@ class OnlineSink:
         touched[row] = True
         some = np.flatnonzero(touched)
         # Keys are in the order of their buckets, so rows come back in the order of the keys.
-        asked = keys if len(some) == len(keys) else [keys[index] for index in some.tolist()]
+        asked = keys if len(some) == len(keys) else keys.take(some)
         reads = self._store.read(self.row_id, asked, work.bucket[some])
         dense = np.cumsum(touched) - 1
         held = [stored for read in reads for stored in read.rows]

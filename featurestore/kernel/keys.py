@@ -6,7 +6,6 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import pairwise
 from zlib import crc32
 
 import numpy as np
@@ -14,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from featurestore.errors import WrongTypeError
+from featurestore.kernel.pieces import Pieces
 
 _INT64 = struct.Struct("<q")
 
@@ -27,14 +27,14 @@ class Grouped:
     row     (n) which of the keys each row has
     """
 
-    keys: list[bytes]
+    keys: Pieces
     spread: npt.NDArray[np.uint32]
     row: npt.NDArray[np.int64]
 
     def take(self, index: npt.NDArray[np.int64]) -> Grouped:
         """Some of the rows, and the keys that these have."""
         used, row = np.unique(self.row[index], return_inverse=True)
-        return Grouped([self.keys[each] for each in used.tolist()], self.spread[used], row.reshape(-1))
+        return Grouped(self.keys.take(used), self.spread[used], row.reshape(-1))
 
     def by_bucket(self, buckets: int) -> tuple[Grouped, npt.NDArray[np.int64]]:
         """The same with the keys in the order of their buckets; and the bucket of each key."""
@@ -42,8 +42,7 @@ class Grouped:
         order = np.argsort(bucket, kind="stable")
         rank = np.empty(len(order), dtype=np.int64)
         rank[order] = np.arange(len(order))
-        keys = [self.keys[index] for index in order.tolist()]
-        return Grouped(keys, self.spread[order], rank[self.row]), bucket[order]
+        return Grouped(self.keys.take(order), self.spread[order], rank[self.row]), bucket[order]
 
 
 def encode_keys(columns: Sequence[pa.Array]) -> list[bytes]:
@@ -76,24 +75,23 @@ def group_keys(columns: Sequence[pa.Array]) -> Grouped:
     return Grouped(*_keys_of([column.take(pa.array(first)) for column in columns]), codes)
 
 
-def _keys_of(columns: Sequence[pa.Array]) -> tuple[list[bytes], npt.NDArray[np.uint32]]:
+def _keys_of(columns: Sequence[pa.Array]) -> tuple[Pieces, npt.NDArray[np.uint32]]:
     """`encode_keys`, and the checksum of each key."""
     [first, *others] = columns
     if others or not pa.types.is_string(first.type):
         keys = encode_keys(columns)
-        return keys, np.array([crc32(key) for key in keys], dtype=np.uint32)
+        return Pieces.of(keys), np.array([crc32(key) for key in keys], dtype=np.uint32)
     from featurestore.kernel.loops.keys import HEAD_BYTES, string_keys
 
     _, offsets, data = first.buffers()
     begin = np.frombuffer(offsets, dtype=np.int32)[first.offset : first.offset + len(first) + 1] if len(first) else None
     if begin is None:
-        return [], np.zeros(0, dtype=np.uint32)
+        return Pieces.of([]), np.zeros(0, dtype=np.uint32)
     texts = np.frombuffer(data, dtype=np.uint8) if data is not None else np.zeros(0, dtype=np.uint8)
     ends = begin.astype(np.int64) - int(begin[0]) + HEAD_BYTES * np.arange(len(begin))
     out, spread = np.empty(ends[-1], dtype=np.uint8), np.empty(len(first), dtype=np.uint32)
     string_keys(texts, begin, out, spread)
-    raw = out.tobytes()
-    return [raw[at:end] for at, end in pairwise(ends.tolist())], spread
+    return Pieces(out, ends), spread
 
 
 def hash64(key: bytes) -> int:

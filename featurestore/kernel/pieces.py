@@ -34,6 +34,16 @@ class Pieces:
         raw = self.data[self.begin[0] : self.begin[-1]].tobytes()
         return iter([raw[at:end] for at, end in pairwise((self.begin - self.begin[0]).tolist())])
 
+    def take(self, index: npt.NDArray[np.int64]) -> Pieces:
+        """Those at some places, in that order."""
+        from featurestore.kernel.loops.pieces import take
+
+        ends = np.zeros(len(index) + 1, dtype=np.int64)
+        np.cumsum((self.begin[1:] - self.begin[:-1])[index], out=ends[1:])
+        out = np.empty(ends[-1], dtype=np.uint8)
+        take(self.data, self.begin, index, ends, out)
+        return Pieces(out, ends)
+
     def between(self, first: int, end: int) -> Pieces:
         """Some neighbours; the bytes are shared."""
         return Pieces(self.data, self.begin[first : end + 1])

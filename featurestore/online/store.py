@@ -43,7 +43,7 @@ class BucketRead:
     bucket: int
     token: bytes
     marks: dict[str, Mark]
-    keys: list[bytes]
+    keys: Pieces
     rows: list[bytes | None]
 
 
@@ -71,7 +71,7 @@ class BucketCommit:
     bucket: int
     moves: tuple[Move, ...]
     token: bytes
-    keys: Sequence[bytes]
+    keys: Sequence[bytes] | Pieces
     payloads: Sequence[bytes] | Pieces
     row_tokens: bytes
     expire_ms: int | None
@@ -175,7 +175,7 @@ class OnlineStore:
         return out
 
     def read(
-        self, view_id: str, keys: Sequence[bytes], bucket: npt.NDArray[np.int64] | None = None
+        self, view_id: str, keys: Sequence[bytes] | Pieces, bucket: npt.NDArray[np.int64] | None = None
     ) -> list[BucketRead]:
         """The rows of the keys, bucket by bucket, each bucket as of one moment.
 
@@ -184,9 +184,10 @@ class OnlineStore:
         if bucket is None:
             of_key = np.array([bucket_of(key, self.buckets) for key in keys], dtype=np.int64)
             order = np.argsort(of_key, kind="stable")
-            keys, bucket = [keys[index] for index in order.tolist()], of_key[order]
+            keys, bucket = Pieces.of(list(keys)).take(order), of_key[order]
+        names = keys if isinstance(keys, Pieces) else Pieces.of(keys)
         edges = [0, *(np.flatnonzero(np.diff(bucket)) + 1).tolist(), len(keys)] if len(keys) else [0]
-        parts = [(int(bucket[first]), list(keys[first:end])) for first, end in pairwise(edges)]
+        parts = [(int(bucket[first]), names.between(first, end)) for first, end in pairwise(edges)]
         calls: list[tuple[Any, ...]] = []
         for number, members in parts:
             # A transaction is as atomic as a function, and copies rows at the server's own speed.
@@ -194,7 +195,7 @@ class OnlineStore:
             calls.append(("MULTI",))
             calls.append(("HGETALL", self._state_key(view_id, number)))
             for first in range(0, len(members), _MGET_KEYS):
-                calls.append(("MGET", Prefixed(prefix, members[first : first + _MGET_KEYS])))
+                calls.append(("MGET", Prefixed(prefix, members.between(first, min(first + _MGET_KEYS, len(members))))))
             calls.append(("EXEC",))
         found = iter([reply for call, reply in zip(calls, self._call(calls), strict=True) if call[0] == "EXEC"])
         out = []

@@ -32,10 +32,12 @@ def columns(draw: st.DrawFn) -> list[pa.Array]:
 def test_grouping_keys_gives_each_row_its_own_key_and_each_key_its_bucket(held: list[pa.Array], buckets: int) -> None:
     wanted = encode_keys(held)
     grouped = group_keys(held)
-    assert [grouped.keys[row] for row in grouped.row.tolist()] == wanted
+    keys = list(grouped.keys)
+    assert [keys[row] for row in grouped.row.tolist()] == wanted
     assert sorted(grouped.keys) == sorted(set(wanted))
     ordered, bucket = grouped.by_bucket(buckets)
-    assert [ordered.keys[row] for row in ordered.row.tolist()] == wanted
+    ordered_keys = list(ordered.keys)
+    assert [ordered_keys[row] for row in ordered.row.tolist()] == wanted
     assert bucket.tolist() == sorted(bucket.tolist()) == [bucket_of(key, buckets) for key in ordered.keys]
 
 
