@@ -63,8 +63,9 @@ class Settings(BaseSettings):
         le=65_535,
         description="loopback port of a worker's /metrics and /health; 0: any free one, told in its log",
     )
-    batch_records_max: int = Field(50_000, ge=1, le=100_000, description="records that a worker takes at once")
-
+    batch_records_max: int = Field(
+        100_000, ge=1, le=1_000_000, description="records of a partition that a worker takes at once"
+    )
     batch_bytes_max: int = Field(
         16 << 20,
         ge=1_024,

@@ -29,6 +29,8 @@ from streams.watchdog import EXIT_ABANDONED, end_now, watch
 _TICK_S = 0.25
 # Below so many records a batch costs what it costs however small it is: worth a moment's wait for others.
 _SMALL, _GATHER_S = 2_000, 0.002
+# So many full batches at once: where entities are spread over partitions, twice the events write hardly more rows.
+_TOGETHER = 2
 
 _Answer = TypeVar("_Answer")
 # A batch, and who waits for where to read again from.
@@ -95,16 +97,16 @@ class EnginePort:
             del self._appliers[topic]
 
     def _next(self, waiting: list[_Waiting]) -> list[_Waiting]:
-        """The oldest batches, one a partition, up to as many records as one batch may have."""
+        """The oldest batches, one a partition, up to as many records as two batches may have."""
         group: dict[int, _Waiting] = {}
-        records = 0
+        records, records_max = 0, _TOGETHER * self.reader_options.batch_records_max
         for batch, done in list(waiting):
             if done.cancelled():
                 # Its body was ended before it was begun here.
                 waiting.remove((batch, done))
                 continue
             records += len(batch.values)
-            if batch.partition in group or (group and records > self.reader_options.batch_records_max):
+            if batch.partition in group or (group and records > records_max):
                 break
             group[batch.partition] = batch, done
         for each in group.values():

@@ -33,7 +33,7 @@ from streams.topics import Topics
 _LIMIT_S = 300.0
 # Plain Faust is slow enough to be measured on fewer.
 _FAUST_EVENTS = 60_000
-_BATCH = 50_000
+_BATCH = 100_000
 _STEADY_EVENTS_A_SECOND, _STEADY_S = 20_000, 15.0
 _KILLS = 3
 

@@ -37,7 +37,7 @@ class ReaderOptions:
     config             anything else that librdkafka takes
     """
 
-    batch_records_max: int = 50_000
+    batch_records_max: int = 100_000
     batch_bytes_max: int = 16 << 20
     ahead_bytes_max: int = 32 << 20
     rebalance: Rebalance = "eager"
