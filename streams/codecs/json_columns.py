@@ -12,6 +12,7 @@ import pyarrow as pa
 from featurestore.kernel import ARROW_TYPES, DataType
 from featurestore.spec import Topic
 from streams.codecs import json_loop
+from streams.payloads import Payloads
 
 _KINDS: dict[DataType, int] = {
     "string": json_loop.STRING,
@@ -48,16 +49,16 @@ class ColumnReader:
 
     def read(self, payloads: Sequence[bytes | None]) -> tuple[Ints, Mapping[str, pa.Array]]:
         """Which of the records were read, in rising order, and their columns."""
-        there = [payload or b"" for payload in payloads]
-        raw, begin = b"".join(there), _ends(np.fromiter(map(len, there), dtype=np.int64, count=len(there)))
-        assert len(raw) <= _BYTES_MAX
-        data = np.frombuffer(raw, dtype=np.uint8)
-        shape = len(self._kinds), len(there)
+        records = Payloads.of(payloads)
+        assert records.size_bytes <= _BYTES_MAX
+        data = records.data
+        shape = len(self._kinds), len(records)
         start, length, whole = (np.empty(shape, dtype=np.int64) for _ in range(3))
-        real, state, good = np.empty(shape), np.empty(shape, dtype=np.uint8), np.empty(len(there), dtype=np.bool_)
+        real, state, good = np.empty(shape), np.empty(shape, dtype=np.uint8), np.empty(len(records), dtype=np.bool_)
         json_loop.read_objects(
             data,
-            begin,
+            records.starts,
+            records.ends,
             self._names,
             self._name_at,
             self._kinds,
@@ -69,7 +70,7 @@ class ColumnReader:
             state,
             good,
         )
-        self._read_texts(raw, start, length, real, state, good)
+        self._read_texts(data.data, start, length, real, state, good)
         index = np.flatnonzero(good)
         arrays = {}
         for field, (name, dtype) in enumerate(self._schema.items()):
@@ -82,7 +83,7 @@ class ColumnReader:
                 arrays[name] = _numbers(numbers, dtype, valid)
         return index, arrays
 
-    def _read_texts(self, raw: bytes, start: Ints, length: Ints, real: Any, state: Any, good: Truths) -> None:
+    def _read_texts(self, raw: memoryview, start: Ints, length: Ints, real: Any, state: Any, good: Truths) -> None:
         """Floats of many digits are read by Python, which rounds them correctly."""
         for field in np.flatnonzero(self._kinds == json_loop.FLOAT).tolist():
             texts = np.flatnonzero(good & (state[field] == json_loop.TEXT))

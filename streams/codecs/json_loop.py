@@ -27,10 +27,11 @@ _MOMENT_MAX = np.int64(253_402_300_799_999_999)
 
 
 @loop
-def read_objects(data, begin, names, name_at, kinds, nullable, start, length, whole, real, state, good):  # type: ignore[no-untyped-def]
+def read_objects(data, begins, ends, names, name_at, kinds, nullable, start, length, whole, real, state, good):  # type: ignore[no-untyped-def]
     """Read n records of f fields.
 
-    data, begin     the records' bytes one after the other, and where each begins; (n + 1)
+    data            the records' bytes
+    begins, ends    (n) where each begins in them, and where it ends
     names, name_at  the fields' names one after the other, and where each begins; (f + 1)
     kinds, nullable (f) what each field holds, and whether it may be null or missing
     start, length   (f, n) out: of strings, and of floats that are TEXT, where they stand in `data`
@@ -39,10 +40,10 @@ def read_objects(data, begin, names, name_at, kinds, nullable, start, length, wh
     good            (n) out: whether the record was read; if not, nothing is known of it
     """
     fields = len(kinds)
-    for index in range(len(begin) - 1):
+    for index in range(len(begins)):
         good[index] = False
-        end = begin[index + 1]
-        at = _space(data, begin[index], end)
+        end = ends[index]
+        at = _space(data, begins[index], end)
         if at >= end or data[at] != _OPEN:
             continue
         for field in range(fields):

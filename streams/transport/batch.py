@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+
+from streams.payloads import Payloads
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,7 @@ class Batch:
     partition: int
     first_offset: int
     end_offset: int
-    values: list[bytes | None]
+    values: Sequence[bytes | None]
     offsets: npt.NDArray[np.int64]
     timestamps_us: npt.NDArray[np.int64]
     leader_epoch: int = -1
@@ -53,20 +55,20 @@ class Batch:
 
     def followed_by(self, others: Sequence[Batch]) -> Batch:
         """This batch and those right after it as one."""
-        values, keys = list(self.values), list(self.keys)
-        for other in others:
-            values.extend(other.values)
-            keys.extend(other.keys)
-        last = others[-1] if others else self
+        if not others:
+            return self
         parts = (self, *others)
-        return Batch(
-            self.topic,
-            self.partition,
-            self.first_offset,
-            last.end_offset,
-            values,
-            np.concatenate([part.offsets for part in parts]),
-            np.concatenate([part.timestamps_us for part in parts]),
-            last.leader_epoch,
-            keys,
+        return replace(
+            self,
+            end_offset=others[-1].end_offset,
+            values=Payloads.joined([part.values for part in parts]),
+            offsets=np.concatenate([part.offsets for part in parts]),
+            timestamps_us=np.concatenate([part.timestamps_us for part in parts]),
+            leader_epoch=others[-1].leader_epoch,
+            keys=Payloads.joined([part.keys for part in parts]),
         )
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the values."""
+        return Payloads.of(self.values).size_bytes

@@ -11,18 +11,18 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import compress, pairwise
-from operator import ne
 from typing import Any, Protocol
 
 import numpy as np
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from featurestore.errors import RecordsGoneError
 from streams.broker import refusal
 from streams.transport.batch import Batch
+from streams.transport.librdkafka import Answered
+from streams.transport.native import NativeConsumer, Run, Said
 from streams.transport.options import ReaderOptions, consumer_config
 from streams.transport.pressure import Pressure
 from streams.transport.ranges import Place, Ranges, Ticket
@@ -32,7 +32,7 @@ log = logging.getLogger("featurestore.transport")
 
 _COMMIT_EVERY_S = 1.0
 _POLL_S = 0.02
-# More at once would keep more message objects alive than the processor's cache can hold.
+# More at once would keep more messages alive than the processor's cache can hold.
 _CONSUME_MAX = 10_000
 # Read ahead of a partition: four batches, so that the next is there when one is done; and never less than some of
 # librdkafka's runs, which has tens of thousands of one partition in a row. Stopped within one, the others starve.
@@ -71,12 +71,12 @@ class _Waiting:
         self.records = self.bytes = 0
 
     def put(self, part: Batch) -> None:
-        self._count(part, _bytes_of(part), self._parts.append)
+        self._count(part, part.size_bytes, self._parts.append)
 
     def put_back(self, parts: list[Batch]) -> None:
         """Before everything that waits."""
         for part in reversed(parts):
-            self._count(part, _bytes_of(part), self._parts.appendleft)
+            self._count(part, part.size_bytes, self._parts.appendleft)
 
     def take(self, records_max: int, bytes_max: int) -> tuple[list[Batch], int]:
         """Parts up to both bounds, one at least if there is one, and their bytes."""
@@ -104,27 +104,6 @@ class _Waiting:
         self.bytes += size
 
 
-def _bytes_of(part: Batch) -> int:
-    return sum(map(len, filter(None, part.values)))
-
-
-def _runs(messages: list[Message]) -> Iterator[tuple[Place, list[Message]]]:
-    """Records that follow each other in one partition; librdkafka hands them over in long runs.
-
-    Each question to each record is asked in C: a hundred nanoseconds more a record are a tenth of all there are.
-    """
-    if not messages:
-        return
-    topics = list(map(Message.topic, messages))
-    partitions = np.fromiter(map(Message.partition, messages), dtype=np.int64, count=len(messages))
-    begins = partitions[1:] != partitions[:-1]
-    if len(set(topics)) > 1:
-        begins |= np.fromiter(map(ne, topics[1:], topics), dtype=np.bool_, count=len(begins))
-    edges = [0, *(np.flatnonzero(begins) + 1).tolist(), len(messages)]
-    for first, end in pairwise(edges):
-        yield (topics[first] or "", int(partitions[first])), messages[first:end]
-
-
 class Reader:
     """Reads topics as a member of a group, from offsets of its owner's choice.
 
@@ -137,7 +116,7 @@ class Reader:
         client: Mapping[str, Any],
         options: ReaderOptions,
         owner: Owner,
-        consumer_class: Callable[[dict[str, Any]], Consumer] = Consumer,
+        consumer_class: Callable[[dict[str, Any]], NativeConsumer] = NativeConsumer,
     ) -> None:
         self._options, self._owner = options, owner
         self._is_cooperative = options.rebalance == "cooperative"
@@ -149,7 +128,7 @@ class Reader:
         self._lock = threading.Lock()
         self._ranges = Ranges()
         self._queues: dict[Place, _Waiting] = {}
-        self._out: dict[Ticket, list[Batch]] = {}
+        self._out: dict[Ticket, Batch] = {}
         self._counts = ReaderCounts()
         ahead_max = max(_AHEAD_BATCHES_MAX * options.batch_records_max, _AHEAD_RECORDS_MIN)
         self._pressure = Pressure(ahead_max, options.ahead_bytes_max)
@@ -192,10 +171,10 @@ class Reader:
             if not parts:
                 return None
             ticket = self._ranges.hand(place, parts[-1].end_offset, size)
-            self._out[ticket] = parts
+            batch = self._out[ticket] = parts[0].followed_by(parts[1:])
             self._counts.batches += 1
-            self._counts.records += sum(len(part.values) for part in parts)
-        return parts[0].followed_by(parts[1:]), ticket
+            self._counts.records += len(batch.values)
+        return batch, ticket
 
     def begin(self, ticket: Ticket) -> bool:
         """Whether the batch is still to be applied."""
@@ -214,14 +193,8 @@ class Reader:
             for place in self._ranges.places():
                 back = self._ranges.take_back(place)
                 # A seek into a range has cut it: what lies behind is read again, and must not wait here as well.
-                self._queues[place].put_back(
-                    [
-                        part.before(ticket.end)
-                        for ticket in back
-                        for part in self._out.pop(ticket)
-                        if part.first_offset < ticket.end
-                    ]
-                )
+                parts = [self._out.pop(ticket).before(ticket.end) for ticket in back]
+                self._queues[place].put_back(parts)
 
     def places(self) -> list[Place]:
         with self._lock:
@@ -308,48 +281,41 @@ class Reader:
 
     def _poll(self) -> None:
         self._rebalanced = False
-        messages = self._consumer.consume(self._consume_max, _POLL_S)
+        runs, said = self._consumer.consume(self._consume_max, _POLL_S)
         if self._failure is not None:
             raise self._failure
         # Errors ride in the same list as records: look at all of them before anything is dropped.
-        said = list(compress(messages, map(Message.error, messages)))
-        if said:
-            for message in said:
-                self._check(message)
-            messages = [message for message in messages if message.error() is None]
+        for one in said:
+            self._check(one)
         if self._rebalanced:
             # Records of before and after the rebalance may be mixed: read them again from where we stand.
-            for place in {_place(message) for message in messages}:
-                self._to_seek[place] = time.monotonic() + _SEEK_S
+            for run in runs:
+                self._to_seek[run.topic, run.partition] = time.monotonic() + _SEEK_S
             return
         # A seek may have been too early, and a partition that goes on may do so from an old place: taken as what
         # follows, its records would hide all that lies before them.
-        for place, run in _runs(messages):
-            if place not in self._to_seek:
-                self._enqueue(place, run)
-        for message in said:
-            if _place(message) not in self._to_seek:
-                self._pass_over(_place(message), message.offset() or 0)
-        if messages or said:
+        for run in runs:
+            if (run.topic, run.partition) not in self._to_seek:
+                self._enqueue(run)
+        for one in said:
+            if (one.topic, one.partition) not in self._to_seek:
+                self._pass_over((one.topic, one.partition), one.offset)
+        if runs or said:
             self._owner.ready()
 
-    def _enqueue(self, place: Place, messages: list[Message]) -> None:
+    def _enqueue(self, run: Run) -> None:
+        place = run.topic, run.partition
         first = self._ranges.expected(place)
         if first is None:
             return
-        offsets = np.fromiter(map(Message.offset, messages), dtype=np.int64, count=len(messages))
-        skipped = int(np.searchsorted(offsets, first))
-        fresh, offsets = messages[skipped:], offsets[skipped:]
-        if not fresh:
+        skipped = int(np.searchsorted(run.offsets, first))
+        offsets, values, keys = run.offsets[skipped:], run.values[skipped:], run.keys[skipped:]
+        if not len(offsets):
             return
         # Kafka's clock counts milliseconds: an arrival is known to its end, so that an event of the very same
         # millisecond does not seem to come from the future.
-        stamps = np.fromiter((at for _, at in map(Message.timestamp, fresh)), dtype=np.int64, count=len(fresh))
-        stamps = stamps * 1_000 + 999
-        epoch = fresh[-1].leader_epoch()
-        end = int(offsets[-1]) + 1
-        values, keys = list(map(Message.value, fresh)), list(map(Message.key, fresh))
-        self._put(Batch(*place, first, end, values, offsets, stamps, -1 if epoch is None else epoch, keys))
+        stamps_us = run.timestamps_ms[skipped:] * 1_000 + 999
+        self._put(Batch(*place, first, int(offsets[-1]) + 1, values, offsets, stamps_us, run.leader_epoch, keys))
 
     def _pass_over(self, place: Place, end: int) -> None:
         """The partition ends here: what lies between the last record and its end are markers and holes."""
@@ -364,13 +330,13 @@ class Reader:
             self._queues[place].put(part)
             self._ranges.read(place, part.end_offset)
 
-    def _check(self, message: Message) -> None:
-        error = message.error()
-        if error is None or error.code() == KafkaError._PARTITION_EOF:
+    def _check(self, said: Said) -> None:
+        error = said.error
+        if error.code() == KafkaError._PARTITION_EOF:
             return
         if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
-            topic, partition = _place(message)
-            raise RecordsGoneError(topic, partition, self._ranges.expected((topic, partition)), error.str())
+            expected = self._ranges.expected((said.topic, said.partition))
+            raise RecordsGoneError(said.topic, said.partition, expected, error.str())
         raise refusal(error) or KafkaException(error)
 
     def _seek_back(self, place: Place, offset: int, epoch: int) -> None:
@@ -409,7 +375,7 @@ class Reader:
         except KafkaException as error:
             self._answered(error.args[0], offsets)
 
-    def _answered(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
+    def _answered(self, error: KafkaError | None, partitions: Sequence[TopicPartition | Answered]) -> None:
         refused = [each for each in partitions if error is not None or each.error is not None]
         with self._lock:
             for each in partitions:
@@ -436,10 +402,10 @@ class Reader:
 
         self._guard(judge)
 
-    def _on_commit(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
+    def _on_commit(self, error: KafkaError | None, partitions: list[Answered]) -> None:
         self._guard(lambda: self._answered(error, partitions))
 
-    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+    def _on_assign(self, consumer: NativeConsumer, partitions: list[TopicPartition]) -> None:
         def assign() -> None:
             places = [(each.topic, each.partition) for each in partitions]
             starts = self._owner.assigned(places)
@@ -456,7 +422,7 @@ class Reader:
 
         self._rebalance(assign)
 
-    def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+    def _on_revoke(self, consumer: NativeConsumer, partitions: list[TopicPartition]) -> None:
         def revoke() -> None:
             self._owner.revoked([(each.topic, each.partition) for each in partitions])
             self._commit(wait=True)
@@ -464,14 +430,14 @@ class Reader:
 
         self._rebalance(revoke)
 
-    def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+    def _on_lost(self, consumer: NativeConsumer, partitions: list[TopicPartition]) -> None:
         def lose() -> None:
             self._owner.lost([(each.topic, each.partition) for each in partitions])
             self._leave(consumer, partitions)
 
         self._rebalance(lose)
 
-    def _leave(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+    def _leave(self, consumer: NativeConsumer, partitions: list[TopicPartition]) -> None:
         with self._lock:
             self._forget([(each.topic, each.partition) for each in partitions])
         if self._is_cooperative:
@@ -513,7 +479,3 @@ class Reader:
             self._failure = self._failure or error
         if self._failure is not None and self._failure is not told:
             self._owner.failed(self._failure)
-
-
-def _place(message: Message) -> Place:
-    return message.topic() or "", message.partition() or 0

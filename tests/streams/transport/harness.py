@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any
 
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from streams.broker import client_config
 from streams.transport import Batch, Place, ReaderOptions
+from streams.transport.native import NativeConsumer
 from streams.transport.reader import Reader
 
 LIMIT_S = 120.0
@@ -80,7 +81,7 @@ class Member:
         sinks: Sinks,
         options: ReaderOptions | None = None,
         body: Callable[[Batch], None] = lambda batch: None,
-        consumer_class: Callable[[dict[str, Any]], Consumer] = Consumer,
+        consumer_class: Callable[[dict[str, Any]], NativeConsumer] = NativeConsumer,
     ) -> None:
         self.sinks, self._body = sinks, body
         self.assignments: list[list[Place]] = []

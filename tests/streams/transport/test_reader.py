@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 from confluent_kafka import (
-    Consumer,
     ConsumerGroupTopicPartitions,
     KafkaError,
     KafkaException,
@@ -25,6 +24,7 @@ from featurestore.errors import RecordsGoneError
 from featurestore.local import LocalStack
 from streams.broker import client_config
 from streams.transport import Batch, ReaderOptions
+from streams.transport.native import NativeConsumer
 from streams.transport.options import Rebalance
 from streams.transport.reader import Reader, _Waiting
 from tests.streams.transport.harness import LIMIT_S, SESSION_S, Member, Sinks, fill, make_topic
@@ -32,11 +32,11 @@ from tests.streams.transport.harness import LIMIT_S, SESSION_S, Member, Sinks, f
 Unique = Callable[[str], str]
 METHODS = (
     "subscribe", "consume", "commit", "seek", "pause", "resume", "assign", "unassign", "incremental_assign",
-    "incremental_unassign", "close", "position", "get_watermark_offsets",
+    "incremental_unassign", "close",
 )  # fmt: skip
 
 
-class Watched(Consumer):
+class Watched(NativeConsumer):
     """librdkafka's consumer, with a note of which thread called what."""
 
     calls: defaultdict[str, set[str]]
@@ -45,7 +45,7 @@ class Watched(Consumer):
 def _noted(name: str) -> Callable[..., Any]:
     def method(self: Watched, *arguments: Any, **named: Any) -> Any:
         vars(self).setdefault("calls", defaultdict(set))[name].add(threading.current_thread().name)
-        return getattr(Consumer, name)(self, *arguments, **named)
+        return getattr(NativeConsumer, name)(self, *arguments, **named)
 
     return method
 
@@ -259,7 +259,7 @@ def test_a_partition_is_read_again_from_where_its_sinks_stand(stack: LocalStack,
     assert sinks.holes == []
 
 
-class Reluctant(Consumer):
+class Reluctant(NativeConsumer):
     """librdkafka's consumer, whose seeks are too early while a record of the new place may come first."""
 
     refusals = 0

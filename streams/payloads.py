@@ -1,0 +1,114 @@
+"""The bytes of many records in one buffer: no Python object is made a record until somebody asks for one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import overload
+
+import numpy as np
+import numpy.typing as npt
+
+Bytes = npt.NDArray[np.uint8]
+Ints = npt.NDArray[np.int64]
+
+# The length of what is not there, which differs from what is empty.
+ABSENT = -1
+
+
+class Payloads(Sequence[bytes | None]):
+    """Payloads of records in their order; a part of them is a view, and keeps the whole buffer.
+
+    data     the bytes; what lies between payloads is nobody's
+    starts   (n) where each begins in `data`
+    lengths  (n) of each, ABSENT for None
+    """
+
+    __slots__ = ("data", "lengths", "starts")
+
+    def __init__(self, data: Bytes, starts: Ints, lengths: Ints) -> None:
+        self.data, self.starts, self.lengths = data, starts, lengths
+        for array in (data, starts, lengths):
+            array.flags.writeable = False
+
+    @classmethod
+    def of(cls, payloads: Sequence[bytes | None]) -> Payloads:
+        """The same payloads in one buffer."""
+        if isinstance(payloads, Payloads):
+            return payloads
+        there = [payload or b"" for payload in payloads]
+        lengths = np.fromiter(map(len, there), dtype=np.int64, count=len(there))
+        starts = _starts(lengths)
+        for index in np.flatnonzero(lengths == 0).tolist():
+            if payloads[index] is None:
+                lengths[index] = ABSENT
+        return cls(np.frombuffer(b"".join(there), dtype=np.uint8), starts, lengths)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Sequence[bytes | None]]) -> Payloads:
+        """All of them, one part after the other."""
+        each = [cls.of(part) for part in parts]
+        if len(each) == 1:
+            return each[0]
+        used = [part._used() for part in each]
+        ends = np.cumsum([last - first for first, last in used])
+        starts = [part.starts + (end - last) for part, (_, last), end in zip(each, used, ends, strict=True)]
+        return cls(
+            np.concatenate(
+                [_NO_BYTES, *(part.data[first:last] for part, (first, last) in zip(each, used, strict=True))]
+            ),
+            np.concatenate([_NOTHING, *starts]),
+            np.concatenate([_NOTHING, *(part.lengths for part in each)]),
+        )
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all payloads together."""
+        return int(np.maximum(self.lengths, 0).sum())
+
+    @property
+    def ends(self) -> Ints:
+        """(n) where each ends; before its start where it is None."""
+        return self.starts + self.lengths
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    @overload
+    def __getitem__(self, index: int) -> bytes | None: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Payloads: ...
+
+    def __getitem__(self, index: int | slice) -> bytes | Payloads | None:
+        if isinstance(index, slice):
+            # Loops are compiled for arrays without steps.
+            starts, lengths = self.starts[index], self.lengths[index]
+            return Payloads(self.data, np.ascontiguousarray(starts), np.ascontiguousarray(lengths))
+        start, length = int(self.starts[index]), int(self.lengths[index])
+        return None if length == ABSENT else self.data[start : start + length].tobytes()
+
+    def __iter__(self) -> Iterator[bytes | None]:
+        first, last = self._used()
+        # One copy: pieces of bytes are cut in half the time of those of an array.
+        raw = self.data[first:last].tobytes()
+        for start, length in zip((self.starts - first).tolist(), self.lengths.tolist(), strict=True):
+            yield None if length == ABSENT else raw[start : start + length]
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} payloads of {self.size_bytes} bytes>"
+
+    def _used(self) -> tuple[int, int]:
+        """From where to where the payloads lie in `data`."""
+        if not len(self):
+            return 0, 0
+        return int(self.starts.min()), int((self.starts + np.maximum(self.lengths, 0)).max())
+
+
+_NO_BYTES = np.empty(0, dtype=np.uint8)
+_NOTHING = np.empty(0, dtype=np.int64)
+
+
+def _starts(lengths: Ints) -> Ints:
+    """Where each begins when they follow each other."""
+    ends = np.cumsum(lengths)
+    return ends - lengths
