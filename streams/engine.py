@@ -29,6 +29,7 @@ from featurestore.spec import Topic
 from streams.codecs import Codec, Decoded, codec_of
 from streams.decided import Decided, decided
 from streams.log_writer import LogWriter
+from streams.payloads import Payloads
 from streams.repeats import Repeats
 from streams.sink import Letters, Log, Sink
 from streams.transport import Batch
@@ -292,7 +293,7 @@ class Engine:
         """All in one go, since a small batch costs hardly less than a large one."""
         if len(batches) == 1:
             return [self._codec.decode(batches[0].values)]
-        whole = self._codec.decode([value for batch in batches for value in batch.values])
+        whole = self._codec.decode(Payloads.joined([batch.values for batch in batches]))
         edges = np.cumsum([0, *(len(batch.values) for batch in batches)]).tolist()
         return [whole.between(begin, end) for begin, end in pairwise(edges)]
 
