@@ -36,7 +36,7 @@ def test_an_empty_batch_moves_every_sink_over_its_markers() -> None:
     history._faulty = False
     worker.open(0)
     end = history._held[0][-1].offset + 1
-    history._apply(worker, 0, 0, end)
+    history._apply(worker, (0, 0, end))
     nothing = np.empty(0, dtype=np.int64)
     worker.engine.apply(Batch(TOPIC.name, 0, end, end + 3, [], nothing, nothing))
     history._now_us += 20 * SECOND_US
