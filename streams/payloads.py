@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from itertools import accumulate, chain
 from typing import overload
 
 import numpy as np
@@ -35,6 +37,8 @@ class Payloads(Sequence[bytes | None]):
         """The same payloads in one buffer."""
         if isinstance(payloads, Payloads):
             return payloads
+        if isinstance(payloads, Parts):
+            return cls.joined(payloads.parts)
         there = [payload or b"" for payload in payloads]
         lengths = np.fromiter(map(len, there), dtype=np.int64, count=len(there))
         starts = _starts(lengths)
@@ -46,7 +50,7 @@ class Payloads(Sequence[bytes | None]):
     @classmethod
     def joined(cls, parts: Sequence[Sequence[bytes | None]]) -> Payloads:
         """All of them, one part after the other."""
-        each = [cls.of(part) for part in parts]
+        each = [cls.of(part) for several in parts for part in _parts(several)]
         if len(each) == 1:
             return each[0]
         used = [part._used() for part in each]
@@ -102,6 +106,55 @@ class Payloads(Sequence[bytes | None]):
         if not len(self):
             return 0, 0
         return int(self.starts.min()), int((self.starts + np.maximum(self.lengths, 0)).max())
+
+
+class Parts(Sequence[bytes | None]):
+    """Payloads that lie in several buffers: nothing is copied to put them one after the other.
+
+    parts  what follows each other
+    """
+
+    __slots__ = ("_ends", "parts")
+
+    def __init__(self, parts: Sequence[Sequence[bytes | None]]) -> None:
+        self.parts = [part for several in parts for part in _parts(several)]
+        self._ends = list(accumulate(map(len, self.parts)))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    @overload
+    def __getitem__(self, index: int) -> bytes | None: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[bytes | None]: ...
+
+    def __getitem__(self, index: int | slice) -> bytes | Sequence[bytes | None] | None:
+        if isinstance(index, slice):
+            first, end, step = index.indices(len(self))
+            if step != 1:
+                return Payloads.of(self)[index]
+            begins = [0, *self._ends]
+            return Parts(
+                [
+                    part[max(first - begin, 0) : max(end - begin, 0)]
+                    for part, begin in zip(self.parts, begins, strict=False)
+                    if begin < end and first < begin + len(part)
+                ]
+            )
+        place = range(len(self))[index]
+        which = bisect_right(self._ends, place)
+        return self.parts[which][place - (self._ends[which] - len(self.parts[which]))]
+
+    def __iter__(self) -> Iterator[bytes | None]:
+        return chain.from_iterable(self.parts)
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} payloads in {len(self.parts)} parts>"
+
+
+def _parts(payloads: Sequence[bytes | None]) -> Sequence[Sequence[bytes | None]]:
+    return payloads.parts if isinstance(payloads, Parts) else [payloads]
 
 
 _NO_BYTES = np.empty(0, dtype=np.uint8)

@@ -124,6 +124,9 @@ def worker(
     log_format: Annotated[str | None, typer.Option(help="text or json; default: the setting log_format")] = None,
 ) -> None:
     """Run one stream worker until it is told to stop."""
+    from streams.memory import keep_small
+
+    keep_small()
     from featurestore.settings import Settings
     from featurestore.spec import load
     from streams.build import build_worker

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from streams.payloads import Payloads
+from streams.payloads import Parts, Payloads
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +61,14 @@ class Batch:
         return replace(
             self,
             end_offset=others[-1].end_offset,
-            values=Payloads.joined([part.values for part in parts]),
+            values=Parts([part.values for part in parts]),
             offsets=np.concatenate([part.offsets for part in parts]),
             timestamps_us=np.concatenate([part.timestamps_us for part in parts]),
             leader_epoch=others[-1].leader_epoch,
-            keys=Payloads.joined([part.keys for part in parts]),
+            keys=Parts([part.keys for part in parts]),
         )
 
     @property
     def size_bytes(self) -> int:
         """Of the values."""
-        return Payloads.of(self.values).size_bytes
+        return sum(Payloads.of(part).size_bytes for part in Parts([self.values]).parts)

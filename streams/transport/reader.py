@@ -165,7 +165,7 @@ class Reader:
             waiting, out = self._queues.get(place), self._ranges.in_hand(place)
             if waiting is None or out >= _CREDIT:
                 return None
-            if out and self._ranges.in_hand_bytes() >= self._options.ahead_bytes_max:
+            if out and 2 * self._ranges.in_hand_bytes() >= self._options.ahead_bytes_max:
                 return None
             parts, size = waiting.take(self._options.batch_records_max, self._options.batch_bytes_max)
             if not parts:

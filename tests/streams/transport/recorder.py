@@ -63,7 +63,11 @@ class JournalEngine:
     def tick(self) -> None:
         pass
 
-    def apply(self, batch: Batch) -> None:
+    def apply(self, *batches: Batch) -> None:
+        for batch in batches:
+            self._apply(batch)
+
+    def _apply(self, batch: Batch) -> None:
         if batch.first_offset != self._ends[batch.partition]:
             self._say("refused", batch.partition, batch.first_offset, batch.end_offset)
             return

@@ -1,0 +1,26 @@
+"""Payloads side by side, and in several parts, are a sequence like the list that they were made of."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streams.payloads import Parts, Payloads
+
+lists = st.lists(st.none() | st.binary(max_size=5), max_size=8)
+
+
+@given(st.lists(lists, max_size=4), st.integers(-40, 40), st.integers(-40, 40), st.sampled_from([None, 1, 2, -1]))
+def test_payloads_and_their_parts_are_the_list(
+    several: list[list[bytes | None]], first: int, end: int, step: int | None
+) -> None:
+    whole = [payload for part in several for payload in part]
+    mixed = [Payloads.of(part) if number % 2 else part for number, part in enumerate(several)]
+    parts = Parts(mixed)
+    some = slice(first, end, step)
+    for held in (parts, Payloads.joined(mixed), Payloads.of(parts), Payloads.joined([parts]), Parts([parts, []])):
+        assert list(held) == whole
+        assert len(held) == len(whole)
+        assert list(held[some]) == whole[some]
+        assert [held[index] for index in range(-len(whole), len(whole))] == [*whole, *whole]
+        assert Payloads.of(held[some]).size_bytes == sum(len(payload or b"") for payload in whole[some])
