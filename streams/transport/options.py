@@ -28,7 +28,8 @@ class ReaderOptions:
 
     batch_records_max  records of a batch: more are rewritten rows saved, fewer are memory
     batch_bytes_max    bytes of a batch: a few large records must not make one that nobody can hold
-    ahead_bytes_max    bytes read and not handed out, of all partitions; as much again may be at work
+    ahead_bytes_max    bytes read and not handed out, of all partitions; while less than half as many are at work, a
+                       partition may have a second batch there
     rebalance          eager: all partitions change hands at once, in one round. cooperative: only those that move do,
                        in two rounds. All members of a group must agree
     session_s          a dead worker's partitions are another's after this long

@@ -1,0 +1,117 @@
+"""What leaves librdkafka as columns is what `confluent_kafka` says of each record."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+
+from featurestore.errors import TransportError
+from featurestore.local import LocalStack
+from streams.broker import client_config
+from streams.transport.native import NativeConsumer
+from streams.transport.options import ReaderOptions, consumer_config
+from tests.streams.transport.harness import LIMIT_S, make_topic
+
+PARTITIONS = 3
+Told = dict[int, list[tuple[Any, ...]]]
+
+
+def payload(draw: random.Random) -> bytes | None:
+    size = draw.choice([None, 0, 1, 7, 100, 5_000])
+    return None if size is None else draw.randbytes(size)
+
+
+def write(bootstrap: str, topic: str, draw: random.Random) -> None:
+    """Records of every kind, in transactions of which some are aborted, so that markers lie between them."""
+    large = draw.randrange(20)
+    producer = Producer({**client_config(bootstrap), "transactional.id": topic, "message.max.bytes": 1 << 21})
+    producer.init_transactions(LIMIT_S)
+    for number in range(20):
+        producer.begin_transaction()
+        for _ in range(draw.randrange(40)):
+            producer.produce(
+                topic,
+                value=payload(draw),
+                key=payload(draw),
+                partition=draw.randrange(PARTITIONS),
+                timestamp=draw.choice([0, 1, 1_700_000_000_000, 2**40]),
+                headers=draw.choice([None, {"a": b"b"}, {"": None}]),
+            )
+        if number == large:
+            producer.produce(topic, value=draw.randbytes(900_000), partition=0)
+        if draw.random() < 0.3 and number != large:
+            producer.abort_transaction(LIMIT_S)
+        else:
+            producer.commit_transaction(LIMIT_S)
+
+
+def options(bootstrap: str, group: str) -> dict[str, Any]:
+    return consumer_config(ReaderOptions(), {**client_config(bootstrap), "group.id": group})
+
+
+def as_messages(bootstrap: str, topic: str, starts: list[TopicPartition]) -> tuple[Told, dict[int, int | None]]:
+    """One record after the other, and the offset at which each partition ends."""
+    consumer, told, ends = Consumer(options(bootstrap, topic)), defaultdict(list), dict[int, int | None]()
+    consumer.assign(starts)
+    while len(ends) < PARTITIONS:
+        for message in consumer.consume(500, 1.0):
+            partition, error = message.partition(), message.error()
+            assert partition is not None
+            if error is None:
+                told[partition].append(
+                    (message.offset(), message.timestamp()[1], message.value(), message.key(), message.leader_epoch())
+                )
+            else:
+                assert error.code() == KafkaError._PARTITION_EOF
+                ends[partition] = message.offset()
+    consumer.close()
+    return told, ends
+
+
+def as_columns(bootstrap: str, topic: str, starts: list[TopicPartition], at_once: int) -> tuple[Told, dict[int, int]]:
+    consumer, told, ends = NativeConsumer(options(bootstrap, topic)), defaultdict(list), dict[int, int]()
+    consumer.assign(starts)
+    while len(ends) < PARTITIONS:
+        runs, said = consumer.consume(at_once, 1.0)
+        assert sum(len(run.offsets) for run in runs) + len(said) <= at_once
+        for run in runs:
+            assert run.topic == topic
+            columns = run.offsets.tolist(), run.timestamps_ms.tolist(), run.values, run.keys
+            told[run.partition] += [(*each, run.leader_epoch) for each in zip(*columns, strict=True)]
+        for one in said:
+            assert (one.topic, one.error.code()) == (topic, KafkaError._PARTITION_EOF)
+            ends[one.partition] = one.offset
+    consumer.close()
+    return told, ends
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_columns_are_what_messages_say(stack: LocalStack, unique: Callable[[str], str], seed: int) -> None:
+    draw, topic = random.Random(seed), unique("native")
+    make_topic(stack.kafka_bootstrap, topic, PARTITIONS)
+    write(stack.kafka_bootstrap, topic, draw)
+    starts = [TopicPartition(topic, partition, 0) for partition in range(PARTITIONS)]
+    wanted = as_messages(stack.kafka_bootstrap, topic, starts)
+    assert sum(map(len, wanted[0].values())) > 100
+    assert 900_000 in {len(value or b"") for told in wanted[0].values() for _, _, value, _, _ in told}
+    for at_once in (7, 500):
+        assert as_columns(stack.kafka_bootstrap, topic, starts, at_once) == wanted
+
+
+@pytest.mark.parametrize(
+    ("more", "error", "named"),
+    [
+        ({"no.such.option": 1}, KafkaException, "no.such.option"),
+        ({"session.timeout.ms": "soon"}, KafkaException, "session.timeout.ms"),
+        ({"oauth_cb": print}, TransportError, "oauth_cb"),
+    ],
+    ids=["unknown", "no number", "function"],
+)
+def test_options_that_cannot_be_are_refused(more: dict[str, Any], error: type[Exception], named: str) -> None:
+    with pytest.raises(error, match=named):
+        NativeConsumer({"bootstrap.servers": "127.0.0.1:1", "group.id": "none", **more})
