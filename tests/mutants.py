@@ -29,7 +29,8 @@ TIME = ("tests/streams/test_watermark.py",)
 WINDOWS = ("tests/kernel/test_windows.py",)
 EXPRESSIONS = ("tests/kernel/test_expressions.py",)
 OWN = ("tests/kernel/test_own.py",)
-SIMULATION = ("tests/simulation",)
+SIMULATION = ("tests/simulation/test_simulation.py",)
+LOST_TAIL = ("tests/simulation/test_lost_tail.py",)
 LOOPS = ("tests/kernel/test_loops.py",)
 RANGES = ("tests/streams/test_ranges.py",)
 PRESSURE = ("tests/streams/transport/test_pressure.py",)
@@ -200,7 +201,12 @@ MUTANTS = (
     Mutant("a straddle is taken for done", S + "online_sink.py", "                ends[bucket] = stored.offset\n                return True", "                ends[bucket] = stored.offset\n                return False", SIMULATION),
     Mutant("events that a bucket has are counted again", S + "online_sink.py", "work.offsets[work.waiting] >= floor[bucket]", "work.offsets[work.waiting] >= 0", SIMULATION),
     Mutant("a conflict is taken for done", S + "online_sink.py", "            case Conflict():\n                return True", "            case Conflict():\n                return False", SIMULATION),
-    Mutant("a lost tail is passed over", S + "online_sink.py", "offset = 0 if stored is None else stored.offset\n", "return False\n", SIMULATION),
+    Mutant("a lost tail is passed over", S + "online_sink.py", "offset = 0 if stored is None else stored.offset\n", "ends[bucket] = None if stored is None else stored.offset\n                return False\n", SIMULATION),
+    Mutant("a lost tail is seen and nothing is done", S + "online_sink.py", "offset = 0 if stored is None else stored.offset\n", "return False\n", SIMULATION),
+    Mutant("other buckets move on while one has lost its tail", S + "online_sink.py", "        if partition in self._lost:\n            raise self._lost[partition]", "        pass", LOST_TAIL),
+    Mutant("a batch whose edge moved is counted whole", ONLINE + "functions.lua", "    return {'straddle', state[1]}\n", "", SIMULATION),
+    Mutant("a heartbeat that does not compare", ONLINE + "functions.lua", "if stored ~= expected then", "if count > 0 and stored ~= expected then", SIMULATION),
+    Mutant("the bucket's token is read apart from the rows", S + "online_sink.py", "        outcomes = self._store.commit(self.row_id, commits)\n", "        commits = [type(c)(c.bucket, c.place, c.expected, c.new, self._store.read(self.row_id, c.keys[:1])[0].token, c.keys, c.payloads, c.row_tokens, c.expire_ms) for c in commits]\n        outcomes = self._store.commit(self.row_id, commits)\n", SIMULATION),
     Mutant("a view begins at its furthest bucket", S + "online_sink.py", "return min(known, key=lambda mark: mark.offset)", "return max(known, key=lambda mark: mark.offset)", SIMULATION),
     Mutant("settled by the furthest bucket", S + "online_sink.py", "return min(end or 0 for end in self._ends[partition])", "return max(end or 0 for end in self._ends[partition])", SIMULATION),
     Mutant("a heartbeat overtakes a commit", S + "online_sink.py", "so that a restart has little to read again.\"\"\"\n        self.finish()", "so that a restart has little to read again.\"\"\"", SIMULATION),
@@ -278,7 +284,7 @@ MUTANTS = (
 )  # fmt: skip
 
 _own = local()
-_FAILED = re.compile(r"^(?:FAILED|ERROR) (?:\S*/)?(\S+)", re.MULTILINE)
+_FAILED = re.compile(r"^(?:FAILED|ERROR) (?:\S*/)?(.+?)(?: - .*)?$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
