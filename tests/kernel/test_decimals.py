@@ -127,6 +127,7 @@ def test_columns_go_to_arrow_and_back(wholes: list[int | None], scale: int, data
 
 
 @given(st.lists(st.integers(-(2**100), 2**100)))
+@example([10**18, 10**18 - 1, -(10**18), 1 - 10**18, 2**63 - 1, -(2**63), 2**63])
 def test_what_has_more_than_18_digits_is_null_and_not_another_number(wholes: list[int]) -> None:
     array = pa.array([Decimal(each) for each in wholes], pa.decimal128(38, 0))
     found, fits = wholes_in(array)

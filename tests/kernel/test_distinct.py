@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from featurestore.kernel import Column, Events, Feature, compile_plan, fold, hyperloglog, roll_up, values_at
@@ -97,7 +97,17 @@ def test_estimates_have_the_error_that_is_told_and_no_bias() -> None:
         )[:5].tolist()
 
 
+def test_neighbouring_tiles_and_entities_with_the_same_one_value_have_one_each() -> None:
+    values, times = np.full(4, 7), np.array([0, 1, HOUR_US, 1])
+    row = np.array([0, 0, 0, 1])
+    events = Events(row, times, np.zeros(4, np.int32), np.arange(4), {"who": Column(values)})
+    served = roll_up(fold([None, None], events, PLAN), HOUR_US, PLAN)
+    assert served["n_1h"].to_pylist() == served["all"].to_pylist() == [1, 1]
+
+
 @settings(max_examples=60, deadline=None)
+# Sketches that slide: what left must not hide what comes.
+@example(different=1_400, total=2_500, ranges=[(start, 1_000) for start in range(0, 1_500, 100)], seed=0)
 @given(
     different=st.integers(1, 1_400),
     total=st.integers(1, 2_500),

@@ -211,11 +211,13 @@ def test_a_tie_is_broken_by_whatever_lies_below(far_below: float, count: int) ->
 
 
 def test_windows_begin_and_end_at_the_same_tiles() -> None:
-    """Moments one after another, so that each edge of each window is met by some event's tile."""
-    times = range(0, 900, 7)
-    values = {"amount": 1.5, "size": 2, "flag": True, "seen": 3, "name": "a"}
+    """Moments one after another, so that each edge of each window is met by some event's tile, and no two are alike."""
+    events = [
+        naive.Event(0, at, 0, at, {"amount": at**1.5, "size": at * at, "flag": at % 3 == 0, "seen": at, "name": "a"})
+        for at in range(0, 900, 7)
+    ]
     for moment in range(100, 900, 37):
-        listed = [naive.Event(0, at, 0, at, values) for at in times if at <= moment]
+        listed = [event for event in events if event.event_us <= moment]
         rows = fold([None], columnar(listed), PLAN)
         left, right = roll_up(rows, moment, PLAN), roll_up_with_numpy(rows, moment, PLAN)
         assert {name: each.to_pylist() for name, each in left.items()} == {

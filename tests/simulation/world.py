@@ -28,7 +28,8 @@ from featurestore.online.wire import flat
 from streams.letters import DeadLetter
 from streams.transport import Batch
 
-PARTITIONS = 3
+PARTITIONS = 2
+BUCKETS = 3
 START_US = 1_700_000_000 * SECOND_US
 TOPIC = Topic(
     "paid",
@@ -113,13 +114,31 @@ def batch_of(partition: int, held: Sequence[Record], first: int, end: int) -> Ba
 
 
 class Server:
-    """The few commands of Redis that the store uses, and its functions in a real Lua."""
+    """The few commands of Redis that the store uses, and its functions in a real Lua.
+
+    What an append-only file or a replica loses is the last calls, each as a whole: `lose` takes them back. Of a
+    cluster each node loses its own.
+    """
 
     def __init__(self) -> None:
         self.data: dict[bytes, Any] = {}
+        # Of each call that wrote something: what stood there before, None where nothing did.
+        self._before: list[dict[bytes, Any]] = []
 
-    def snapshot(self) -> dict[bytes, Any]:
-        return {key: dict(value) if isinstance(value, dict) else value for key, value in self.data.items()}
+    def lose(self, calls: int, tag: bytes = b"") -> int:
+        """Come back without the last so many calls to keys with this hash tag; how many there were of these."""
+        mine = [place for place, before in enumerate(self._before) if all(tag in key for key in before)]
+        for place in reversed(mine[len(mine) - min(calls, len(mine)) :]):
+            for key, value in self._before.pop(place).items():
+                if value is None:
+                    del self.data[key]
+                else:
+                    self.data[key] = value
+        return min(calls, len(mine))
+
+    def _put(self, key: bytes, value: Any) -> None:
+        self._before[-1].setdefault(key, self.data.get(key))
+        self.data[key] = value
 
     def run(self, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
         replies: list[Any] = []
@@ -147,7 +166,11 @@ class Server:
                 return [self.data.get(key) for key in arguments]
             case b"FCALL":
                 keys, rest = arguments[2 : 2 + int(arguments[1])], arguments[2 + int(arguments[1]) :]
-                return _call_lua(self, arguments[0], keys, rest)
+                self._before.append({})
+                answer = _call_lua(self, arguments[0], keys, rest)
+                if not self._before[-1]:
+                    self._before.pop()
+                return answer
         raise AssertionError(f"the simulated server does not know {name!r}")
 
     def from_lua(self, name: bytes, *arguments: Any) -> Any:
@@ -158,14 +181,17 @@ class Server:
             case b"GETRANGE":
                 return self.data.get(arguments[0], b"")[int(arguments[1]) : int(arguments[2]) + 1]
             case b"SET":
-                self.data[arguments[0]] = arguments[1]
+                self._put(arguments[0], arguments[1])
             case b"MSETEX":
                 count = int(arguments[0])
-                self.data.update(zip(arguments[1 : 2 * count : 2], arguments[2 : 2 * count + 1 : 2], strict=True))
+                for key, value in zip(arguments[1 : 2 * count : 2], arguments[2 : 2 * count + 1 : 2], strict=True):
+                    self._put(key, value)
             case b"MSET":
-                self.data.update(zip(arguments[0::2], arguments[1::2], strict=True))
+                for key, value in zip(arguments[0::2], arguments[1::2], strict=True):
+                    self._put(key, value)
             case b"HSET":
-                self.data.setdefault(arguments[0], {}).update(zip(arguments[1::2], arguments[2::2], strict=True))
+                more = dict(zip(arguments[1::2], arguments[2::2], strict=True))
+                self._put(arguments[0], {**self.data.get(arguments[0], {}), **more})
             case _:
                 raise AssertionError(f"the simulated server does not know {name!r}")
         return b"OK"
@@ -198,7 +224,7 @@ class SimulatedStore(OnlineStore):
     """The real store, whose calls go to a `Server`, or fail before or after it did them."""
 
     def __init__(self, server: Server, new_token: Callable[[], bytes], fails: Callable[[], str]) -> None:
-        super().__init__(None, namespace="sim", buckets=3, new_token=new_token)  # type: ignore[arg-type]
+        super().__init__(None, namespace="sim", buckets=BUCKETS, new_token=new_token)  # type: ignore[arg-type]
         self._server, self._fails = server, fails
 
     def _execute(self, calls: Sequence[tuple[Any, ...]]) -> list[Any]:

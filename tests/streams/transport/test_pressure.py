@@ -24,6 +24,16 @@ def test_a_full_partition_makes_the_thread_wait_before_it_pauses() -> None:
     assert pressure.look({PLACES[0]: (50, 5), PLACES[1]: (0, 0)}, 20.0) == Advice(resume=frozenset({PLACES[0]}))
 
 
+def test_bytes_of_all_partitions_together_are_bounded() -> None:
+    pressure = Pressure(RECORDS_MAX, BYTES_MAX)
+    # Few records, and no partition has much by itself.
+    held = dict.fromkeys(PLACES, (2, BYTES_MAX // 3 + 1))
+    assert pressure.look(held, 0.0) == Advice(wait=True)
+    assert pressure.look(held, STALLED_S) == Advice(pause=frozenset(PLACES))
+    half = dict.fromkeys(PLACES, (1, BYTES_MAX // 6))
+    assert pressure.look(half, STALLED_S + 1) == Advice(resume=frozenset(PLACES))
+
+
 def test_a_short_stall_pauses_nothing() -> None:
     pressure = Pressure(RECORDS_MAX, BYTES_MAX)
     full, free = {PLACES[0]: (RECORDS_MAX, 10)}, {PLACES[0]: (0, 0)}
