@@ -15,6 +15,8 @@ import time
 import polars as pl
 from confluent_kafka import Consumer
 
+from streams.transport.options import FETCH
+
 _CHUNK, _BATCH = 10_000, 50_000
 
 
@@ -25,11 +27,7 @@ def main(bootstrap: str, topic: str, group: str, events: int) -> None:
             "group.id": group,
             "auto.offset.reset": "earliest",
             "enable.auto.commit": False,
-            "fetch.queue.backoff.ms": 20,
-            "queued.min.messages": 100_000,
-            "queued.max.messages.kbytes": 16_384,
-            "fetch.max.bytes": 16_777_216,
-            "max.partition.fetch.bytes": 4_194_304,
+            **FETCH,
         }
     )
     consumer.subscribe([topic])
