@@ -29,11 +29,11 @@ from featurestore.local.process import ChildServer
 from featurestore.settings import Settings
 from featurestore.spec import load
 from streams.producer import EventProducer
-from streams.progress import Progress
+from streams.progress import Progress, TopicProgress
 from streams.topics import Topics
 
 _LIVE = "payments-live"
-_DRAIN_MAX_S, _LOOK_S = 60.0, 0.1
+_WAIT_MAX_S, _LOOK_S = 60.0, 0.1
 # A generator that sends less than this share of what it was asked for is at its end: larger loads tell nothing.
 _REACHED = 0.9
 _BACKLOG_COLUMNS = ("batch_records_max", "events/s", "events a batch", "rows an event")
@@ -209,7 +209,7 @@ def _loads(stack: LocalStack, folder: Path, sizes: Sizes, say: Say) -> tuple[Loa
                     f"worker {point.worker_cores:.2f} and Valkey {point.valkey_cores:.2f} cores"
                 )
                 if point.sent_a_second < _REACHED * asked:
-                    say(f"the generator was asked for {asked:,} events/s and sends no more: larger loads are left out")
+                    say(f"the generator was asked for {asked:,} events/s and sends fewer: no larger load is tried")
                     break
     finally:
         worker.stop()
@@ -227,20 +227,27 @@ class _Live:
 
     def load(self, asked: int, sizes: Sizes) -> LoadPoint:
         # Ended as soon as all is measured; one probe behind a long queue may outlast the time that it was given.
-        limit_s = sizes.settle_s + sizes.measured_s + 2 * _DRAIN_MAX_S
+        limit_s = sizes.settle_s + sizes.measured_s + 2 * _WAIT_MAX_S
+        [idle] = self._progress.look()
         stream = steady_payments(self._stack, _LIVE, asked, limit_s)
         try:
+            # Its interpreter and its login take longer than some loads settle.
+            self._wait("the load has not begun", lambda now: now.end > idle.end)
             self._probe.freshness_for(sizes.settle_s)
-            before, began = self._seen(), time.perf_counter()
+            before = self._seen()
             fresh = self._probe.freshness_for(sizes.measured_s)
-            after, took = self._seen(), time.perf_counter() - began
+            after = self._seen()
             if stream.poll() is not None:
                 raise FeatureStoreError("bench trade: the steady load ended before the measurement did")
         finally:
             stream.kill()
             stream.wait()
-        self._drain()
-        grown = {name: (after[name] - before[name]) / took for name in ("sent", "online", *self._pids)}
+        # The next load starts without what this one has left.
+        self._wait("payments of a load that has ended still wait", lambda now: now.online >= now.end)
+        grown = {
+            name: (after[name] - before[name]) / (after["at_s"] - before["at_s"])
+            for name in ("sent", "online", *self._pids)
+        }
         rows, events = shares_of(after, before)
         return LoadPoint(
             asked,
@@ -256,21 +263,23 @@ class _Live:
         )
 
     def _seen(self) -> dict[str, float]:
+        # Stamped at its begin: the broker is asked first, and the rest may take long.
+        at_s = time.perf_counter()
         [now] = self._progress.look()
         used = {name: cpu_s(pid) for name, pid in self._pids.items()}
-        return {**worker_sums(self._settings.worker_port), **used, "sent": now.end, "online": now.online}
+        return {**worker_sums(self._settings.worker_port), **used, "at_s": at_s, "sent": now.end, "online": now.online}
 
-    def _drain(self) -> None:
-        """Until nothing waits: the next load starts without what this one has left."""
-        deadline = time.monotonic() + _DRAIN_MAX_S
+    def _wait(self, what: str, is_over: Callable[[TopicProgress], bool]) -> None:
+        deadline = time.monotonic() + _WAIT_MAX_S
         while True:
             [now] = self._progress.look()
-            if now.online >= now.end:
+            if is_over(now):
                 return
             self._worker.check()
             if time.monotonic() > deadline:
-                waiting = now.end - now.online
-                raise FeatureStoreError(f"bench trade: {waiting:,} payments wait {_DRAIN_MAX_S:.0f} s after the load")
+                raise FeatureStoreError(
+                    f"bench trade: {what} after {_WAIT_MAX_S:.0f} s, {now.online:,} of {now.end:,} are in rows"
+                )
             time.sleep(_LOOK_S)
 
 

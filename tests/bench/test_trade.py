@@ -33,10 +33,14 @@ def test_a_small_run_measures_every_bound_and_load_and_larger_batches_write_fewe
     small, large = trade.backlogs
     assert small.events_a_batch <= 500 < large.events_a_batch
     assert large.rows_an_event < small.rows_an_event
-    assert [one.asked_a_second for one in trade.loads] == [200, 1_000]
+    # A machine that is too busy to send the first in time has no second.
+    asked = [one.asked_a_second for one in trade.loads]
+    assert asked in ([200], [200, 1_000])
+    assert len(asked) == 2 or any("no larger load is tried" in line for line in said)
     assert all(0 < one.p50_ms <= one.p99_ms for one in trade.loads)
     assert all(one.worker_cores > 0 for one in trade.loads)
-    assert len([line for line in said if "events/s" in line]) == 4, "a line a step"
+    steps = [line for line in said if line.startswith("batches of up to") or "events/s: p50" in line]
+    assert len(steps) == 2 + len(asked), said
     told = json.loads(trade.as_json())
     assert [one["batch_records_max"] for one in told["backlogs"]] == [500, 50_000]
     assert told["sizes"]["rounds"] == 1
