@@ -302,6 +302,9 @@ def bench(
         print(as_svg(growth(say)), end="")
         return
     elif name == "trade":
+        if plot is not None and not plot.parent.is_dir():
+            # Said before minutes of measuring, not after.
+            raise typer.BadParameter(f"there is no folder {str(plot.parent)!r} for the plot")
         trade = bench_trade(Sizes(events=events, rounds=rounds), say)
         if plot is not None:
             plot.write_text(trade_svg(trade))
