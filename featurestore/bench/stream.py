@@ -8,22 +8,29 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from math import isfinite
+from math import isfinite, nan
 from pathlib import Path
 from statistics import median
 
-from featurestore.bench.payments import BACKLOGS, UNIFORM, payments, write_definitions
+from featurestore.bench.payments import BACKLOGS, UNIFORM, write_definitions
 from featurestore.bench.probe import Probe, cpu_s, peak_mb, percentile_ms
 from featurestore.bench.report import Bench, Figure, load_now
+from featurestore.bench.runs import (
+    Run,
+    backlog_rate,
+    bench_settings,
+    bench_worker,
+    send_backlog,
+    shares_of,
+    steady_payments,
+    worker_sums,
+)
 from featurestore.client import FeatureStore
 from featurestore.errors import FeatureStoreError
-from featurestore.local import LocalStack, free_port, local_settings, start_worker
-from featurestore.local.process import ChildServer
+from featurestore.local import LocalStack
 from featurestore.settings import Settings
 from featurestore.spec import load
 from streams.producer import EventProducer
@@ -33,21 +40,10 @@ from streams.topics import Topics
 _LIMIT_S = 300.0
 # Plain Faust is slow enough to be measured on fewer.
 _FAUST_EVENTS = 60_000
-_BATCH = 100_000
 _STEADY_EVENTS_A_SECOND, _STEADY_S = 20_000, 15.0
 _KILLS = 3
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """One backlog done: events a second, what it cost, and how often a row was written."""
-
-    rate: float
-    peak_mb: float
-    rows_an_event: float
-    events_a_batch: float
 
 
 def bench_stream(*, events: int, rounds: int, say: Say) -> Bench:
@@ -67,7 +63,7 @@ class _Backlogs:
     def __init__(self, stack: LocalStack, folder: Path, events: int, say: Say) -> None:
         self._stack, self._folder, self._events, self._say = stack, folder, events, say
         self._rates: dict[str, list[float]] = {}
-        self._runs: dict[str, list[_Run]] = {}
+        self._runs: dict[str, list[Run]] = {}
         self._lookups_ms: dict[str, float] = {}
         self._definitions = {
             (backlog.topic, heavy): write_definitions(
@@ -77,13 +73,7 @@ class _Backlogs:
             for heavy in (False, True)
         }
         for backlog in BACKLOGS:
-            topics = load(self._definitions[backlog.topic, False]).topics.values()
-            Topics(stack.kafka_bootstrap).create(topics)
-            # Plain Faust cannot read lz4 without more packages.
-            with EventProducer(stack.kafka_bootstrap, compression="none") as producer:
-                for key, value in payments(backlog, events, time.time_ns() // 1_000):
-                    producer.send_raw(backlog.topic, key, value)
-            say(f"{events:,} payments are in topic {backlog.topic!r}")
+            send_backlog(stack, self._definitions[backlog.topic, False], backlog, events, say)
 
     def measure(self, number: int) -> None:
         here = self._folder / f"round-{number}"
@@ -154,13 +144,15 @@ class _Backlogs:
             with ThreadPoolExecutor(workers) as pool:
                 running = list(
                     pool.map(
-                        lambda number: _worker(settings, folder / settings.project, number, workers), range(workers)
+                        lambda number: bench_worker(settings, folder / settings.project, number, workers),
+                        range(workers),
                     )
                 )
                 try:
-                    rate = _rate(progress, self._events, running, began)
-                    said = [_metrics(settings.worker_port)] if workers == 1 else []
-                    run = _Run(rate, peak_mb(running[0].pid), *_shares(said))
+                    rate = backlog_rate(progress, self._events, running, began)
+                    # Several workers would have to be asked.
+                    shares = shares_of(worker_sums(settings.worker_port)) if workers == 1 else (nan, nan)
+                    run = Run(rate, peak_mb(running[0].pid), *shares)
                 finally:
                     for worker in running:
                         worker.stop()
@@ -175,7 +167,7 @@ class _Backlogs:
             # The first one loads the compiled loops.
             probe.lookups_for(0.1)
             alone = probe.lookups_for(2.0)
-            worker = _worker(settings, folder / settings.project, 0, 1)
+            worker = bench_worker(settings, folder / settings.project, 0, 1)
             try:
                 beside = probe.lookups_for(min(3.0, self._events / 500_000))
             finally:
@@ -191,18 +183,7 @@ class _Backlogs:
     def _settings(self, folder: Path, what: str, topic: str, heavy: bool) -> Settings:
         project = re.sub(r"\W+", "-", what) + folder.name[-1]
         (folder / project).mkdir()
-        return _settings(self._stack, folder / project, self._definitions[topic, heavy], project)
-
-
-def _settings(stack: LocalStack, folder: Path, definitions: Path, project: str) -> Settings:
-    settings = local_settings(stack, folder, definitions, project)
-    return settings.model_copy(update={"batch_records_max": _BATCH, "worker_port": free_port()})
-
-
-def _worker(settings: Settings, folder: Path, number: int, workers: int) -> ChildServer:
-    # Several workers cannot share a port.
-    own = settings if workers == 1 else settings.model_copy(update={"worker_port": 0})
-    return start_worker(own, folder, name=f"local-{number}")
+        return bench_settings(self._stack, folder / project, self._definitions[topic, heavy], project)
 
 
 @contextmanager
@@ -215,62 +196,17 @@ def _fsync(stack: LocalStack, how: str) -> Iterator[None]:
         stack.set_valkey("appendfsync", "everysec")
 
 
-def _rate(progress: Progress, events: int, running: list[ChildServer], began: float) -> float:
-    """Events a second from the moment that the workers read to the last event in row and log."""
-    seen_s, seen = 0.0, 0
-    while True:
-        [now] = progress.look()
-        seconds = time.monotonic() - began
-        if now.done >= events:
-            if seen in (0, events):
-                raise FeatureStoreError(
-                    f"bench stream: {events} events are too few, they were done before the first look"
-                )
-            return (events - seen) / (seconds - seen_s)
-        if not seen and now.online:
-            # What came before the first look that sees anything is start-up.
-            seen_s, seen = seconds, now.online
-        for worker in running:
-            worker.check()
-        if seconds > _LIMIT_S:
-            raise FeatureStoreError(f"bench stream: our worker is at {now.done} of {events} after {seconds:.0f} s")
-        time.sleep(0.1)
-
-
-def _metrics(port: int) -> Mapping[str, float]:
-    """The worker's own sums, by name without labels."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10.0) as answer:
-        lines = answer.read().decode().splitlines()
-    out: dict[str, float] = {}
-    for line in lines:
-        if not line.startswith("#"):
-            name, _, value = line.rpartition(" ")
-            name = name.partition("{")[0]
-            out[name] = out.get(name, 0.0) + float(value)
-    return out
-
-
-def _shares(said: list[Mapping[str, float]]) -> tuple[float, float]:
-    """Rows an event, and events a batch; not a number where several workers would have to be asked."""
-    if not said:
-        return float("nan"), float("nan")
-    [one] = said
-    events = one["featurestore_events_applied_total"] + one.get("featurestore_events_dead_total", 0.0)
-    return one["featurestore_rows_written_total"] / events, events / one["featurestore_batches_total"]
-
-
 def _steady(stack: LocalStack, folder: Path, say: Say) -> list[Figure]:
     """Twenty thousand payments a second: freshness, processor time, and how soon values are fresh after a kill."""
     topic = "payments-live"
     definitions = write_definitions(folder / topic, topic)
     (folder / "steady").mkdir()
-    settings = _settings(stack, folder / "steady", definitions, "steady")
+    settings = bench_settings(stack, folder / "steady", definitions, "steady")
     Topics(stack.kafka_bootstrap).create(load(definitions).topics.values())
-    worker = _worker(settings, folder / "steady", 0, 1)
+    worker = bench_worker(settings, folder / "steady", 0, 1)
     # Longer than all that is measured; it is ended as soon as that is done.
     seconds = _STEADY_S + _KILLS * _LIMIT_S
-    command = ["featurestore.bench.steady", stack.kafka_bootstrap, topic, str(_STEADY_EVENTS_A_SECOND), str(seconds)]
-    stream = subprocess.Popen([sys.executable, "-m", *command], stdout=subprocess.DEVNULL)
+    stream = steady_payments(stack, topic, _STEADY_EVENTS_A_SECOND, seconds)
     try:
         with EventProducer(stack.kafka_bootstrap) as producer:
             probe = Probe(FeatureStore(settings), producer, topic)
@@ -287,7 +223,7 @@ def _steady(stack: LocalStack, folder: Path, say: Say) -> list[Figure]:
             for _ in range(_KILLS):
                 worker.kill()
                 killed = time.perf_counter()
-                worker = _worker(settings, folder / "steady", 0, 1)
+                worker = bench_worker(settings, folder / "steady", 0, 1)
                 probe.freshness_s()
                 back.append(time.perf_counter() - killed)
                 say(f"fresh again {back[-1]:.1f} s after SIGKILL")

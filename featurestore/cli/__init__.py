@@ -280,15 +280,18 @@ def send(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="stream, kernel, or growth")],
+    name: Annotated[str, typer.Argument(help="stream, kernel, growth, or trade")],
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
-    events: Annotated[int, typer.Option(help="stream: how many payments", min=200_000)] = 1_000_000,
+    events: Annotated[int, typer.Option(help="stream, trade: how many payments", min=200_000)] = 1_000_000,
     rounds: Annotated[int, typer.Option(help="how often each side is measured", min=1)] = 3,
+    plot: Annotated[Path | None, typer.Option(help="trade: where its plot goes, as SVG")] = None,
 ) -> None:
     """Measure, side by side with a peer or a limit, in one run; `growth` prints its curves as an SVG."""
     from featurestore.bench.growth import as_svg, growth
     from featurestore.bench.kernel import bench_kernel
     from featurestore.bench.stream import bench_stream
+    from featurestore.bench.trade import Sizes, bench_trade
+    from featurestore.bench.trade_plot import as_svg as trade_svg
     from featurestore.errors import UnknownObjectError
 
     def say(line: str) -> None:
@@ -301,8 +304,17 @@ def bench(
     elif name == "growth":
         print(as_svg(growth(say)), end="")
         return
+    elif name == "trade":
+        if plot is not None and not plot.parent.is_dir():
+            # Said before minutes of measuring, not after.
+            raise typer.BadParameter(f"there is no folder {str(plot.parent)!r} for the plot")
+        trade = bench_trade(Sizes(events=events, rounds=rounds), say)
+        if plot is not None:
+            plot.write_text(trade_svg(trade))
+        print(trade.as_json() if as_json else trade.as_markdown())
+        return
     else:
-        raise UnknownObjectError("benchmark", name, ["stream", "kernel", "growth"])
+        raise UnknownObjectError("benchmark", name, ["stream", "kernel", "growth", "trade"])
     if as_json:
         print(found.as_json())
     else:
