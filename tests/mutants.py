@@ -24,25 +24,35 @@ from rich.markup import escape
 
 ROOT = Path(__file__).parents[1]
 COPIED = ("featurestore", "streams", "tests", "definitions", "pyproject.toml")
-KERNEL = ("tests/kernel",)
 TIME = ("tests/streams/test_watermark.py",)
 WINDOWS = ("tests/kernel/test_windows.py",)
 EXPRESSIONS = ("tests/kernel/test_expressions.py",)
 OWN = ("tests/kernel/test_own.py",)
 SIMULATION = ("tests/simulation/test_simulation.py",)
 LOST_TAIL = ("tests/simulation/test_lost_tail.py",)
-LOOPS = ("tests/kernel/test_loops.py",)
+EXACT = ("tests/kernel/test_exact.py",)
 RANGES = ("tests/streams/test_ranges.py",)
 PRESSURE = ("tests/streams/transport/test_pressure.py",)
 DECIMALS = ("tests/kernel/test_decimals.py",)
 DISTINCT = ("tests/kernel/test_distinct.py",)
 PAIRS = ("tests/kernel/test_pairs.py",)
 CODEC = ("tests/streams/test_json_codec.py",)
-LETTERS = ("tests/streams/test_letters.py",)
 PLAIN = ("tests/kernel/test_plain.py",)
 CODECS = tuple(f"tests/streams/codecs/test_{name}.py" for name in ("evolution", "framing", "contract", "every_format"))
 PLACES = ("tests/streams/codecs/test_records_of_many.py",)
 LIMIT_S = 600
+
+
+def in_kernel(file: str, test: str) -> tuple[str, ...]:
+    """One test of the kernel."""
+    return (f"tests/kernel/test_{file}.py::test_{test}",)
+
+
+# The compiled loops against NumPy, then the whole kernel against plain events.
+TWIN = in_kernel("loops", "rows_and_values_are_the_same")
+MANY_ROWS = in_kernel("loops", "many_rows_of_many_shapes")
+FOLDED = in_kernel("parity", "rows_folded_in_any_batches_roll_up_to_the_plain_value")
+JOINED = in_kernel("parity", "point_in_time_values_equal_the_plain_value_at_any_moment")
 
 
 def shown_by(function: str) -> tuple[str, ...]:
@@ -58,7 +68,7 @@ class Mutant:
     file: str
     before: str
     after: str
-    tests: tuple[str, ...] = KERNEL
+    tests: tuple[str, ...]
 
 
 K = "featurestore/kernel/"
@@ -67,58 +77,58 @@ S = "streams/"
 T = S + "transport/"
 ONLINE = "featurestore/online/"
 MUTANTS = (
-    Mutant("window tail one tile late", K + "windows.py", "(moments_us - self.shift_us - self.size_us) // self.slide_us", "(moments_us - self.shift_us - self.size_us) // self.slide_us + 1"),
-    Mutant("tail edge exclusive", K + "tilings.py", "return tile * self.tile_us", "return tile * self.tile_us + 1"),
-    Mutant("event on an edge in the wrong tile", K + "tilings.py", "return event_us // self.tile_us", "return (event_us + 1) // self.tile_us"),
-    Mutant("oldest tile left out of a roll-up", K + "tiles.py", "covered = tiles.tile >= over.first_tile(moment)[0]", "covered = tiles.tile > over.first_tile(moment)[0]"),
-    Mutant("a tile dropped while it is still reached", K + "tiles.py", "tiles.tile >= oldest[tiles.row]", "tiles.tile > oldest[tiles.row]"),
-    Mutant("a tile never dropped", K + "tiles.py", "return tiles.take(tiles.tile >= oldest[tiles.row])", "return tiles"),
-    Mutant("neighbouring entities run together", K + "tiles.py", "(row[1:] != row[:-1]) | (tile[1:] != tile[:-1])", "tile[1:] != tile[:-1]"),
-    Mutant("neighbouring tiles run together", K + "tiles.py", "(row[1:] != row[:-1]) | (tile[1:] != tile[:-1])", "row[1:] != row[:-1]"),
-    Mutant("merge order lost", K + "tiles.py", "order = np.lexsort((tile, row))", "order = np.lexsort((row, tile))"),
-    Mutant("newest event time wrong", K + "values.py", "np.maximum.at(newest_us", "np.minimum.at(newest_us"),
-    Mutant("head edge exclusive in the join", K + "values.py", "return self._places(row, moment_us, True, run)", "return self._places(row, moment_us, False, run)"),
-    Mutant("null shown as a value", K + "values.py", "valid[present], values[present] = done.valid, done.values", "valid[present], values[present] = True, done.values"),
-    Mutant("empty count null", K + "values.py", "if output.aggregate.zero_when_empty or valid.all():", "if valid.all():"),
-    Mutant("two windows of one level share an answer", K + "values.py", "plan.levels[index], output.window, moment_us)", "plan.levels[index], plan.levels[index].windows[0], moment_us)"),
-    Mutant("newest event time not stored", K + "rows.py", "plan.layout, rows.newest_us, rungs", "plan.layout, rows.newest_us * 0, rungs"),
-    Mutant("string bytes read twice", K + "rows.py", "heap_at[row] = start + size", "heap_at[row] = start"),
-    Mutant("stored sums too narrow", K + "rows.py", "np.maximum.at(need[:", "np.minimum.at(need[:"),
-    Mutant("sign of a narrowed sum lost", K + "exact.py", "fits &= (top >= 1 << 31) == (sign[:, 0] != 0)", "fits &= True"),
-    Mutant("lost carry", K + "exact.py", "out[:, place + 1] += out[:, place] >> 32", "out[:, place + 1] += 0"),
-    Mutant("a product's middle limb misplaced", K + "exact.py", "place + _LIMB_BITS * index", "place + (_LIMB_BITS - 1) * index"),
-    Mutant("rounding forgets low digits", K + "exact.py", "sticky |= ((magnitude != 0) & below).any(axis=1)", "sticky |= False"),
-    Mutant("population for sample variance", K + "exact.py", "[counts, counts - ddof, ", "[counts, counts, "),
-    Mutant("a mean one unit off", K + "exact.py", "out = _rounded(quotient, exponent - 32 * pad, inexact, negative)", "out = np.nextafter(_rounded(quotient, exponent - 32 * pad, inexact, negative), np.inf)"),
-    Mutant("negative integers unsigned", K + "exact.py", "out[:, 1] = values >> 32", "out[:, 1] = (values >> 32) & _MASK"),
-    Mutant("integer overflow not seen", K + "exact.py", "return low, (top == rest[:, None]).all(axis=1)", "return low, np.ones(len(low), dtype=np.bool_)"),
-    Mutant("sum keeps a null's slot", A + "sums.py", "column.values if column.valid is None else np.where(column.valid, column.values, 0)", "column.values"),
-    Mutant("sum misses the newest event in the join", A + "sums.py", "prefix[high] - prefix[low]", "prefix[high - 1] - prefix[low]"),
-    Mutant("count takes nulls", A + "counting.py", "else valid.astype(np.int64)", "else np.ones(len(events), dtype=np.int64)"),
-    Mutant("count misses the newest event in the join", A + "counting.py", "prefix[high] - prefix[low]", "prefix[high - 1] - prefix[low]"),
-    Mutant("zero keeps its sign in min and max", A + "extremes.py", "values = column.values + 0.0 if", "values = column.values if"),
-    Mutant("range extreme looks at one end", A + "extremes.py", "table[high[asked] - (1 << level)])", "table[low[asked]])"),
-    Mutant("extreme keeps a null's slot", A + "extremes.py", "values if column.valid is None else np.where(column.valid, values, self._empty())", "values"),
-    Mutant("ties forget the offset", A + "order.py", '(state["offset"], state["partition"], state["event_us"], np.cumsum(run))', '(state["partition"], state["event_us"], np.cumsum(run))'),
-    Mutant("ties forget the partition", A + "order.py", '(state["offset"], state["partition"], state["event_us"], np.cumsum(run))', '(state["offset"], state["event_us"], np.cumsum(run))'),
-    Mutant("last from before the window", A + "order.py", "inside = edge >= low", "inside = edge >= 0"),
-    Mutant("first from after the window", A + "order.py", "inside = edge < high", "inside = edge < total"),
-    Mutant("last takes a null", A + "order.py", "events.event_us if column.valid is None else np.where(column.valid, events.event_us, self._none())", "events.event_us"),
-    Mutant("pairs forget their counts", A + "pairs.py", "np.add.reduceat(count, firsts)", "1"),
-    Mutant("pairs keep what left the window", A + "pairs.py", "if not held[key]:", "if held[key] < 0:"),
-    Mutant("negative buckets fall", A + "pairs.py", "top - np.uint64(1) - (whole - top), whole + top)", "whole - top, whole + top)"),
+    Mutant("window tail one tile late", K + "windows.py", "(moments_us - self.shift_us - self.size_us) // self.slide_us", "(moments_us - self.shift_us - self.size_us) // self.slide_us + 1", in_kernel("distinct", "exact_to_the_bound_then_as_the_definition_says_in_any_order")),
+    Mutant("tail edge exclusive", K + "tilings.py", "return tile * self.tile_us", "return tile * self.tile_us + 1", in_kernel("decimals", "conditions_and_added_columns_over_decimals")),
+    Mutant("event on an edge in the wrong tile", K + "tilings.py", "return event_us // self.tile_us", "return (event_us + 1) // self.tile_us", FOLDED),
+    Mutant("oldest tile left out of a roll-up", K + "tiles.py", "covered = tiles.tile >= over.first_tile(moment)[0]", "covered = tiles.tile > over.first_tile(moment)[0]", in_kernel("decimals", "conditions_and_added_columns_over_decimals")),
+    Mutant("a tile dropped while it is still reached", K + "tiles.py", "tiles.tile >= oldest[tiles.row]", "tiles.tile > oldest[tiles.row]", in_kernel("decimals", "an_own_aggregate_sees_whole_numbers_of_the_last_digit")),
+    Mutant("a tile never dropped", K + "tiles.py", "return tiles.take(tiles.tile >= oldest[tiles.row])", "return tiles", TWIN),
+    Mutant("neighbouring entities run together", K + "tiles.py", "(row[1:] != row[:-1]) | (tile[1:] != tile[:-1])", "tile[1:] != tile[:-1]", in_kernel("decimals", "an_own_aggregate_sees_whole_numbers_of_the_last_digit")),
+    Mutant("neighbouring tiles run together", K + "tiles.py", "(row[1:] != row[:-1]) | (tile[1:] != tile[:-1])", "row[1:] != row[:-1]", in_kernel("decimals", "an_own_aggregate_sees_whole_numbers_of_the_last_digit")),
+    Mutant("merge order lost", K + "tiles.py", "order = np.lexsort((tile, row))", "order = np.lexsort((row, tile))", in_kernel("decimals", "an_own_aggregate_sees_whole_numbers_of_the_last_digit")),
+    Mutant("newest event time wrong", K + "values.py", "np.maximum.at(newest_us", "np.minimum.at(newest_us", in_kernel("decimals", "an_own_aggregate_sees_whole_numbers_of_the_last_digit")),
+    Mutant("head edge exclusive in the join", K + "values.py", "return self._places(row, moment_us, True, run)", "return self._places(row, moment_us, False, run)", JOINED),
+    Mutant("null shown as a value", K + "values.py", "valid[present], values[present] = done.valid, done.values", "valid[present], values[present] = True, done.values", TWIN),
+    Mutant("empty count null", K + "values.py", "if output.aggregate.zero_when_empty or valid.all():", "if valid.all():", in_kernel("decimals", "types_of_features_are_told_before_there_is_a_value")),
+    Mutant("two windows of one level share an answer", K + "values.py", "plan.levels[index], output.window, moment_us)", "plan.levels[index], plan.levels[index].windows[0], moment_us)", FOLDED),
+    Mutant("newest event time not stored", K + "rows.py", "plan.layout, rows.newest_us, rungs", "plan.layout, rows.newest_us * 0, rungs", TWIN),
+    Mutant("string bytes read twice", K + "rows.py", "heap_at[row] = start + size", "heap_at[row] = start", in_kernel("distinct", "exact_to_the_bound_then_as_the_definition_says_in_any_order")),
+    Mutant("stored sums too narrow", K + "rows.py", "np.maximum.at(need[:", "np.minimum.at(need[:", MANY_ROWS),
+    Mutant("sign of a narrowed sum lost", K + "exact.py", "fits &= (top >= 1 << 31) == (sign[:, 0] != 0)", "fits &= True", EXACT),
+    Mutant("lost carry", K + "exact.py", "out[:, place + 1] += out[:, place] >> 32", "out[:, place + 1] += 0", in_kernel("decimals", "means_and_variances_of_eighteen_digits_after_the_point_are_rounded_once")),
+    Mutant("a product's middle limb misplaced", K + "exact.py", "place + _LIMB_BITS * index", "place + (_LIMB_BITS - 1) * index", in_kernel("decimals", "means_and_variances_of_eighteen_digits_after_the_point_are_rounded_once")),
+    Mutant("rounding forgets low digits", K + "exact.py", "sticky |= ((magnitude != 0) & below).any(axis=1)", "sticky |= False", in_kernel("loops", "a_tie_is_broken_by_whatever_lies_below")),
+    Mutant("population for sample variance", K + "exact.py", "[counts, counts - ddof, ", "[counts, counts, ", in_kernel("decimals", "means_and_variances_of_eighteen_digits_after_the_point_are_rounded_once")),
+    Mutant("a mean one unit off", K + "exact.py", "out = _rounded(quotient, exponent - 32 * pad, inexact, negative)", "out = np.nextafter(_rounded(quotient, exponent - 32 * pad, inexact, negative), np.inf)", in_kernel("decimals", "a_sum_has_room_for_more_than_any_column_holds")),
+    Mutant("negative integers unsigned", K + "exact.py", "out[:, 1] = values >> 32", "out[:, 1] = (values >> 32) & _MASK", TWIN),
+    Mutant("integer overflow not seen", K + "exact.py", "return low, (top == rest[:, None]).all(axis=1)", "return low, np.ones(len(low), dtype=np.bool_)", MANY_ROWS),
+    Mutant("sum keeps a null's slot", A + "sums.py", "column.values if column.valid is None else np.where(column.valid, column.values, 0)", "column.values", TWIN),
+    Mutant("sum misses the newest event in the join", A + "sums.py", "prefix[high] - prefix[low]", "prefix[high - 1] - prefix[low]", in_kernel("decimals", "means_and_variances_of_eighteen_digits_after_the_point_are_rounded_once")),
+    Mutant("count takes nulls", A + "counting.py", "else valid.astype(np.int64)", "else np.ones(len(events), dtype=np.int64)", in_kernel("decimals", "an_own_aggregate_sees_whole_numbers_of_the_last_digit")),
+    Mutant("count misses the newest event in the join", A + "counting.py", "prefix[high] - prefix[low]", "prefix[high - 1] - prefix[low]", in_kernel("loops", "ranges_are_merged_alike")),
+    Mutant("zero keeps its sign in min and max", A + "extremes.py", "values = column.values + 0.0 if", "values = column.values if", TWIN),
+    Mutant("range extreme looks at one end", A + "extremes.py", "table[high[asked] - (1 << level)])", "table[low[asked]])", in_kernel("loops", "ranges_are_merged_alike")),
+    Mutant("extreme keeps a null's slot", A + "extremes.py", "values if column.valid is None else np.where(column.valid, values, self._empty())", "values", TWIN),
+    Mutant("ties forget the offset", A + "order.py", '(state["offset"], state["partition"], state["event_us"], np.cumsum(run))', '(state["partition"], state["event_us"], np.cumsum(run))', TWIN),
+    Mutant("ties forget the partition", A + "order.py", '(state["offset"], state["partition"], state["event_us"], np.cumsum(run))', '(state["offset"], state["event_us"], np.cumsum(run))', TWIN),
+    Mutant("last from before the window", A + "order.py", "inside = edge >= low", "inside = edge >= 0", MANY_ROWS),
+    Mutant("first from after the window", A + "order.py", "inside = edge < high", "inside = edge < total", MANY_ROWS),
+    Mutant("last takes a null", A + "order.py", "events.event_us if column.valid is None else np.where(column.valid, events.event_us, self._none())", "events.event_us", TWIN),
+    Mutant("pairs forget their counts", A + "pairs.py", "np.add.reduceat(count, firsts)", "1", shown_by("entropy")),
+    Mutant("pairs keep what left the window", A + "pairs.py", "if not held[key]:", "if held[key] < 0:", shown_by("entropy")),
+    Mutant("negative buckets fall", A + "pairs.py", "top - np.uint64(1) - (whole - top), whole + top)", "whole - top, whole + top)", in_kernel("pairs", "the_middle_of_a_bucket_is_near_each_number_in_it")),
     Mutant("full pairs are forgotten", A + "pairs.py", "full[run[pairs[\"count\"][order] == 0]] = True", "pass", PAIRS),
     Mutant("pairs beyond their bound are kept", A + "pairs.py", "_FULL if full[index] or end - start > self.most else", "_FULL if full[index] else", PAIRS),
     Mutant("a logarithm without its exponent", K + "logarithm.py", "np.where(small, exponent - 1, exponent)", "exponent", PAIRS),
-    Mutant("quantile one rank low", A + "pairs.py", 'side="right")])', 'side="left")])'),
-    Mutant("a gap of one event", A + "extremes.py", "np.maximum(gaps, 1)), gaps > 0)", "np.maximum(gaps, 1)), gaps >= 0)"),
-    Mutant("centuries rounded twice", A + "extremes.py", "np.abs(spans_us) > _FLOAT_WHOLE_MAX", "np.abs(spans_us) < 0"),
-    Mutant("a reach that begins inside a period", K + "plan.py", "dtype=np.int64))) - 1", "dtype=np.int64))) + 1"),
-    Mutant("one row taken for a constant", K + "expressions.py", "if len(frame) != 1 else", "if len(frame) else"),
-    Mutant("9999 without days", K + "tilings.py", "_FAR_YEAR = 1969, 2100, 10_000", "_FAR_YEAR = 1969, 2100, 9_999"),
-    Mutant("deviation of one value", A + "moments.py", "counts > ddof)", "counts >= ddof)"),
-    Mutant("rate in microseconds", A + "counting.py", "* float(SECOND_US) / size_us", "/ size_us"),
-    Mutant("events sorted by offset before partition", K + "events.py", "np.lexsort((self.offset, self.partition, ", "np.lexsort((self.partition, self.offset, "),
+    Mutant("quantile one rank low", A + "pairs.py", 'side="right")])', 'side="left")])', FOLDED),
+    Mutant("a gap of one event", A + "extremes.py", "np.maximum(gaps, 1)), gaps > 0)", "np.maximum(gaps, 1)), gaps >= 0)", FOLDED),
+    Mutant("centuries rounded twice", A + "extremes.py", "np.abs(spans_us) > _FLOAT_WHOLE_MAX", "np.abs(spans_us) < 0", in_kernel("parity", "a_silence_of_many_centuries_is_rounded_once")),
+    Mutant("a reach that begins inside a period", K + "plan.py", "dtype=np.int64))) - 1", "dtype=np.int64))) + 1", in_kernel("windows", "an_event_is_out_of_reach_only_after_it_has_left_its_window")),
+    Mutant("one row taken for a constant", K + "expressions.py", "if len(frame) != 1 else", "if len(frame) else", in_kernel("expressions", "a_row_has_the_same_bits_alone_and_among_others")),
+    Mutant("9999 without days", K + "tilings.py", "_FAR_YEAR = 1969, 2100, 10_000", "_FAR_YEAR = 1969, 2100, 9_999", in_kernel("windows", "the_last_year_that_clocks_know_has_periods_too")),
+    Mutant("deviation of one value", A + "moments.py", "counts > ddof)", "counts >= ddof)", FOLDED),
+    Mutant("rate in microseconds", A + "counting.py", "* float(SECOND_US) / size_us", "/ size_us", FOLDED),
+    Mutant("events sorted by offset before partition", K + "events.py", "np.lexsort((self.offset, self.partition, ", "np.lexsort((self.partition, self.offset, ", JOINED),
     Mutant("a shifted window ends late", K + "windows.py", "(moments_us - self.shift_us) // self.slide_us if", "(moments_us - self.shift_us) // self.slide_us + 1 if", WINDOWS),
     Mutant("a shifted window forgets its end", K + "tiles.py", "covered &= tiles.tile < end[0]", "pass", shown_by("count")),
     Mutant("a shifted window forgets its end in the join", K + "values.py", "return low, place.at_or_after(spine_row, over.tiling.start_us(end))", "return low, high", shown_by("count")),
@@ -247,15 +257,15 @@ MUTANTS = (
     Mutant("what is paused stays so", T + "pressure.py", "return Advice(resume=resume & held.keys())", "return Advice()", PRESSURE),
     Mutant("a short stall pauses", T + "pressure.py", "if now_s - self._since_s < STALLED_S and not self.paused:", "if False:", PRESSURE),
     # The compiled loops.
-    Mutant("a carry lost while adding", K + "loops/fold.py", "        carry = total >> 32\n", "        carry = np.int64(0)\n", LOOPS),
-    Mutant("a stored tile before the new one is lost", K + "loops/fold.py", "                kept += (source - copied) // size\n", "", LOOPS),
-    Mutant("an expired tile is kept", K + "loops/fold.py", "while source < source_end and get(words, source) < oldest[level, row]:", "while source < source_end and get(words, source) < oldest[level, row] - 1:", LOOPS),
-    Mutant("an event of an expired tile is kept", K + "loops/fold.py", "while event < event_end and tiles[level, event] < oldest[level, row]:", "while False:", LOOPS),
-    Mutant("floats ordered by their bits", K + "loops/words.py", "return bits ^ ((bits >> 63) & np.int64(0x7FFF_FFFF_FFFF_FFFF))", "return bits + (bits >> 63)", LOOPS),
-    Mutant("a tile at the window's end is counted", K + "loops/roll_up.py", "get(words, end - size) >= span_end[span]", "get(words, end - size) > span_end[span]", LOOPS),
-    Mutant("the sign of a sum's top digit is lost", K + "loops/roll_up.py", "d3 += np.int64(np.int32(words[each + 3]))", "d3 += np.int64(words[each + 3])", LOOPS),
-    Mutant("a half is rounded without what lies below", K + "loops/finish.py", "if inexact or head[2]", "if head[2]", LOOPS),
-    Mutant("ties at the moment itself are left out", K + "loops/ranges.py", "return number <= asked if after else number < asked", "return number < asked", LOOPS),
+    Mutant("a carry lost while adding", K + "loops/fold.py", "        carry = total >> 32\n", "        carry = np.int64(0)\n", TWIN),
+    Mutant("a stored tile before the new one is lost", K + "loops/fold.py", "                kept += (source - copied) // size\n", "", TWIN),
+    Mutant("an expired tile is kept", K + "loops/fold.py", "while source < source_end and get(words, source) < oldest[level, row]:", "while source < source_end and get(words, source) < oldest[level, row] - 1:", MANY_ROWS),
+    Mutant("an event of an expired tile is kept", K + "loops/fold.py", "while event < event_end and tiles[level, event] < oldest[level, row]:", "while False:", TWIN),
+    Mutant("floats ordered by their bits", K + "loops/words.py", "return bits ^ ((bits >> 63) & np.int64(0x7FFF_FFFF_FFFF_FFFF))", "return bits + (bits >> 63)", TWIN),
+    Mutant("a tile at the window's end is counted", K + "loops/roll_up.py", "get(words, end - size) >= span_end[span]", "get(words, end - size) > span_end[span]", in_kernel("loops", "windows_begin_and_end_at_the_same_tiles")),
+    Mutant("the sign of a sum's top digit is lost", K + "loops/roll_up.py", "d3 += np.int64(np.int32(words[each + 3]))", "d3 += np.int64(words[each + 3])", TWIN),
+    Mutant("a half is rounded without what lies below", K + "loops/finish.py", "if inexact or head[2]", "if head[2]", in_kernel("loops", "a_tie_is_broken_by_whatever_lies_below")),
+    Mutant("ties at the moment itself are left out", K + "loops/ranges.py", "return number <= asked if after else number < asked", "return number < asked", MANY_ROWS),
     Mutant("what a total lost is left out of its mean", K + "loops/rounding.py", "total) + below) * (1.0 / divisor)", "total)) * (1.0 / divisor)", PLAIN),
     Mutant("a mean in doubt is taken", K + "loops/rounding.py", "if least == most:", "if True:", PLAIN),
     Mutant("a sum is cut where floats cannot hold it", K + "loops/rounding.py", "_HIGH_MAX = np.int64(1) << 42", "_HIGH_MAX = np.int64(1) << 52", PLAIN),
@@ -269,7 +279,7 @@ MUTANTS = (
     Mutant("tiles overflow two words", K + "loops/roll_values.py", "not -_TOPS_MAX < tops < _TOPS_MAX - tiles", "False", PLAIN),
     Mutant("a minimum is read where the maximum is", K + "loops/roll_values.py", "apart += widths[between]", "apart += 0", PLAIN),
     Mutant("a sum that does not fit int64 is served", K + "loops/roll_values.py", "there &= high[row] == low[row] >> 63", "there &= True", PLAIN),
-    Mutant("a tile at the window's end is read", K + "loops/roll_values.py", "get(words, end - size) >= span_end[span]", "get(words, end - size) > span_end[span]", LOOPS),
+    Mutant("a tile at the window's end is read", K + "loops/roll_values.py", "get(words, end - size) >= span_end[span]", "get(words, end - size) > span_end[span]", in_kernel("loops", "windows_begin_and_end_at_the_same_tiles")),
     # Codecs and contracts.
     Mutant("the place in a record is forgotten", K + "events.py", "return offset * PLACES_MAX + position", "return offset * PLACES_MAX", PLACES),
     Mutant("places of one record reach into the next", K + "events.py", "PLACES_MAX = 1 << 20", "PLACES_MAX = 1 << 2", PLACES),
@@ -287,12 +297,12 @@ MUTANTS = (
     Mutant("a cut off Arrow stream is taken", S + "codecs/arrow.py", "if not payload.endswith(_END):", "if False:", CODECS),
     Mutant("text is not looked at before it is used", S + "codecs/arrow.py", "column.validate(full=True)", "column.validate()", CODECS),
     Mutant("a rejected row has the place of another", S + "codecs/codec.py", "decoded.position[places].tolist()", "places.tolist()", CODECS),
+    Mutant("parts of a batch stay in the order of their schemas", S + "codecs/framed.py", "order = np.argsort(index)", "order = np.arange(len(index))", CODECS),
+    Mutant("what is no number is taken", S + "codecs/columns.py", "return ~np.asarray(pc.is_finite(array)", "return np.zeros(len(array), bool) & np.asarray(pc.is_finite(array)", CODECS),
     Mutant("a pack's key tells its ends alone", S + "letters.py", "_digest(letters)), bytes(text)", 'b""), bytes(text)', LETTERS),
     Mutant("a pack's last letter is lost", S + "letters.py", "    if held:\n        yield _pack(held, text)", "    if len(held) > 1:\n        yield _pack(held, text)", LETTERS),
     Mutant("packs have no bound in bytes", S + "letters.py", " or len(text) >= PACK_BYTES_MAX", "", LETTERS),
     Mutant("an event that is too late has the bytes of another", S + "unapplied.py", "record = decoded.index[places]", "record = places", LETTERS),
-    Mutant("parts of a batch stay in the order of their schemas", S + "codecs/framed.py", "order = np.argsort(index)", "order = np.arange(len(index))", CODECS),
-    Mutant("what is no number is taken", S + "codecs/columns.py", "return ~np.asarray(pc.is_finite(array)", "return np.zeros(len(array), bool) & np.asarray(pc.is_finite(array)", CODECS),
 )  # fmt: skip
 
 _own = local()

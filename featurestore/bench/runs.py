@@ -20,7 +20,7 @@ from streams.producer import EventProducer
 from streams.progress import Progress
 from streams.topics import Topics
 
-BATCH_RECORDS_MAX = 50_000
+BATCH_RECORDS_MAX = 100_000
 _LIMIT_S = 300.0
 _LOOK_S = 0.1
 

@@ -207,7 +207,9 @@ def test_a_tie_is_broken_by_whatever_lies_below(far_below: float, count: int) ->
         digits = exact.lift_floats(np.array(values), 1).sum(axis=0, keepdims=True)
         exactly = sum(map(Fraction, values))
         assert exact.to_floats(digits, 1).tolist() == [float(exactly)]
+        assert exact.to_floats_with_numpy(digits, 1).tolist() == [float(exactly)]
         assert exact.means(digits, np.array([count])).tolist() == [float(exactly / count)]
+        assert exact.means_with_numpy(digits, np.array([count])).tolist() == [float(exactly / count)]
 
 
 def test_windows_begin_and_end_at_the_same_tiles() -> None:
