@@ -40,6 +40,7 @@ CODEC = ("tests/streams/test_json_codec.py",)
 PLAIN = ("tests/kernel/test_plain.py",)
 CODECS = tuple(f"tests/streams/codecs/test_{name}.py" for name in ("evolution", "framing", "contract", "every_format"))
 PLACES = ("tests/streams/codecs/test_records_of_many.py",)
+LETTERS = ("tests/streams/test_letters.py",)
 LIMIT_S = 600
 
 
