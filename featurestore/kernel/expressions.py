@@ -2,7 +2,7 @@
 
 Enter: an expression that an author wrote. Leave: a value compared by what it says, and its columns. Promise: each row
 is computed from that row alone, so a batch, a tile and a training set cannot give it different values. A result that
-is NaN or infinite is null: there is no such feature value.
+is NaN or infinite, or a moment that no calendar of the clients can write, is null: there is no such feature value.
 """
 
 from __future__ import annotations
@@ -90,7 +90,8 @@ def expression(owner: str, text: str, types: Mapping[str, ValueType]) -> Express
 
 
 def evaluate(expressions: Mapping[str, Expression], columns: Mapping[str, pa.Array]) -> dict[str, pa.Array]:
-    """Each expression's values; null where they are null, NaN or infinite, or where a row cannot be computed.
+    """Each expression's values; null where they are null, NaN, infinite or outside the years 1 to 9999, or where a row
+    cannot be computed.
 
     columns  (n) values a name, for all that the expressions read
     """
@@ -120,12 +121,33 @@ def _evaluated(asked: Expression, frame: pl.DataFrame) -> pa.Array:
         result = result.cast(pl.Int64, strict=False)
     if isinstance(result.dtype, pl.Datetime):
         # Arrow would refuse the whole batch for one nanosecond.
-        result = result.dt.cast_time_unit("us")
+        result = _in_calendar(result).dt.cast_time_unit("us")
     array = result.to_arrow().cast(kind)
     if asked.dtype == "float64":
         held = array.to_numpy(zero_copy_only=False)
         array = pa.array(held, kind, mask=~np.isfinite(held))
     return array
+
+
+# Seconds from 1970 to the first day of year 1, and to the day after the last one of year 9999.
+_YEAR_1_S, _YEAR_10000_S = -62_135_596_800, 253_402_300_800
+# Units a second; int64 nanoseconds end in 2262.
+_UNITS = {"ms": 1_000, "us": 1_000_000}
+
+
+def _in_calendar(moments: pl.Series) -> pl.Series:
+    """The same moments, null outside the years 1 to 9999: Python, JSON and many databases have no others.
+
+    Looked at in their own unit: milliseconds that are far enough overflow as microseconds, into other years.
+    """
+    import polars as pl
+
+    units = _UNITS.get(moments.dtype.time_unit)  # type: ignore[attr-defined]  # a Datetime has one
+    if units is None:
+        return moments
+    counted = moments.to_physical()
+    inside = (counted >= _YEAR_1_S * units) & (counted < _YEAR_10000_S * units)
+    return pl.select(pl.when(inside).then(moments)).to_series()
 
 
 def _every_part_row_by_row(written: pl.Expr) -> bool:

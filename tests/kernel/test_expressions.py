@@ -83,6 +83,27 @@ def test_nanoseconds_are_cut_off() -> None:
     assert evaluate(asked, columns)["it"].cast(pa.int64()).to_pylist() == [6, 1_700_000_000_000_000]
 
 
+# The first and the last microsecond that Python's calendar has.
+FIRST_US, LAST_US = -62_135_596_800_000_000, 253_402_300_799_999_999
+
+
+def test_a_moment_outside_the_years_1_to_9999_is_null() -> None:
+    asked = {"it": expression("it", said("it", pl.col("t") + pl.duration(microseconds=pl.col("a"))), TYPES)}
+    starts, more = [FIRST_US, FIRST_US, LAST_US, LAST_US, 0, 0], [0, -1, 0, 1, 2**62, None]
+    columns = {"t": pa.array(starts, pa.timestamp("us", tz="UTC")), "a": pa.array(more, pa.int64())}
+    found = evaluate(asked, columns)["it"]
+    assert found.cast(pa.int64()).to_pylist() == [FIRST_US, None, LAST_US, None, None, None]
+    assert [value is None or 1 <= value.year <= 9999 for value in found.to_pylist()] == [True] * 6
+
+
+def test_milliseconds_too_far_for_microseconds_are_null_and_not_another_moment() -> None:
+    written = pl.col("a").cast(pl.Datetime("ms", "UTC"))
+    asked = {"it": expression("it", said("it", written), TYPES)}
+    millis = [LAST_US // 1_000, LAST_US // 1_000 + 1, 2**63 // 1_000, 2**64 // 1_000 + 5, -(2**63) + 1, 5]
+    found = evaluate(asked, {"a": pa.array(millis)})["it"].cast(pa.int64()).to_pylist()
+    assert found == [LAST_US // 1_000 * 1_000, None, None, None, None, 5_000]
+
+
 def test_a_row_has_the_same_bits_alone_and_among_others() -> None:
     numbers = {
         "a": pa.array(range(1, 400)),
