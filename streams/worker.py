@@ -151,10 +151,9 @@ class EnginePort:
 
 
 def _tell(group: Sequence[_Waiting], what: dict[Place, int] | Exception) -> None:
-    """The outcome to all whose batches were applied together; where to read again from to the first alone."""
-    for number, (_, done) in enumerate(group):
-        if done.done():
-            continue
+    """The outcome to all whose batches were applied together; to one that still waits, where to read again from."""
+    waiting = [done for _, done in group if not done.done()]
+    for number, done in enumerate(waiting):
         if isinstance(what, Exception):
             done.set_exception(what)
         else:
