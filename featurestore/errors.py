@@ -297,12 +297,23 @@ class BrokerAccessError(FeatureStoreError):
 class RecordsGoneError(FeatureStoreError):
     """The broker has deleted records before they were applied."""
 
-    def __init__(self, topic: str, partition: int, offset: int | None, what: str) -> None:
-        self.topic, self.partition, self.offset = topic, partition, offset
+    def __init__(
+        self, topic: str, partition: int, offset: int | None, what: str, bounds: tuple[int, int] | None = None
+    ) -> None:
+        """bounds: the first offset that the broker has, and its end; None where it does not say."""
+        self.topic, self.partition, self.offset, self.bounds = topic, partition, offset, bounds
+        low, end = bounds or (None, None)
+        if offset is not None and low is not None and offset < low:
+            gone = f"offsets {offset} to {low} of {topic}/{partition} are incomplete: records were deleted before they"
+            gone += " were applied"
+        elif offset is not None and end is not None:
+            gone = f"the log of {topic}/{partition} was cut: it ends at {end}, and {offset} is what comes next here"
+        else:
+            gone = f"offset {offset} of {topic}/{partition} is out of range at the broker: records were deleted before "
+            gone += "they were applied, or the log was cut"
         super().__init__(
-            f"offset {offset} of {topic}/{partition} is out of range at the broker: records were deleted before they "
-            f"were applied, or the log was cut ({what}); nothing is skipped, so give the topic a longer retention and "
-            "fill its views anew in another project"
+            f"{gone} ({what}); nothing is skipped, so give the topic a longer retention and fill its views anew in "
+            "another project"
         )
 
 

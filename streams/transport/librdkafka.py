@@ -100,6 +100,7 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {  # name -> result, arguments
     "pause_partitions": (c_int, c_void_p, Partitions),
     "resume_partitions": (c_int, c_void_p, Partitions),
     "commit": (c_int, c_void_p, Partitions, c_int),
+    "query_watermark_offsets": (c_int, c_void_p, c_char_p, c_int32, POINTER(c_int64), POINTER(c_int64), c_int),
     "topic_partition_list_new": (Partitions, c_int),
     "topic_partition_list_add": (POINTER(_Partition), Partitions, c_char_p, c_int32),
     "topic_partition_list_destroy": (None, Partitions),

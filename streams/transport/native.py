@@ -241,6 +241,12 @@ class NativeConsumer:
         answers = self._with(self._c.commit, offsets, int(asynchronous))
         return [] if asynchronous else answers
 
+    def bounds(self, topic: str, partition: int, timeout_s: float) -> tuple[int, int] | None:
+        """The first offset that the broker has, and the end; None where it does not say in time."""
+        low, end = ctypes.c_int64(), ctypes.c_int64()
+        asked = topic.encode(), partition, ctypes.byref(low), ctypes.byref(end), int(timeout_s * 1_000)
+        return None if self._c.query_watermark_offsets(self._client, *asked) else (low.value, end.value)
+
     # -- within --------------------------------------------------------------------------------------------------
 
     def _with(self, function: Callable[..., Any], places: Iterable[TopicPartition], *more: int) -> list[c.Answered]:

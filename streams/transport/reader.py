@@ -40,6 +40,8 @@ _AHEAD_BATCHES_MAX = 4
 _AHEAD_RECORDS_MIN = 100_000
 # One batch at work and one waiting for it, so that the body never waits for the loop.
 _CREDIT = 2
+# What the broker still has is told to people; it need not be known.
+_BOUNDS_S = 5.0
 # A seek needs its partition's fetcher to have started, which takes milliseconds after an assignment.
 _SEEK_S = 30.0
 _NOT_YET = (KafkaError._STATE, KafkaError._PREV_IN_PROGRESS, KafkaError._TIMED_OUT)
@@ -336,7 +338,8 @@ class Reader:
             return
         if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
             expected = self._ranges.expected((said.topic, said.partition))
-            raise RecordsGoneError(said.topic, said.partition, expected, error.str())
+            bounds = self._consumer.bounds(said.topic, said.partition, _BOUNDS_S)
+            raise RecordsGoneError(said.topic, said.partition, expected, error.str(), bounds)
         raise refusal(error) or KafkaException(error)
 
     def _seek_back(self, place: Place, offset: int, epoch: int) -> None:

@@ -147,7 +147,8 @@ def test_offsets_that_the_broker_has_no_more_end_the_reader_and_name_the_place(
     member = Member(stack.kafka_bootstrap, topic, topic, Sinks())
     error = member.failure.result(LIMIT_S)
     assert isinstance(error, RecordsGoneError)
-    assert (error.topic, error.partition, error.offset) == (topic, 0, 0)
+    assert (error.topic, error.partition, error.offset, error.bounds) == (topic, 0, 0, (60, 100))
+    assert f"offsets 0 to 60 of {topic}/0 are incomplete" in str(error)
     member.stop()
 
 
