@@ -33,7 +33,8 @@ from featurestore.online import (
 )
 from featurestore.spec import FeatureView
 
-# Another worker on the same rows makes a commit read again; this many in a row means that something is wrong.
+# Another worker on the same rows makes a commit read again; this many in a row means that something is wrong. Not
+# counted is one of each partition: an answer says of one at a time that it stands elsewhere.
 _TRIES_MAX = 20
 
 EventsOf = Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64]], Events]
@@ -152,8 +153,8 @@ class OnlineSink:
                 commit.bucket for commit, outcome in work.commit.result() if self._learn(commit, outcome, work.new)
             ]
             work.tries += 1
-            if again and work.tries == _TRIES_MAX:
-                raise CommitRetriesError(self._view.name, _TRIES_MAX)
+            if again and work.tries == _TRIES_MAX + len(work.new):
+                raise CommitRetriesError(self._view.name, work.tries)
             work.waiting = work.waiting[np.isin(work.bucket[work.grouped.row[work.waiting]], again)]
             self._begin(work)
 

@@ -97,16 +97,18 @@ class EnginePort:
             del self._appliers[topic]
 
     def _next(self, waiting: list[_Waiting]) -> list[_Waiting]:
-        """The oldest batches, one a partition, up to as many records as two batches may have."""
+        """The oldest batches, one a partition, up to as many records and bytes as two batches may have."""
         group: dict[int, _Waiting] = {}
         records, records_max = 0, _TOGETHER * self.reader_options.batch_records_max
+        # Large records are few: without this bound, those of all partitions would be copied and decoded at once.
+        size, bytes_max = 0, _TOGETHER * self.reader_options.batch_bytes_max
         for batch, done in list(waiting):
             if done.cancelled():
                 # Its body was ended before it was begun here.
                 waiting.remove((batch, done))
                 continue
-            records += len(batch.values)
-            if batch.partition in group or (group and records > records_max):
+            records, size = records + len(batch.values), size + batch.size_bytes
+            if batch.partition in group or (group and (records > records_max or size > bytes_max)):
                 break
             group[batch.partition] = batch, done
         for each in group.values():
@@ -151,13 +153,15 @@ class EnginePort:
 
 
 def _tell(group: Sequence[_Waiting], what: dict[Place, int] | Exception) -> None:
-    """The outcome to all whose batches were applied together; to one that still waits, where to read again from."""
-    waiting = [done for _, done in group if not done.done()]
-    for number, done in enumerate(waiting):
+    """The outcome to all whose batches were applied together; where to read again from to one that still waits."""
+    for _, done in group:
+        if done.done():
+            continue
         if isinstance(what, Exception):
             done.set_exception(what)
         else:
-            done.set_result({} if number else what)
+            done.set_result(what)
+            what = {}
 
 
 class StreamApp(faust.App):

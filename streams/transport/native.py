@@ -29,6 +29,7 @@ _CALLBACKS = ("stats_cb", "error_cb", "on_commit", "logger")
 # syslog's levels -> Python's.
 _LOG_LEVELS = (50, 50, 50, 40, 30, 20, 20, 10)
 _FOR_EVER_MS = -1
+_CLOSED = "the consumer is closed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +147,7 @@ class NativeConsumer:
 
     def unassign(self) -> None:
         self._has_answered = True
-        self._c.check(self._c.assign(self._client, None))
+        self._c.check(self._c.assign(self._ours, None))
 
     def incremental_assign(self, partitions: list[TopicPartition]) -> None:
         self._has_answered = True
@@ -173,6 +174,7 @@ class NativeConsumer:
 
     def consume(self, records_max: int, timeout_s: float) -> tuple[list[Run], list[Said]]:
         """What has come, up to so many records or after at most this long: a run of each partition, and what else."""
+        assert self._queue is not None, _CLOSED
         room = self._room if self._room.size >= records_max else _Room(records_max)
         self._room = room
         size = self._c.consume_batch_queue(self._queue, int(timeout_s * 1_000), room.messages.ctypes.data, records_max)
@@ -251,9 +253,9 @@ class NativeConsumer:
 
     def _with(self, function: Callable[..., Any], places: Iterable[TopicPartition], *more: int) -> list[c.Answered]:
         """Call with partitions. What is returned is an error's code, or an error; each partition may have its own."""
-        held = self._c.partitions(places)
+        ours, held = self._ours, self._c.partitions(places)
         try:
-            returned = function(self._client, held, *more)
+            returned = function(ours, held, *more)
             if function.restype is c_void_p:  # type: ignore[attr-defined]  # a function of C
                 self._c.check_error(returned)
             else:
@@ -261,6 +263,12 @@ class NativeConsumer:
             return self._c.answers(held)
         finally:
             self._c.topic_partition_list_destroy(held)
+
+    @property
+    def _ours(self) -> int:
+        """The client, of which C asks no leave to follow a null pointer."""
+        assert self._client is not None, _CLOSED
+        return self._client
 
     def _let_go(self, destroy: Callable[[int], None]) -> None:
         if self._queue is not None:

@@ -172,3 +172,31 @@ def test_after_a_loss_no_heartbeat_moves_a_bucket_whose_events_waited_for_anothe
     sink.finish()
     evens = [float(offset) for offset in range(0, 40, 2)]
     assert value(store) == (len(evens) + 10, sum(evens) + sum(range(10)))
+
+
+def test_a_group_of_more_partitions_than_tries_may_be_found_applied_already(store: OnlineStore) -> None:
+    # Of a second sending after a lost connection, or of a zombie, the store says one partition at a time.
+    partitions = range(30)
+
+    def group(sink: OnlineSink, first: int, end: int) -> None:
+        offsets = np.tile(np.arange(first, end), len(partitions))
+        partition = np.repeat(np.array(partitions, dtype=np.int32), end - first)
+
+        def events(chosen: np.ndarray, row: np.ndarray) -> Events:
+            worth = Column(offsets[chosen].astype(np.float64), None)
+            return Events(row, offsets[chosen], partition[chosen], offsets[chosen], {"amount": worth})
+
+        grouped = group_keys([pa.array(["u"] * len(offsets))])
+        sink.apply(grouped, partition, offsets, {each: Mark(end, end) for each in partitions}, events)
+        sink.finish()
+
+    zombie, owner = OnlineSink(store, VIEW), OnlineSink(store, VIEW)
+    for sink in (zombie, owner):
+        for each in partitions:
+            sink.open(each)
+    group(owner, 0, 3)
+    group(zombie, 0, 3)
+    group(zombie, 3, 5)
+    # All straddle.
+    group(owner, 2, 7)
+    assert value(store) == expected(*[(0, 7)] * len(partitions))

@@ -115,3 +115,18 @@ def test_the_columns_are_what_messages_say(stack: LocalStack, unique: Callable[[
 def test_options_that_cannot_be_are_refused(more: dict[str, Any], error: type[Exception], named: str) -> None:
     with pytest.raises(error, match=named):
         NativeConsumer({"bootstrap.servers": "127.0.0.1:1", "group.id": "none", **more})
+
+
+def test_a_closed_consumer_says_so_where_c_would_end_the_process() -> None:
+    consumer = NativeConsumer({"bootstrap.servers": "127.0.0.1:1", "group.id": "none"})
+    consumer.close()
+    consumer.close()
+    place = TopicPartition("none", 0, 1)
+    for call in (
+        lambda: consumer.consume(1, 0.0),
+        lambda: consumer.commit(offsets=[place], asynchronous=True),
+        lambda: consumer.pause([place]),
+        consumer.unassign,
+    ):
+        with pytest.raises(AssertionError, match="closed"):
+            call()
