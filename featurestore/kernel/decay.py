@@ -63,6 +63,8 @@ def faded(
 ) -> Floats:
     """The decayed sum of each span, tile by tile from the oldest to the newest.
 
+    It is NaN where tiles of both signs are infinite.
+
     first_tile, end_tile  (n) the tiles of each span, end exclusive
     sums_of               (chosen spans, a tile each) -> the sums of these tiles, 0 where there is no such tile
     ends_us               tiles -> where they end
@@ -71,7 +73,9 @@ def faded(
     for back in range(int((end_tile - first_tile).max(initial=0)), 0, -1):
         some = np.flatnonzero(end_tile - first_tile >= back)
         tile = end_tile[some] - back
-        out[some] += sums_of(some, tile) * weights(ends_us(tile) - moments_us[some], half_life_us)
+        # What is beyond float64 is infinite, as every sum is.
+        with np.errstate(over="ignore", invalid="ignore"):
+            out[some] += sums_of(some, tile) * weights(ends_us(tile) - moments_us[some], half_life_us)
     return out
 
 

@@ -73,7 +73,7 @@ def value(
             for e in ordered
             if e.values[column] is not None
         ]
-        faded = math.fsum(weight * v for weight, v in weighed)
+        faded = _float(sum((Fraction(weight) * Fraction(v) for weight, v in weighed), Fraction(0)))
         weight = math.fsum(weight for weight, _ in weighed)
         if function == "decayed_mean" and weight < 1e-290:
             return None  # faded below what floats can weigh

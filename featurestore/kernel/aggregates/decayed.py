@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import numpy.typing as npt
 
 from featurestore.kernel.aggregates.compiled import Ask, Compiled, Finished, Span, given
 from featurestore.kernel.aggregates.counting import counter_of
-from featurestore.kernel.aggregates.partial import State
+from featurestore.kernel.aggregates.partial import Mask, State
 from featurestore.kernel.aggregates.sums import SumPartial
 
 
@@ -16,7 +17,7 @@ def decayed_sum(ask: Ask) -> Compiled:
     counter, added = counter_of(given(ask.column)), SumPartial(given(ask.faded).name, "float64")
 
     def finish(states: Mapping[str, State], span: Span) -> Finished:
-        return Finished(states[added.name]["value"], states[counter.name]["count"] > 0)
+        return _known(states[added.name]["value"], states[counter.name]["count"] > 0)
 
     return Compiled((counter, added), "float64", finish, faded=(added.name,), half_life_us=int(given(ask.argument)))
 
@@ -29,7 +30,14 @@ def decayed_mean(ask: Ask) -> Compiled:
         weight = states[below.name]["value"]
         # Weights that have faded below the smallest float leave nothing to divide by.
         some = (states[counter.name]["count"] > 0) & (weight > 0)
-        return Finished(states[above.name]["value"] / np.where(some, weight, 1.0), some)
+        with np.errstate(over="ignore"):
+            return _known(states[above.name]["value"] / np.where(some, weight, 1.0), some)
 
     names = (above.name, below.name)
     return Compiled((counter, above, below), "float64", finish, faded=names, half_life_us=int(given(ask.argument)))
+
+
+def _known(values: npt.NDArray[np.float64], some: Mask) -> Finished:
+    """Infinite parts of both signs have no sum."""
+    held = some & ~np.isnan(values)
+    return Finished(np.where(held, values, 0.0), held)

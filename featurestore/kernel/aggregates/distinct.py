@@ -6,7 +6,7 @@ on the set of values alone, and so do the registers, so neither order nor groupi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -16,7 +16,8 @@ import numpy.typing as npt
 from featurestore.kernel import hyperloglog as hll
 from featurestore.kernel.aggregates.compiled import Ask, Compiled, Finished, Span, always, given
 from featurestore.kernel.aggregates.hashed import hashes_of
-from featurestore.kernel.aggregates.partial import Field, Ints, State, concat, rungless
+from featurestore.kernel.aggregates.heaped import Heaped, pieces
+from featurestore.kernel.aggregates.partial import Ints, State, runs_of
 from featurestore.kernel.events import DataType, Events
 
 EXACT_MAX = 512
@@ -24,46 +25,26 @@ HASH_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True)
-class DistinctPartial:
+class DistinctPartial(Heaped):
     """The hashes of a column's values, or registers made of them, which are longer than any hashes that are kept."""
 
     column: str
     dtype: DataType
-    has_rung: bool = False
-    has_heap: bool = True
 
     @property
     def name(self) -> str:
         return f"distinct({self.column})"
 
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return (self.column,)
-
-    def fields(self, rung: int) -> tuple[Field, ...]:
-        # The record keeps the length; the bytes follow after the records.
-        return (Field("value", "<u4"),)
-
     def lift(self, events: Events) -> State:
         column = events.columns[self.column]
-        raw = hashes_of(column, self.dtype).tobytes()
-        out = np.empty(len(events), dtype=object)
-        out[:] = [raw[at : at + HASH_BYTES] for at in range(0, len(raw), HASH_BYTES)]
-        if column.valid is not None:
-            out[~column.valid] = b""
-        return {"value": out}
-
-    def concat(self, states: Sequence[State]) -> State:
-        return concat(states)
+        return {"value": pieces(hashes_of(column, self.dtype), column.valid)}
 
     def merge(self, state: State, starts: Ints) -> State:
         kept = state["value"]
         if len(starts) == len(kept):
             return state
         sizes = np.array([len(each) for each in kept], dtype=np.int64)
-        run = np.zeros(len(kept), dtype=np.int64)
-        run[starts[1:]] = 1
-        run = np.cumsum(run)
+        run = runs_of(starts, len(kept))
         sketched = sizes == hll.REGISTERS_BYTES
         hashes = np.frombuffer(b"".join(kept[~sketched]), dtype=np.uint64)
         hashes, run_of_hash = _different(hashes, np.repeat(run[~sketched], sizes[~sketched] // HASH_BYTES))
@@ -115,15 +96,6 @@ class DistinctPartial:
             out,
         )
         return {"different": different, "ranks": out}
-
-    def rungs(self, state: State) -> npt.NDArray[np.uint8]:
-        return rungless(state)
-
-    def store(self, state: State, rung: int) -> State:
-        return state
-
-    def load(self, stored: State, rung: int) -> State:
-        return {"value": stored["value"].astype(object)}
 
 
 def distinct(ask: Ask) -> Compiled:

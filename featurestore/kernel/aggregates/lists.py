@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from featurestore.kernel.aggregates.compiled import Ask, Builder, Compiled, Finished, Span, given
+from featurestore.kernel.aggregates.heaped import Heaped
 from featurestore.kernel.aggregates.packed import listed, packed, unpacker
-from featurestore.kernel.aggregates.partial import Field, Ints, State, concat, rungless
+from featurestore.kernel.aggregates.partial import Ints, State
 from featurestore.kernel.events import DataType, Events
 
 VALUES_MAX = 1_000
@@ -24,7 +24,7 @@ Entry = tuple[int, int, int, bytes]
 
 
 @dataclass(frozen=True, slots=True)
-class ListPartial:
+class ListPartial(Heaped):
     """Up to `length` values, each with the event that brought it; of equal ones, if `distinct`, the nearest to the end.
 
     What falls off a part has `length` values before it there, so it would fall off the whole as well.
@@ -35,19 +35,10 @@ class ListPartial:
     which: Literal["first", "last"]
     length: int
     distinct: bool
-    has_rung: bool = False
-    has_heap: bool = True
 
     @property
     def name(self) -> str:
         return f"{self.which}_{self.length}({'distinct ' if self.distinct else ''}{self.column})"
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return (self.column,)
-
-    def fields(self, rung: int) -> tuple[Field, ...]:
-        return (Field("value", "<u4"),)
 
     def lift(self, events: Events) -> State:
         values = packed(events.columns[self.column], self.dtype, one_zero=self.distinct)
@@ -60,9 +51,6 @@ class ListPartial:
                 ]
             )
         }
-
-    def concat(self, states: Sequence[State]) -> State:
-        return concat(states)
 
     def merge(self, state: State, starts: Ints) -> State:
         lists = state["value"]
@@ -91,15 +79,6 @@ class ListPartial:
             else:
                 out.append(b"".join(singles[places[at]] for at in islice(walk, self.length)))
         return {"value": listed(out)}
-
-    def rungs(self, state: State) -> npt.NDArray[np.uint8]:
-        return rungless(state)
-
-    def store(self, state: State, rung: int) -> State:
-        return state
-
-    def load(self, stored: State, rung: int) -> State:
-        return {"value": stored["value"].astype(object)}
 
     def _packed(self, entries: Iterable[Entry]) -> bytes:
         """The first `length` entries of those given, nearest to the end first."""

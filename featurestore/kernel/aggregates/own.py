@@ -11,7 +11,7 @@ import numpy.typing as npt
 from featurestore.errors import DefinitionError
 from featurestore.kernel.aggregates.compiled import Ask, Compiled, Finished, Span, given
 from featurestore.kernel.aggregates.counting import counter_of
-from featurestore.kernel.aggregates.partial import Array, Field, Input, Ints, State, concat, rungless, take
+from featurestore.kernel.aggregates.partial import Array, Field, Input, Ints, State, concat, rungless, runs_of, take
 from featurestore.kernel.decimals import decimal_type
 from featurestore.kernel.events import ARROW_TYPES, DataType, Events
 
@@ -96,9 +96,7 @@ class OwnPartial:
         """Neighbours two by two, until each run is one."""
         total = len(next(iter(state.values())))
         while len(starts) < total:
-            run = np.zeros(total, dtype=np.int64)
-            run[starts[1:]] = 1
-            run = np.cumsum(run)
+            run = runs_of(starts, total)
             inside = np.arange(total) - starts[run]
             last = np.append(starts[1:], total)[run] - 1
             paired = np.flatnonzero((inside % 2 == 0) & (np.arange(total) < last))

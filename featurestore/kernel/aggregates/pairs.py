@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -19,7 +19,8 @@ import numpy.typing as npt
 
 from featurestore.kernel.aggregates.compiled import Ask, Compiled, Finished, Span, given
 from featurestore.kernel.aggregates.hashed import hashes_of
-from featurestore.kernel.aggregates.partial import Array, Field, Ints, State, concat, rungless
+from featurestore.kernel.aggregates.heaped import Heaped, pieces
+from featurestore.kernel.aggregates.partial import Array, Ints, State, runs_of
 from featurestore.kernel.decimals import floats_of, scale_of
 from featurestore.kernel.events import DataType, Events
 from featurestore.kernel.logarithm import log2
@@ -37,7 +38,7 @@ _SIGN = np.uint64(1 << 63)
 
 
 @dataclass(frozen=True, slots=True)
-class PairsPartial:
+class PairsPartial(Heaped):
     """Counts of a column's values by hash (of the whole value) or by bucket (of a number, ordered).
 
     most  how many different keys there may be
@@ -47,20 +48,10 @@ class PairsPartial:
     dtype: DataType
     by: Literal["hash", "bucket"]
     most: int
-    has_rung: bool = False
-    has_heap: bool = True
 
     @property
     def name(self) -> str:
         return f"pairs({self.column} by {self.by} to {self.most})"
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return (self.column,)
-
-    def fields(self, rung: int) -> tuple[Field, ...]:
-        # The record keeps the length; the pairs follow after the records.
-        return (Field("value", "<u4"),)
 
     def lift(self, events: Events) -> State:
         column = events.columns[self.column]
@@ -71,24 +62,14 @@ class PairsPartial:
             keys = buckets_of(floats_of(column.values, scale) if scale else column.values)
         pairs = np.zeros(len(keys), dtype=PAIR)
         pairs["key"], pairs["count"] = keys, 1
-        raw = pairs.tobytes()
-        out = np.empty(len(keys), dtype=object)
-        out[:] = [raw[at : at + PAIR.itemsize] for at in range(0, len(raw), PAIR.itemsize)]
-        if column.valid is not None:
-            out[~column.valid] = b""
-        return {"value": out}
-
-    def concat(self, states: Sequence[State]) -> State:
-        return concat(states)
+        return {"value": pieces(pairs, column.valid)}
 
     def merge(self, state: State, starts: Ints) -> State:
         packed = state["value"]
         if len(starts) == len(packed):
             return state
-        run_of = np.zeros(len(packed), dtype=np.int64)
-        run_of[starts[1:]] = 1
         sizes = np.array([len(each) for each in packed], dtype=np.int64) // PAIR.itemsize
-        run = np.repeat(np.cumsum(run_of), sizes)
+        run = np.repeat(runs_of(starts, len(packed)), sizes)
         pairs = np.frombuffer(b"".join(packed), dtype=PAIR)
         order = np.lexsort((pairs["key"], run))
         run, key, count = run[order], pairs["key"][order], pairs["count"][order].astype(np.int64)
@@ -130,15 +111,6 @@ class PairsPartial:
             pairs["key"], pairs["count"] = kept, [held[key] for key in kept]
             out[place] = pairs.tobytes()
         return {"value": out}
-
-    def rungs(self, state: State) -> npt.NDArray[np.uint8]:
-        return rungless(state)
-
-    def store(self, state: State, rung: int) -> State:
-        return state
-
-    def load(self, stored: State, rung: int) -> State:
-        return {"value": stored["value"].astype(object)}
 
     def _split(self, pairs: npt.NDArray[np.void], run: Ints, full: npt.NDArray[np.bool_]) -> Array:
         """The pairs of each run as bytes."""

@@ -20,6 +20,7 @@ from featurestore.kernel.events import DataType, Events
 
 Array = npt.NDArray[Any]
 Ints = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
 State = dict[str, Array]
 
 
@@ -81,6 +82,13 @@ def take(state: State, index: npt.NDArray[Any]) -> State:
 def concat(states: Sequence[State]) -> State:
     """Partials of several states, one after another."""
     return {name: np.concatenate([state[name] for state in states]) for name in states[0]}
+
+
+def runs_of(starts: Ints, total: int) -> Ints:
+    """Which run each of `total` partials is in; runs begin at `starts`, as in `Partial.merge`."""
+    run = np.zeros(total, dtype=np.int64)
+    run[starts[1:]] = 1
+    return np.cumsum(run)
 
 
 def rungless(state: State) -> npt.NDArray[np.uint8]:

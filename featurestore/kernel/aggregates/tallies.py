@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from featurestore.kernel.aggregates.compiled import Ask, Compiled, Finished, Span, given
+from featurestore.kernel.aggregates.heaped import Heaped
 from featurestore.kernel.aggregates.packed import listed, packed, unpacker
-from featurestore.kernel.aggregates.partial import Field, Ints, State, concat, rungless
+from featurestore.kernel.aggregates.partial import Ints, State
 from featurestore.kernel.events import DataType, Events
 
 VALUES_MAX = 1_024
@@ -29,32 +29,20 @@ _FULL = _HEAD.pack(0, 0)
 
 
 @dataclass(frozen=True, slots=True)
-class TallyPartial:
+class TallyPartial(Heaped):
     """The count of every value, of up to `most` different ones."""
 
     column: str
     dtype: DataType
     most: int
-    has_rung: bool = False
-    has_heap: bool = True
 
     @property
     def name(self) -> str:
         return f"tally({self.column} to {self.most})"
 
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return (self.column,)
-
-    def fields(self, rung: int) -> tuple[Field, ...]:
-        return (Field("value", "<u4"),)
-
     def lift(self, events: Events) -> State:
         values = packed(events.columns[self.column], self.dtype, one_zero=True)
         return {"value": listed([b"" if value is None else _HEAD.pack(1, len(value)) + value for value in values])}
-
-    def concat(self, states: Sequence[State]) -> State:
-        return concat(states)
 
     def merge(self, state: State, starts: Ints) -> State:
         tallies = state["value"]
@@ -93,15 +81,6 @@ class TallyPartial:
             start, end = wanted_low, wanted_high
             out[place] = self._packed(held)
         return {"value": listed(out)}
-
-    def rungs(self, state: State) -> npt.NDArray[np.uint8]:
-        return rungless(state)
-
-    def store(self, state: State, rung: int) -> State:
-        return state
-
-    def load(self, stored: State, rung: int) -> State:
-        return {"value": stored["value"].astype(object)}
 
     def _packed(self, held: Mapping[bytes, int]) -> bytes:
         if len(held) > self.most:

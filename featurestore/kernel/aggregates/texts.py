@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from featurestore.kernel.aggregates.compiled import Compiled, Finished, Span
 from featurestore.kernel.aggregates.extremes import ExtremePartial
+from featurestore.kernel.aggregates.heaped import Heaped
 from featurestore.kernel.aggregates.packed import listed
-from featurestore.kernel.aggregates.partial import Field, Input, Ints, State, concat, rungless
+from featurestore.kernel.aggregates.partial import Input, Ints, State
 from featurestore.kernel.events import Events
 
 # Stands before every text, so that an empty one is not taken for none.
@@ -21,33 +21,21 @@ _THERE = b"\x01"
 
 
 @dataclass(frozen=True, slots=True)
-class TextExtremePartial:
+class TextExtremePartial(Heaped):
     """The smallest or largest text; nothing where there is none."""
 
     column: str
     which: Literal["min", "max"]
-    has_rung: bool = False
-    has_heap: bool = True
 
     @property
     def name(self) -> str:
         return f"{self.which}({self.column})"
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return (self.column,)
-
-    def fields(self, rung: int) -> tuple[Field, ...]:
-        return (Field("value", "<u4"),)
 
     def lift(self, events: Events) -> State:
         column = events.columns[self.column]
         valid = np.ones(len(events), dtype=np.bool_) if column.valid is None else column.valid
         texts = zip(column.values.tolist(), valid.tolist(), strict=True)
         return {"value": listed([_THERE + text if held else b"" for text, held in texts])}
-
-    def concat(self, states: Sequence[State]) -> State:
-        return concat(states)
 
     def merge(self, state: State, starts: Ints) -> State:
         texts, choose = state["value"].tolist(), min if self.which == "min" else max
@@ -63,15 +51,6 @@ class TextExtremePartial:
         ranks = np.array([rank_of.get(text, nothing) for text in texts], dtype=np.int64)
         found = ExtremePartial(self.column, "int64", self.which).over({"value": ranks}, low, high)["value"]
         return {"value": listed([b"" if rank == nothing else ranked[rank] for rank in found.tolist()])}
-
-    def rungs(self, state: State) -> npt.NDArray[np.uint8]:
-        return rungless(state)
-
-    def store(self, state: State, rung: int) -> State:
-        return state
-
-    def load(self, stored: State, rung: int) -> State:
-        return {"value": stored["value"].astype(object)}
 
 
 def text_extreme(column: Input, which: Literal["min", "max"]) -> Compiled:
