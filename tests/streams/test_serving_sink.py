@@ -56,7 +56,8 @@ def test_rows_that_the_store_took_and_lost_again_before_that_was_learned_are_mis
     saved = {name: redis_client.dump(name) for name in redis_client.scan_iter(f"{store.name('')[:-1].decode()}*")}
     apply(sink, 10, 20)
     work = sink._inner._work
-    assert work is not None and work.commit is not None
+    assert work is not None
+    assert work.commit is not None
     # The store has answered, and nobody has looked at the answer.
     work.commit.result()
     for name, dumped in saved.items():
