@@ -172,7 +172,9 @@ class ServingSink:
         alias, incarnation = self._aliases.get(self._view.id), self._store.incarnation()
         self._follow_alias(alias)
         if incarnation != self._incarnation or self._barrier is not None:
-            # A loss shows at a commit, but where nothing comes nothing is committed.
+            # A loss shows at a commit, but where nothing comes nothing is committed. First what was sent before it is
+            # to be learned: rows that the store took and lost again would be missed now, and be taken for held then.
+            self.finish()
             self._incarnation = incarnation
             lost = [partition for partition in self._inner.lost() if partition not in self._filling]
             if lost:

@@ -38,7 +38,8 @@ def apply(sink: OnlineSink, partition: int, first: int, users: Sequence[str]) ->
         return Events(row, offsets[chosen], place, offsets[chosen], {"amount": Column(np.ones(len(chosen)))})
 
     end = first + len(users)
-    sink.apply(partition, group_keys([pa.array(users)]), offsets, Mark(end, end), events)
+    place = np.full(len(users), partition, dtype=np.int32)
+    sink.apply(group_keys([pa.array(users)]), place, offsets, {partition: Mark(end, end)}, events)
 
 
 def count_of(store: SimulatedStore, user: str) -> int:
@@ -68,7 +69,7 @@ def test_nothing_moves_a_bucket_whose_events_went_with_those_of_a_lost_one(after
         sink.finish()
     # Another partition came or went meanwhile, and nobody has read this one again: b must wait for its event, too.
     with pytest.raises(LostTailError):
-        sink.heartbeat(0, Mark(4, 4)) if after == "a heartbeat" else apply(sink, 0, 4, [b])
+        sink.heartbeat({0: Mark(4, 4)}) if after == "a heartbeat" else apply(sink, 0, 4, [b])
     start = sink.open(0)
     first = 0 if start is None else start.offset
     apply(sink, 0, first, [a, b, a, b][first:])
