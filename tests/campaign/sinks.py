@@ -8,8 +8,9 @@ from confluent_kafka import ConsumerGroupTopicPartitions
 from confluent_kafka.admin import AdminClient
 
 from featurestore.offline import EventLog
+from featurestore.online import Aliases
 from featurestore.settings import Settings
-from featurestore.spec import Repository
+from featurestore.spec import FeatureView, Repository
 from streams.build import online_store
 
 
@@ -38,6 +39,7 @@ class Sinks:
         self._settings, self._topic, self._admin = settings, topic, admin
         self._views = [view for view in repository.views_of(topic) if view.online]
         self._store, self._definition = online_store(settings), repository.topic(topic)
+        self._aliases = Aliases(self._store)
         self._log = EventLog(settings.offline_path, self._definition)
 
     def look(self, *, group: bool = False) -> Standing:
@@ -47,7 +49,7 @@ class Sinks:
         for view in self._views:
             for bucket in range(self._settings.buckets):
                 online[view.name, bucket] = {}
-            for partition, marks in self._store.marks(view.id, self._topic).items():
+            for partition, marks in self._store.marks(self._served(view), self._topic).items():
                 for bucket, mark in enumerate(marks):
                     online[view.name, bucket][partition] = 0 if mark is None else mark.offset
         self._log.forget()
@@ -57,9 +59,14 @@ class Sinks:
         """Partition -> the furthest that any bucket has come."""
         out: dict[int, int] = {}
         for view in self._views:
-            for partition, marks in self._store.marks(view.id, self._topic).items():
+            for partition, marks in self._store.marks(self._served(view), self._topic).items():
                 out[partition] = max(out.get(partition, 0), *(0 if mark is None else mark.offset for mark in marks))
         return out
+
+    def _served(self, view: FeatureView) -> str:
+        """Whose rows are served: after a backfill those of another generation."""
+        alias = self._aliases.get(view.id)
+        return view.id if alias is None else alias.id
 
     def _group(self) -> dict[int, int]:
         asked = self._admin.list_consumer_group_offsets(
