@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ from streams.transport.options import ReaderOptions, consumer_config
 from tests.streams.transport.harness import LIMIT_S, make_topic
 
 PARTITIONS = 3
+LAST = b"the last one"
 Told = dict[int, list[tuple[Any, ...]]]
 
 
@@ -48,6 +49,19 @@ def write(bootstrap: str, topic: str, draw: random.Random) -> None:
             producer.abort_transaction(LIMIT_S)
         else:
             producer.commit_transaction(LIMIT_S)
+    # Markers are written after a commit is answered: who has this record has passed them all.
+    plain = Producer(client_config(bootstrap))
+    for partition in range(PARTITIONS):
+        plain.produce(topic, value=LAST, partition=partition)
+    plain.flush(LIMIT_S)
+
+
+def is_read(told: Told, ends: Mapping[int, int | None]) -> bool:
+    """Whether each partition has been read to behind its last record."""
+    return all(
+        told[partition] and told[partition][-1][2] == LAST and (ends.get(partition) or 0) > told[partition][-1][0]
+        for partition in range(PARTITIONS)
+    )
 
 
 def options(bootstrap: str, group: str) -> dict[str, Any]:
@@ -58,7 +72,7 @@ def as_messages(bootstrap: str, topic: str, starts: list[TopicPartition]) -> tup
     """One record after the other, and the offset at which each partition ends."""
     consumer, told, ends = Consumer(options(bootstrap, topic)), defaultdict(list), dict[int, int | None]()
     consumer.assign(starts)
-    while len(ends) < PARTITIONS:
+    while not is_read(told, ends):
         for message in consumer.consume(500, 1.0):
             partition, error = message.partition(), message.error()
             assert partition is not None
@@ -76,7 +90,7 @@ def as_messages(bootstrap: str, topic: str, starts: list[TopicPartition]) -> tup
 def as_columns(bootstrap: str, topic: str, starts: list[TopicPartition], at_once: int) -> tuple[Told, dict[int, int]]:
     consumer, told, ends = NativeConsumer(options(bootstrap, topic)), defaultdict(list), dict[int, int]()
     consumer.assign(starts)
-    while len(ends) < PARTITIONS:
+    while not is_read(told, ends):
         runs, said = consumer.consume(at_once, 1.0)
         assert sum(len(run.offsets) for run in runs) + len(said) <= at_once
         for run in runs:
