@@ -210,11 +210,11 @@ def test_a_worker_tells_what_its_transport_does(workers: Callable[..., Workers])
     prefix = "featurestore_transport_"
     # librdkafka tells its figures once a second, those of the broker later than its own.
     group.wait(lambda: any(name.startswith(f"{prefix}broker_round_trip") for name in metrics()))
-    group.wait(lambda: metrics()[prefix + "received_records_total"] == 1_000)
+    # Also what was thrown away and read again, as librdkafka does when it is told where to begin.
+    group.wait(lambda: metrics()[prefix + "received_records_total"] >= 1_000)
     said = metrics()
     assert said[prefix + "records_total"] == 1_000
     assert said[prefix + "batches_total"] >= 1
     assert said[prefix + "rebalances_total"] == 1
-    assert said[prefix + "received_records_total"] == 1_000
     for name in ("waiting_bytes", "in_hand_batches", "fetch_queue_bytes", "paused_partitions"):
         assert said[prefix + name] == 0
