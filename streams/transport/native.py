@@ -247,7 +247,7 @@ class NativeConsumer:
         """The first offset that the broker has, and the end; None where it does not say in time."""
         low, end = ctypes.c_int64(), ctypes.c_int64()
         asked = topic.encode(), partition, ctypes.byref(low), ctypes.byref(end), int(timeout_s * 1_000)
-        return None if self._c.query_watermark_offsets(self._client, *asked) else (low.value, end.value)
+        return None if self._c.query_watermark_offsets(self._ours, *asked) else (low.value, end.value)
 
     # -- within --------------------------------------------------------------------------------------------------
 
