@@ -34,8 +34,8 @@ def online_store(settings: Settings) -> OnlineStore:
 
 def build_worker(settings: Settings, repository: Repository) -> StreamApp:
     """One worker for all topics that a view reads."""
-    # What takes long at its first use is used now, before a partition is taken over: the first array of Arrow from a
-    # list imports pandas, where it is installed.
+    # What takes long at its first use is used now, before a partition is taken over. Outside a worker's own process the
+    # first array of Arrow from a list imports pandas, where it is installed.
     warm_up()
     pa.array([0])
     store = online_store(settings)

@@ -50,13 +50,14 @@ class Journal:
         return 100 + partition
 
 
-def batch(partition: int, first: int, count: int = 10) -> Batch:
+def batch(partition: int, first: int, count: int = 10, payload: bytes = b"{}") -> Batch:
     numbers = np.arange(first, first + count)
-    return Batch("paid", partition, first, first + count, [b"{}"] * count, numbers, numbers)
+    return Batch("paid", partition, first, first + count, [payload] * count, numbers, numbers)
 
 
-def port_of(engine: Any, records_max: int = 50) -> EnginePort:
-    return EnginePort({"paid": engine}, ReaderOptions(batch_records_max=records_max))
+def port_of(engine: Any, records_max: int = 50, bytes_max: int = 1 << 20) -> EnginePort:
+    options = ReaderOptions(batch_records_max=records_max, batch_bytes_max=bytes_max)
+    return EnginePort({"paid": engine}, options)
 
 
 async def behind_one(engine: Journal, port: EnginePort, batches: list[Batch]) -> list[asyncio.Task[Any]]:
@@ -85,6 +86,18 @@ def test_no_more_records_go_together_than_two_batches_may_have() -> None:
     async def run() -> None:
         engine = Journal()
         tasks = await behind_one(engine, port_of(engine, 50), [batch(n, 0, 40) for n in range(4)] + [batch(4, 0, 500)])
+        engine.go_on()
+        await asyncio.gather(*tasks)
+        assert engine.groups[1:] == [[(0, 0), (1, 0)], [(2, 0), (3, 0)], [(4, 0)]]
+
+    asyncio.run(run())
+
+
+def test_no_more_bytes_go_together_than_two_batches_may_have() -> None:
+    async def run() -> None:
+        engine = Journal()
+        large = [batch(number, 0, 1, b" " * 1_000) for number in range(5)]
+        tasks = await behind_one(engine, port_of(engine, bytes_max=1_000), large)
         engine.go_on()
         await asyncio.gather(*tasks)
         assert engine.groups[1:] == [[(0, 0), (1, 0)], [(2, 0), (3, 0)], [(4, 0)]]
