@@ -72,7 +72,7 @@ class Settings(BaseSettings):
         le=1 << 30,
         description="bytes of them at most, so that large records do not fill the memory",
     )
-    worker_ahead_bytes_max: int = Field(12 << 20, ge=1_024, le=1 << 34, description="bytes that a worker reads ahead")
+    worker_ahead_bytes_max: int = Field(15 << 20, ge=1_024, le=1 << 34, description="bytes that a worker reads ahead")
     worker_rebalance: Literal["eager", "cooperative"] = Field(
         "eager",
         description="when workers come or go: all partitions change hands, in one round, or only those that must, in "

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import assert_never
 
 import numpy as np
@@ -16,12 +17,13 @@ import numpy.typing as npt
 
 from featurestore.errors import CommitRetriesError, LostTailError, TopicError
 from featurestore.event_time import DAY_US, Mark
-from featurestore.kernel import Events, fold_pieces
+from featurestore.kernel import Events, Pieces, fold_pieces
 from featurestore.kernel.keys import Grouped
 from featurestore.online import (
     TOKEN_BYTES,
     Applied,
     BucketCommit,
+    BucketRead,
     Conflict,
     Duplicate,
     LostTail,
@@ -36,6 +38,8 @@ from featurestore.spec import FeatureView
 # Another worker on the same rows makes a commit read again; this many in a row means that something is wrong. Not
 # counted is one of each partition: an answer says of one at a time that it stands elsewhere.
 _TRIES_MAX = 20
+# More slices overlap hardly better, and each costs a round trip.
+_SLICE_EVENTS, _SLICES_MAX = 8_000, 4
 
 EventsOf = Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64]], Events]
 
@@ -51,22 +55,29 @@ class _Work:
     new: Mapping[int, Mark]
     events: EventsOf
     waiting: npt.NDArray[np.int64]
-    commit: Future[list[tuple[BucketCommit, Outcome]]] | None = None
+    commits: list[Future[list[tuple[BucketCommit, Outcome]]]] = field(default_factory=list)
     tries: int = 0
 
 
 class OnlineSink:
     """Commits one view's share of each batch; knows how far each bucket has come in each partition.
 
-    thread  where commits wait for the store; one of its own by default
-    row_id  under which the rows lie; the view's own id by default
+    thread        where calls wait for the store; one of its own by default
+    row_id        under which the rows lie; the view's own id by default
+    slice_events  a larger batch goes through in slices of so many events at least, each of other buckets, so that the
+                  store reads and writes one of them while another is folded
     """
 
     def __init__(
-        self, store: OnlineStore, view: FeatureView, thread: Executor | None = None, row_id: str | None = None
+        self,
+        store: OnlineStore,
+        view: FeatureView,
+        thread: Executor | None = None,
+        row_id: str | None = None,
+        slice_events: int = _SLICE_EVENTS,
     ) -> None:
         self._store, self._view, self.row_id = store, view, row_id or view.id
-        self.rows_written = 0
+        self.rows_written, self._slice_events = 0, slice_events
         self._ends: dict[int, list[int | None]] = {}
         self._thread = thread or ThreadPoolExecutor(1, thread_name_prefix=f"commit-{view.name}")
         self._work: _Work | None = None
@@ -148,10 +159,9 @@ class OnlineSink:
     def _settle(self) -> None:
         while self._work is not None:
             work, self._work = self._work, None
-            assert work.commit is not None
-            again = [
-                commit.bucket for commit, outcome in work.commit.result() if self._learn(commit, outcome, work.new)
-            ]
+            # All answers first: where one tells of a lost tail, none of the others may still be on its way.
+            answers = [answer for commit in work.commits for answer in commit.result()]
+            again = [commit.bucket for commit, outcome in answers if self._learn(commit, outcome, work.new)]
             work.tries += 1
             if again and work.tries == _TRIES_MAX + len(work.new):
                 raise CommitRetriesError(self._view.name, work.tries)
@@ -194,7 +204,7 @@ class OnlineSink:
         return min(end or 0 for end in self._ends[partition])
 
     def _begin(self, work: _Work) -> None:
-        """Read and fold the rows of the events that wait, and send them off."""
+        """Read and fold the rows of the events that wait, and send them off, slice by slice."""
         if len(work.waiting):
             places = sorted(work.new)
             floor = np.array([[end or 0 for end in self._ends[each]] for each in places], dtype=np.int64)
@@ -208,11 +218,38 @@ class OnlineSink:
         touched[row] = True
         some = np.flatnonzero(touched)
         # Keys are in the order of their buckets, so rows come back in the order of the keys.
-        asked = keys if len(some) == len(keys) else keys.take(some)
-        reads = self._store.read(self.row_id, asked, work.bucket[some])
-        dense = np.cumsum(touched) - 1
+        asked, bucket = keys if len(some) == len(keys) else keys.take(some), work.bucket[some]
+        row = (np.cumsum(touched) - 1)[row]
+        slices = max(1, min(len(row) // self._slice_events, _SLICES_MAX))
+        starts = np.arange(slices + 1) * self._store.buckets // slices
+        parts = [part for part in pairwise(np.searchsorted(bucket, starts).tolist()) if part[0] < part[1]]
+        reads = [self._read(asked.between(first, end), bucket[first:end], now=slices == 1) for first, end in parts]
+        work.commits = []
+        try:
+            for (first, end), read in zip(parts, reads, strict=True):
+                inside = np.flatnonzero((row >= first) & (row < end)) if slices > 1 else np.arange(len(row))
+                commits = self._folded(work, read.result(), work.waiting[inside], row[inside] - first)
+                work.commits.append(self._thread.submit(self._send, commits))
+        except Exception as error:
+            # Some slices may be in the store already, and nobody will ask what became of them.
+            self._failure = error
+            raise
+        self._work = work
+
+    def _read(self, keys: Pieces, bucket: npt.NDArray[np.int64], *, now: bool) -> Future[list[BucketRead]]:
+        """Rows, behind what is asked for already; a small batch has nothing to do meanwhile, and asks at once."""
+        if not now:
+            return self._thread.submit(self._store.read, self.row_id, keys, bucket)
+        read = Future[list[BucketRead]]()
+        read.set_result(self._store.read(self.row_id, keys, bucket))
+        return read
+
+    def _folded(
+        self, work: _Work, reads: Sequence[BucketRead], waiting: npt.NDArray[np.int64], row: npt.NDArray[np.int64]
+    ) -> list[BucketCommit]:
+        """The commits of the buckets that were read, with some events folded in; `row` of each among those read."""
         held = [stored for read in reads for stored in read.rows]
-        folded = fold_pieces(held, work.events(work.waiting, dense[row]), self._view.plan, skip=TOKEN_BYTES)
+        folded = fold_pieces(held, work.events(waiting, row), self._view.plan, skip=TOKEN_BYTES)
         tokens = row_tokens(held)
         commits, first = [], 0
         for read in reads:
@@ -230,8 +267,7 @@ class OnlineSink:
             )
             first = end
         self.rows_written += len(folded)
-        work.commit = self._thread.submit(self._send, commits)
-        self._work = work
+        return commits
 
     def _send(self, commits: list[BucketCommit]) -> list[tuple[BucketCommit, Outcome]]:
         return list(zip(commits, self._store.commit(self.row_id, commits), strict=True))

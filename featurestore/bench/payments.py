@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 KEYS = 50_000
+PARTITIONS = 4
 _ZIPF = 1.1
 # Five thousand payments a second: a backlog of a million is three minutes of event time, a handful of tiles a row.
 _EVERY_US = 200
@@ -23,7 +24,7 @@ payments = Topic(
     schema={"card": str, "at": "timestamp", "amount": float, "shop": str, "id": str},
     event_time="at",
     key="card",
-    partitions=4,
+    partitions=PARTITIONS,
 )
 spending = FeatureView(
     "spending",
@@ -78,7 +79,8 @@ BACKLOGS = (
 def write_definitions(folder: Path, topic: str, *, heavy: bool = False) -> Path:
     """The job over a topic, as a folder of definitions."""
     folder.mkdir(parents=True)
-    (folder / "payments.py").write_text((_HEAVY if heavy else _FRAUD).replace("TOPIC", topic))
+    job = (_HEAVY if heavy else _FRAUD).replace("TOPIC", topic).replace("PARTITIONS", str(PARTITIONS))
+    (folder / "payments.py").write_text(job)
     return folder
 
 

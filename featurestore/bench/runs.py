@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,13 +17,15 @@ from featurestore.local import LocalStack, free_port, local_settings, start_work
 from featurestore.local.process import ChildServer
 from featurestore.settings import Settings
 from featurestore.spec import load
-from streams.producer import EventProducer
+from streams.producer import EventProducer, kafka_producer
 from streams.progress import Progress
 from streams.topics import Topics
 
 BATCH_RECORDS_MAX = 100_000
 _LIMIT_S = 300.0
 _LOOK_S = 0.1
+# Rows wait a second for others before they are logged, and one commit of as many as there may be takes far less.
+_LOG_S = 5.0
 
 Say = Callable[[str], None]
 
@@ -32,6 +35,7 @@ class Run:
     """One backlog done: events a second, what it cost, and how often a row was written."""
 
     rate: float
+    log_behind_s: float
     peak_mb: float
     rows_an_event: float
     events_a_batch: float
@@ -61,43 +65,74 @@ def bench_settings(
     return settings.model_copy(update={"batch_records_max": batch_records_max, "worker_port": free_port()})
 
 
-def bench_worker(settings: Settings, folder: Path, number: int = 0, workers: int = 1) -> ChildServer:
-    """One worker of `workers`; it is ready when it reads."""
-    # Several workers cannot share a port.
-    own = settings if workers == 1 else settings.model_copy(update={"worker_port": 0})
-    return start_worker(own, folder, name=f"local-{number}")
+def bench_worker(settings: Settings, folder: Path, number: int = 0) -> ChildServer:
+    """One worker of a store; it is ready when it reads. Several need settings with ports of their own."""
+    return start_worker(settings, folder, name=f"local-{number}")
 
 
-def backlog_rate(progress: Progress, events: int, running: list[ChildServer], began: float) -> float:
-    """Events a second from the moment that the workers read to the last event in row and log."""
-    seen_s, seen = 0.0, 0
+def hidden_backlog(stack: LocalStack, backlog: Backlog, events: int) -> Callable[[], None]:
+    """Send a backlog that no consumer sees before what is returned is called: then all of it is there at once."""
+    more = {"transactional.id": backlog.topic}
+    producer = kafka_producer(stack.kafka_bootstrap, "none", more=more)
+    producer.init_transactions()
+    producer.begin_transaction()
+    for key, value in payments(backlog, events, time.time_ns() // 1_000):
+        while True:
+            try:
+                producer.produce(backlog.topic, value, key)
+                break
+            except BufferError:
+                producer.poll(_LOOK_S)
+    producer.flush()
+    return producer.commit_transaction
+
+
+def backlog_rate(
+    progress: Progress, events: int, running: Sequence[ChildServer], began: float, *, at_once: bool = False
+) -> tuple[float, float]:
+    """Events a second until every event is in its row, and the seconds that the log took after that.
+
+    Up to a second of those is the log's own pause for more rows, so they are told apart: a backlog twice as long has
+    no more of them. Raises FeatureStoreError when the log takes longer.
+    at_once  what is there was seen from `began` on; otherwise what comes before the first look that sees anything is
+             taken for start-up
+    """
+    seen_s, seen, rows_s = 0.0, 0, 0.0
     while True:
         [now] = progress.look()
         seconds = time.monotonic() - began
-        if now.done >= events:
-            if seen in (0, events):
+        if now.online >= events and not rows_s:
+            rows_s = seconds
+            if not at_once and seen in (0, events):
                 raise FeatureStoreError(f"bench: {events} events are too few, they were done before the first look")
-            return (events - seen) / (seconds - seen_s)
-        if not seen and now.online:
-            # What came before the first look that sees anything is start-up.
+        if now.done >= events:
+            return (events - seen) / (rows_s - seen_s), seconds - rows_s
+        if not at_once and not seen and now.online:
             seen_s, seen = seconds, now.online
         for worker in running:
             worker.check()
-        if seconds > _LIMIT_S:
+        if seconds > _LIMIT_S or (rows_s and seconds > rows_s + _LOG_S):
             raise FeatureStoreError(f"bench: our worker is at {now.done} of {events} after {seconds:.0f} s")
         time.sleep(_LOOK_S)
 
 
-def worker_sums(port: int) -> Mapping[str, float]:
-    """The worker's own sums, by name without labels."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10.0) as answer:
-        lines = answer.read().decode().splitlines()
+def partitions_held(port: int) -> int:
+    """How many partitions a worker reads."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10.0) as answer:
+        return sum(len(each) for each in json.load(answer)["partitions"].values())
+
+
+def worker_sums(*ports: int) -> Mapping[str, float]:
+    """The own sums of one worker or more, by name without labels."""
     out: dict[str, float] = {}
-    for line in lines:
-        if not line.startswith("#"):
-            name, _, value = line.rpartition(" ")
-            name = name.partition("{")[0]
-            out[name] = out.get(name, 0.0) + float(value)
+    for port in ports:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10.0) as answer:
+            lines = answer.read().decode().splitlines()
+        for line in lines:
+            if not line.startswith("#"):
+                name, _, value = line.rpartition(" ")
+                name = name.partition("{")[0]
+                out[name] = out.get(name, 0.0) + float(value)
     return out
 
 

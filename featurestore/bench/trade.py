@@ -186,7 +186,7 @@ def _backlog(settings: Settings, events: int, folder: Path) -> BacklogPoint:
     progress, began = Progress(settings, load(settings.definitions)), time.monotonic()
     worker = bench_worker(settings, folder / settings.project)
     try:
-        rate = backlog_rate(progress, events, [worker], began)
+        rate, _ = backlog_rate(progress, events, [worker], began)
         return BacklogPoint(settings.batch_records_max, rate, *shares_of(worker_sums(settings.worker_port)))
     finally:
         worker.stop()

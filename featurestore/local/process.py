@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from featurestore.errors import LocalServerError
@@ -28,7 +30,10 @@ def free_port() -> int:
 
 
 class ChildServer:
-    """One running server; `stop` ends it, and so does the death of this process."""
+    """One running server; `stop` ends it, and so does the death of this process.
+
+    nice  how far it steps back for others where cores are few: 0 not at all, 19 as far as it can
+    """
 
     def __init__(
         self,
@@ -38,6 +43,7 @@ class ChildServer:
         is_ready: Callable[[], bool],
         timeout_s: float = 60.0,
         environment: Mapping[str, str] | None = None,
+        nice: int = 0,
     ) -> None:
         self.name, self._log = name, log
         with log.open("ab") as output:
@@ -47,9 +53,10 @@ class ChildServer:
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
                 env=environment,
-                preexec_fn=_die_with_parent,
-                # Ctrl-C is for us alone: we end our children in order, the worker before its broker.
-                start_new_session=True,
+                preexec_fn=partial(_begin, nice),
+                # Ctrl-C is for us alone: we end our children in order, the worker before its broker. They stay in our
+                # session, since Linux weighs sessions before it looks at how nice a process is.
+                process_group=0,
             )
         deadline = time.monotonic() + timeout_s
         while not is_ready():
@@ -97,6 +104,7 @@ def answers(port: int, question: bytes, wanted: bytes) -> bool:
         return False
 
 
-def _die_with_parent() -> None:
+def _begin(nice: int) -> None:
+    os.nice(nice)
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

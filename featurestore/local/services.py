@@ -12,6 +12,8 @@ from featurestore.settings import Settings
 
 # The first process on a machine compiles the kernel's loops, for half a minute or, where it is slow, for longer.
 _READY_S = 180.0
+# On one machine a worker with a backlog would make every lookup wait for a turn of its own.
+_WORKER_NICE = 15
 
 
 def local_settings(stack: LocalStack, folder: Path, definitions: Path, project: str) -> Settings:
@@ -44,7 +46,9 @@ def start_worker(settings: Settings, folder: Path, name: str = "local-1") -> Chi
     log = folder / ("worker.log" if name == "local-1" else f"worker-{name}.log")
     log.unlink(missing_ok=True)
     environment = {**environment_of(settings), "FEATURESTORE_WORKER_ID": name, "PYTHONUNBUFFERED": "1"}
-    return ChildServer("worker", command("worker"), log, lambda: b"reading " in log.read_bytes(), _READY_S, environment)
+    return ChildServer(
+        "worker", command("worker"), log, lambda: b"reading " in log.read_bytes(), _READY_S, environment, _WORKER_NICE
+    )
 
 
 def start_server(settings: Settings, folder: Path) -> ChildServer:

@@ -28,7 +28,8 @@ class LocalStack:
             self._children.append(self._valkey)
             self._say(f"valkey: ready at 127.0.0.1:{self.valkey_port}")
             kafka_port = int(self.kafka_bootstrap.rpartition(":")[2])
-            self._children.append(start_kafka(self.folder / "kafka", kafka_port, self._say))
+            self._kafka = start_kafka(self.folder / "kafka", kafka_port, self._say)
+            self._children.append(self._kafka)
             self._say(f"kafka: ready at {self.kafka_bootstrap}")
         except BaseException:
             self.stop()
@@ -42,6 +43,15 @@ class LocalStack:
     @property
     def valkey_pid(self) -> int:
         return self._valkey.pid
+
+    @property
+    def kafka_pid(self) -> int:
+        return self._kafka.pid
+
+    def forget_rows(self) -> None:
+        """Empty Valkey. Raises LocalServerError when it refuses."""
+        if not answers(self.valkey_port, b"FLUSHALL ASYNC\r\n", b"+OK"):
+            raise LocalServerError("valkey", "does not empty itself", "see its log")
 
     def set_valkey(self, name: str, value: str) -> None:
         """Change a setting of the running Valkey. Raises LocalServerError when it refuses."""

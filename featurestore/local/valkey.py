@@ -19,6 +19,8 @@ def start_valkey(folder: Path, port: int, *options: str) -> ChildServer:
         _binary(),
         *("--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)),
         *("--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
+        # A rewrite forks, and copies what is written meanwhile; at the usual 64 MB a busy worker asks for one a second.
+        *("--auto-aof-rewrite-min-size", "512mb"),
         *("--maxmemory-policy", "noeviction", "--daemonize", "no"),
         *options,
     ]

@@ -41,7 +41,7 @@ class ReaderOptions:
 
     batch_records_max: int = 100_000
     batch_bytes_max: int = 16 << 20
-    ahead_bytes_max: int = 12 << 20
+    ahead_bytes_max: int = 15 << 20
     rebalance: Rebalance = "eager"
     session_s: float = 10.0
     instance_id: str = ""

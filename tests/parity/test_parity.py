@@ -240,7 +240,7 @@ def test_online_join_and_definition_agree(
     views = (PATIENT, STRICT)
 
     def engine() -> Engine:
-        sinks = [OnlineSink(store, view) for view in views]
+        sinks = [OnlineSink(store, view, slice_events=5) for view in views]
         return Engine(TOPIC, "id", sinks, PATIENT.lateness_us, log, letters, lambda: BASE_US)
 
     running = engine()

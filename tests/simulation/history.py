@@ -211,7 +211,10 @@ class History:
         store = SimulatedStore(self._server, self._token, lambda: self._fails(0.03))
         log = SimulatedLog(self._table, lambda: self._fails(0.03))
         threads = [SteppedThread() for _ in range(len(VIEWS) + 1)]
-        sinks = [OnlineSink(store, view, thread) for view, thread in zip(VIEWS, threads[1:], strict=True)]
+        # Of four events each bucket can have a slice of its own.
+        sinks = [
+            OnlineSink(store, view, thread, slice_events=2) for view, thread in zip(VIEWS, threads[1:], strict=True)
+        ]
         lateness_us = max(view.lateness_us for view in VIEWS)
         letters: Any = SimulatedLetters(self._letters)
         engine = Engine(TOPIC, "id", sinks, lateness_us, log, letters, lambda: self._now_us, threads[0])  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ import redis
 
 from featurestore import Entity, FeatureView, Topic, count
 from featurestore import sum as total
-from featurestore.errors import LostTailError
+from featurestore.errors import LostTailError, OnlineStoreError
 from featurestore.event_time import Mark
 from featurestore.kernel import Column, Events, roll_up
 from featurestore.kernel.keys import encode_keys, group_keys
@@ -200,3 +200,74 @@ def test_a_group_of_more_partitions_than_tries_may_be_found_applied_already(stor
     # All straddle.
     group(owner, 2, 7)
     assert value(store) == expected(*[(0, 7)] * len(partitions))
+
+
+def apply_many(sink: OnlineSink, first: int, end: int) -> None:
+    """Events `first` to `end` of partition 0, in turn of forty users."""
+    offsets = np.arange(first, end)
+
+    def events(chosen: np.ndarray, row: np.ndarray) -> Events:
+        worth = Column(offsets[chosen].astype(np.float64), None)
+        return Events(row, offsets[chosen], np.zeros(len(chosen), dtype=np.int32), offsets[chosen], {"amount": worth})
+
+    grouped = group_keys([pa.array([f"u{offset % 40}" for offset in offsets])])
+    sink.apply(grouped, np.zeros(len(offsets), dtype=np.int32), offsets, {0: Mark(end, end)}, events)
+
+
+def test_slices_of_a_batch_meet_what_others_did_to_their_buckets(
+    redis_client: redis.Redis, unique: Callable[[str], str]
+) -> None:
+    store = OnlineStore(redis_client, namespace=unique("sliced"), buckets=8)
+    store.ensure_ready()
+    zombie, owner = OnlineSink(store, VIEW, slice_events=30), OnlineSink(store, VIEW)
+    for sink in (zombie, owner):
+        sink.open(0)
+    apply_many(zombie, 0, 200)
+    zombie.finish()
+    owner.open(0)
+    apply_many(owner, 200, 320)
+    owner.finish()
+    # All of it is there already, then part of it, then nothing; the owner's last batch is cut in its turn.
+    for edges in ((200, 320), (320, 520)):
+        apply_many(zombie, *edges)
+    zombie.finish()
+    apply_many(owner, 320, 600)
+    owner.finish()
+    for user in range(40):
+        offsets = range(user, 600, 40)
+        assert value(store, f"u{user}") == (len(offsets), float(sum(offsets)))
+
+
+class Forgetful(OnlineStore):
+    """A store whose reads fail once a few were answered."""
+
+    reads_left = 1_000
+
+    def read(self, *arguments: Any, **named: Any) -> list[Any]:
+        if not self.reads_left:
+            raise OnlineStoreError("the store is away")
+        self.reads_left -= 1
+        return super().read(*arguments, **named)
+
+
+def test_a_slice_that_cannot_be_read_ends_the_sink_and_its_batch_is_read_again(
+    redis_client: redis.Redis, unique: Callable[[str], str]
+) -> None:
+    store = Forgetful(redis_client, namespace=unique("half"), buckets=8)
+    store.ensure_ready()
+    sink = OnlineSink(store, VIEW, slice_events=30)
+    sink.open(0)
+    store.reads_left = 2
+    with pytest.raises(OnlineStoreError):
+        apply_many(sink, 0, 200)
+    # Two slices are on their way, so nothing may move the buckets of the others.
+    with pytest.raises(OnlineStoreError):
+        sink.heartbeat({0: Mark(200, 200)})
+    store.reads_left = 1_000
+    again = OnlineSink(store, VIEW, slice_events=30)
+    assert again.open(0) is None
+    apply_many(again, 0, 300)
+    again.finish()
+    for user in range(40):
+        offsets = range(user, 300, 40)
+        assert value(store, f"u{user}") == (len(offsets), float(sum(offsets)))
