@@ -8,9 +8,11 @@ the broker's compaction may bring one back that has been replayed.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from threading import Lock
 
 import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
@@ -19,7 +21,7 @@ from featurestore.errors import DeadLetterError
 from streams.broker import Broker, admin_client, client_config
 from streams.letters import DeadLetter, packs, unpacked
 
-_FLUSH_S = 30.0
+_FLUSH_S, _POLL_S = 30.0, 0.1
 _SUFFIX = ".dead"
 _REPLAYED = b"#replayed"
 # A letter is its record in base64 and more, so it may be larger than what its topic takes: ten times the usual bound.
@@ -57,43 +59,61 @@ class HeldLetter:
 
 
 class DeadLetterBox:
-    """Sends letters; `flush` returns when the broker holds them all."""
+    """Sends letters; `flush` returns when the broker holds all that were put before it. Used from any thread."""
 
     def __init__(self, producer: Producer) -> None:
         self._producer = producer
         self._failed: list[str] = []
-        self._outstanding = 0
+        self._lock = Lock()
+        # Number of a pack -> its letters, in the order in which they were put, while the broker may not hold them.
+        self._unstored: dict[int, int] = {}
+        self._number = 0
 
     def put(self, letters: Iterable[DeadLetter]) -> None:
         for pack in packs(letters):
-            self._outstanding += pack.letters
+            with self._lock:
+                self._number += 1
+                number = self._number
+                self._unstored[number] = pack.letters
             while True:
                 try:
                     self._producer.produce(
                         dead_letter_topic(pack.topic),
                         key=pack.key,
                         value=pack.value,
-                        on_delivery=partial(self._delivered, pack.letters),
+                        on_delivery=partial(self._delivered, number),
                     )
                     break
                 except BufferError:
                     # The producer's queue is bounded: wait for room rather than drop a letter.
-                    self._producer.poll(0.1)
+                    self._producer.poll(_POLL_S)
 
     def flush(self) -> None:
         """Raises DeadLetterError when a letter could not be stored: its event must not count as done.
 
         And for ever after: the log would pass the event on the way to the process' end.
         """
-        left = self._producer.flush(_FLUSH_S)
-        if left or self._failed:
-            raise DeadLetterError(self._outstanding, list(self._failed))
+        with self._lock:
+            last = self._number
+        deadline = time.monotonic() + _FLUSH_S
+        # Not the producer's own flush: it waits for letters that are put meanwhile as well, so it might never end.
+        while not self._failed and self._waits(last) and time.monotonic() < deadline:
+            self._producer.poll(_POLL_S)
+        if self._failed or self._waits(last):
+            with self._lock:
+                raise DeadLetterError(sum(self._unstored.values()), list(self._failed))
 
-    def _delivered(self, letters: int, error: KafkaError | None, message: object) -> None:
-        if error is None:
-            self._outstanding -= letters
-        else:
-            self._failed.append(str(error))
+    def _waits(self, last: int) -> bool:
+        """Whether the broker may lack a letter among those of the first `last` packs."""
+        with self._lock:
+            return next(iter(self._unstored), last + 1) <= last
+
+    def _delivered(self, number: int, error: KafkaError | None, message: object) -> None:
+        with self._lock:
+            if error is None:
+                del self._unstored[number]
+            else:
+                self._failed.append(str(error))
 
 
 def read_letters(broker: Broker | str, topics: Sequence[str], timeout_s: float = 10.0) -> list[DeadLetter]:

@@ -133,7 +133,7 @@ class Engine:
     ) -> None:
         self.topic, self.counts = topic, Counts()
         self._topic_id, self._sinks, self._letters, self._clock_us = topic_id, sinks, letters, clock_us
-        self._log = LogWriter(log, clock_us, log_thread)
+        self._log = LogWriter(log, clock_us, letters.flush, log_thread)
         self._held, self._decided, self._repeats = log, dict[int, Decided](), Repeats(topic, log)
         self._codec = codec or codec_of(topic)
         self._lateness_max_us = lateness_us
@@ -260,8 +260,6 @@ class Engine:
         self._log.finish()
 
     def _write_log(self) -> None:
-        # Letters first: after the log no one reads their events again.
-        self._letters.flush()
         self._log.write({partition: mark for partition, mark in self._marks.items() if mark.offset})
 
     def settled(self) -> dict[int, int]:

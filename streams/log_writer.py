@@ -28,10 +28,14 @@ class LogWriter:
 
     Once a commit has failed, that is raised for ever: a later one would bring the log to marks beyond rows that it
     lacks, on the way to the process' end, and nobody would read them again.
+
+    before  what must be done before each commit, in the same thread: nobody reads again what the log has passed
     """
 
-    def __init__(self, log: Log, clock_us: Callable[[], int], thread: Executor | None = None) -> None:
-        self._log, self._clock_us = log, clock_us
+    def __init__(
+        self, log: Log, clock_us: Callable[[], int], before: Callable[[], None], thread: Executor | None = None
+    ) -> None:
+        self._log, self._clock_us, self._before = log, clock_us, before
         self._thread = thread or ThreadPoolExecutor(1, thread_name_prefix="event-log")
         self._commit: Future[int] | None = None
         self._failure: Exception | None = None
@@ -91,6 +95,7 @@ class LogWriter:
         self._log.forget()
 
     def _write(self, tables: list[pa.Table], marks: Mapping[int, Mark]) -> int:
+        self._before()
         began_us = self._clock_us()
         self._log.append(pa.concat_tables(tables) if tables else log_schema(self._log.topic).empty_table(), marks)
         return self._clock_us() - began_us

@@ -237,7 +237,7 @@ MUTANTS = (
     Mutant("events of several batches lose their partition", S + "engine.py", "np.full(len(part.event_us), part.batch.partition, dtype=np.int32)", "np.full(len(part.event_us), parts[0].batch.partition, dtype=np.int32)", SIMULATION),
     Mutant("a batch is not cut to where the engine stands", S + "engine.py", "batch.after(self._marks[batch.partition].offset)\n", "batch.after(0)\n", SIMULATION),
     Mutant("the engine begins at the furthest sink", S + "engine.py", "start = min(known, key=lambda mark: mark.offset)", "start = max(known, key=lambda mark: mark.offset)", SIMULATION),
-    Mutant("letters are not sent before the log", S + "engine.py", "        self._letters.flush()\n", "", SIMULATION),
+    Mutant("letters are not sent before the log", S + "log_writer.py", "        self._before()\n", "", SIMULATION),
     Mutant("lateness begins anew with a restart", S + "engine.py", "return Mark(self.batch.end_offset, newest_us,", "return Mark(self.batch.end_offset, 0,", SIMULATION),
     Mutant("the group is told before the store holds it", S + "engine.py", "min([mark.offset, *(sink.settled(partition) for sink in self._sinks)])", "self._marks[partition].offset", SIMULATION),
     # The transport's ranges: F1 to F6 are how Faust's own bookkeeping commits past unfinished work.

@@ -89,7 +89,7 @@ def test_a_letter_that_could_not_be_stored_is_never_taken_for_stored() -> None:
         def produce(self, topic: str, on_delivery: Callable[[KafkaError, None], None], **record: object) -> None:
             on_delivery(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE), None)
 
-        def flush(self, timeout_s: float) -> int:
+        def poll(self, timeout_s: float) -> int:
             return 0
 
     box = DeadLetterBox(Refusing())  # type: ignore[arg-type]
