@@ -158,8 +158,11 @@ class Engine:
         marks = [logged, *(sink.open(partition, self._topic_id) for sink in self._sinks)]
         known = [mark for mark in marks if mark is not None]
         start = min(known, key=lambda mark: mark.offset) if len(known) == len(marks) else Mark(0, _NO_EVENT)
-        self._marks[partition] = start
         log_end = self._held.decided(partition) or Mark(0, _NO_EVENT)
+        if self.topic.dedupe is not None and log_end.offset < start.offset:
+            # Rows of a follower that are ahead of the workers' log: the ids in between are in no log, so they are read.
+            start = log_end
+        self._marks[partition] = start
         self._decided[partition] = decided(
             self._held, partition, start.offset, log_end.offset, is_batched=self.topic.is_batched
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from typing import assert_never
 
@@ -17,7 +18,7 @@ import numpy.typing as npt
 
 from featurestore.errors import CommitRetriesError, LostTailError, TopicError
 from featurestore.event_time import DAY_US, Mark
-from featurestore.kernel import Events, Pieces, fold_pieces
+from featurestore.kernel import Events, fold_pieces
 from featurestore.kernel.keys import Grouped
 from featurestore.online import (
     TOKEN_BYTES,
@@ -35,11 +36,13 @@ from featurestore.online import (
 )
 from featurestore.spec import FeatureView
 
-# Another worker on the same rows makes a commit read again; this many in a row means that something is wrong. Not
-# counted is one of each partition: an answer says of one at a time that it stands elsewhere.
+# Another worker on the same rows makes a commit read again; this many in a row without one bucket that comes through
+# mean that something is wrong. Not counted is one of each partition: an answer says of one at a time that it stands
+# elsewhere.
 _TRIES_MAX = 20
 # More slices overlap hardly better, and each costs a round trip.
 _SLICE_EVENTS, _SLICES_MAX = 8_000, 4
+_SMALL_SLICES = 64
 
 EventsOf = Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64]], Events]
 
@@ -57,6 +60,7 @@ class _Work:
     waiting: npt.NDArray[np.int64]
     commits: list[Future[list[tuple[BucketCommit, Outcome]]]] = field(default_factory=list)
     tries: int = 0
+    in_vain: int = 0
 
 
 class OnlineSink:
@@ -163,7 +167,8 @@ class OnlineSink:
             answers = [answer for commit in work.commits for answer in commit.result()]
             again = [commit.bucket for commit, outcome in answers if self._learn(commit, outcome, work.new)]
             work.tries += 1
-            if again and work.tries == _TRIES_MAX + len(work.new):
+            work.in_vain = work.in_vain + 1 if len(again) == len(answers) else 0
+            if again and work.in_vain == _TRIES_MAX + len(work.new):
                 raise CommitRetriesError(self._view.name, work.tries)
             work.waiting = work.waiting[np.isin(work.bucket[work.grouped.row[work.waiting]], again)]
             self._begin(work)
@@ -220,15 +225,20 @@ class OnlineSink:
         # Keys are in the order of their buckets, so rows come back in the order of the keys.
         asked, bucket = keys if len(some) == len(keys) else keys.take(some), work.bucket[some]
         row = (np.cumsum(touched) - 1)[row]
-        slices = max(1, min(len(row) // self._slice_events, _SLICES_MAX))
-        starts = np.arange(slices + 1) * self._store.buckets // slices
-        parts = [part for part in pairwise(np.searchsorted(bucket, starts).tolist()) if part[0] < part[1]]
-        reads = [self._read(asked.between(first, end), bucket[first:end], now=slices == 1) for first, end in parts]
+        parts = list(pairwise(np.searchsorted(bucket, self._cuts(work)).tolist()))
+        parts = [(first, end) for first, end in parts if first < end]
+        # Where others change rows all the time, nothing is read before its turn, nor while a commit waits for its own.
+        ahead = len(parts) > 1 and not work.tries
+        calls = [partial(self._store.read, self.row_id, asked.between(*part), bucket[slice(*part)]) for part in parts]
+        reads = [self._thread.submit(call) for call in calls] if ahead else []
         work.commits = []
         try:
-            for (first, end), read in zip(parts, reads, strict=True):
-                inside = np.flatnonzero((row >= first) & (row < end)) if slices > 1 else np.arange(len(row))
-                commits = self._folded(work, read.result(), work.waiting[inside], row[inside] - first)
+            for number, (first, end) in enumerate(parts):
+                if work.tries and work.commits:
+                    work.commits[-1].result()
+                read = reads[number].result() if ahead else calls[number]()
+                inside = np.flatnonzero((row >= first) & (row < end))
+                commits = self._folded(work, read, work.waiting[inside], row[inside] - first)
                 work.commits.append(self._thread.submit(self._send, commits))
         except Exception as error:
             # Some slices may be in the store already, and nobody will ask what became of them.
@@ -236,13 +246,16 @@ class OnlineSink:
             raise
         self._work = work
 
-    def _read(self, keys: Pieces, bucket: npt.NDArray[np.int64], *, now: bool) -> Future[list[BucketRead]]:
-        """Rows, behind what is asked for already; a small batch has nothing to do meanwhile, and asks at once."""
-        if not now:
-            return self._thread.submit(self._store.read, self.row_id, keys, bucket)
-        read = Future[list[BucketRead]]()
-        read.set_result(self._store.read(self.row_id, keys, bucket))
-        return read
+    def _cuts(self, work: _Work) -> npt.NDArray[np.int64]:
+        """The buckets at which slices begin, and the end of the last one.
+
+        Where others have changed rows of the batch, its slices are small: from a read to its commit is then a moment,
+        so it comes through however busy they are.
+        """
+        buckets = self._store.buckets
+        few = max(1, min(len(work.waiting) // self._slice_events, _SLICES_MAX))
+        slices = min(buckets, _SMALL_SLICES) if work.tries else few
+        return np.arange(slices + 1) * buckets // slices
 
     def _folded(
         self, work: _Work, reads: Sequence[BucketRead], waiting: npt.NDArray[np.int64], row: npt.NDArray[np.int64]

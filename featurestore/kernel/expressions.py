@@ -7,7 +7,8 @@ is NaN or infinite, or a moment that no calendar of the clients can write, is nu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
@@ -78,6 +79,14 @@ def expression(owner: str, text: str, types: Mapping[str, ValueType]) -> Express
     alone = f"{owner}, {written}, must give one value a row from that row alone"
     if not columns or not _every_part_row_by_row(written):
         raise DefinitionError(f"{alone}; leave out aggregates, shifts, sorts and patterns of names")
+    whole = next(_reads_a_whole_column(written), None)
+    if whole is not None:
+        raise DefinitionError(
+            f"{alone}, but what {whole} looks in is a whole column; give it constants, or use list.contains of a list"
+        )
+    if "Categorical" in _keys(json.loads(text)):
+        # Its numbers are given in the order in which a process has seen the texts.
+        raise DefinitionError(f"{owner}, {written}, numbers categories as they come; use pl.Enum with fixed ones")
     empty = {column: _series(pa.array([], arrow_type(types[column]))) for column in columns}
     try:
         result = pl.DataFrame(empty).select(written.alias("it")).schema["it"]
@@ -151,12 +160,44 @@ def _in_calendar(moments: pl.Series) -> pl.Series:
 
 
 def _every_part_row_by_row(written: pl.Expr) -> bool:
+    import polars as pl
+
     # Polars answers for the outermost operation, so every part is asked.
     meta = written.meta
-    alone = meta.is_literal(allow_aliasing=True) or (
-        meta.is_row_separable() and meta.is_length_preserving() and not meta.is_scalar()
-    )
+    try:
+        alone = meta.is_literal(allow_aliasing=True) or (
+            meta.is_row_separable() and meta.is_length_preserving() and not meta.is_scalar()
+        )
+    except pl.exceptions.PolarsError:
+        # Of some, such as `index_of`, it cannot tell before it has values.
+        return False
     return alone and not meta.has_multiple_outputs() and all(_every_part_row_by_row(part) for part in meta.pop())
+
+
+# Polars calls these separable, and they are in their first input; the next one or two they read as sets, from top to
+# bottom. A fourth is a default, row by row.
+_SETS = frozenset({"IsIn", "Replace", "ReplaceStrict", "ContainsAny", "ReplaceMany", "ExtractMany", "FindMany"})
+
+
+def _reads_a_whole_column(written: pl.Expr) -> Iterator[str]:
+    """Of the parts that do, what they do."""
+    said = json.loads(written.meta.serialize(format="json"))
+    inputs = written.meta.pop()
+    function = _keys(said["Function"]["function"]) & _SETS if isinstance(said, dict) and "Function" in said else ()
+    # The first input is popped last.
+    if function and any(each.meta.root_names() for each in inputs[::-1][1:3]):
+        yield min(function)
+    for each in inputs:
+        yield from _reads_a_whole_column(each)
+
+
+def _keys(node: Any) -> set[str]:
+    """The names of all members in a JSON value; of a text, the text."""
+    if isinstance(node, str):
+        return {node}
+    members = list(node.items()) if isinstance(node, dict) else [("", each) for each in node]
+    deeper = [_keys(inner) for _, inner in members if isinstance(inner, dict | list)]
+    return {name for name, _ in members}.union(*deeper)
 
 
 def _mixes_rows(asked: Expression, types: Mapping[str, ValueType]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -268,19 +269,23 @@ class OnlineStore:
 
     def drop(self, view_id: str, at_once: int = 1_000) -> int:
         """Delete all rows and watermarks under an id; returns how many keys there were."""
-        return sum(self._client_unlink(names) for names in self._keys_of(view_id, "*", at_once))
+        return sum(self._client_unlink(names) for names in self._keys_of(view_id, "", at_once))
 
     def rows(self, view_id: str) -> int:
         """How many rows there are under an id; goes through all keys of the server."""
-        return sum(len(names) for names in self._keys_of(view_id, "row:*", 1_000))
+        return sum(len(names) for names in self._keys_of(view_id, "row:", 1_000))
 
     def _keys_of(self, view_id: str, what: str, at_once: int) -> Iterator[list[bytes]]:
-        pattern, cursor = f"{self._namespace}:{{b*}}:{view_id}:{what}", 0
+        # A star stands for anything, and so may the key of another view's entity: the place is looked at as well.
+        pattern, cursor = f"{self._namespace}:{{b*}}:{view_id}:{what}*", 0
+        ours = re.compile(
+            re.escape(f"{self._namespace}:{{b").encode() + rb"\d+" + re.escape(f"}}:{view_id}:{what}").encode()
+        )
         while True:
             # A key may come twice while the server's table grows or shrinks; unlinking it again does nothing.
             with _told():
                 cursor, found = self._client.scan(cursor, match=pattern, count=at_once)
-            names = [each for each in found if isinstance(each, bytes)]
+            names = [each for each in found if isinstance(each, bytes) and ours.match(each)]
             if names:
                 yield names
             if cursor == 0:

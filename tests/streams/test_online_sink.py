@@ -202,16 +202,17 @@ def test_a_group_of_more_partitions_than_tries_may_be_found_applied_already(stor
     assert value(store) == expected(*[(0, 7)] * len(partitions))
 
 
-def apply_many(sink: OnlineSink, first: int, end: int) -> None:
-    """Events `first` to `end` of partition 0, in turn of forty users."""
+def apply_many(sink: OnlineSink, first: int, end: int, partition: int = 0) -> None:
+    """Events `first` to `end` of a partition, in turn of forty users."""
     offsets = np.arange(first, end)
 
     def events(chosen: np.ndarray, row: np.ndarray) -> Events:
         worth = Column(offsets[chosen].astype(np.float64), None)
-        return Events(row, offsets[chosen], np.zeros(len(chosen), dtype=np.int32), offsets[chosen], {"amount": worth})
+        place = np.full(len(chosen), partition, dtype=np.int32)
+        return Events(row, offsets[chosen], place, offsets[chosen], {"amount": worth})
 
     grouped = group_keys([pa.array([f"u{offset % 40}" for offset in offsets])])
-    sink.apply(grouped, np.zeros(len(offsets), dtype=np.int32), offsets, {0: Mark(end, end)}, events)
+    sink.apply(grouped, np.full(len(offsets), partition), offsets, {partition: Mark(end, end)}, events)
 
 
 def test_slices_of_a_batch_meet_what_others_did_to_their_buckets(
@@ -271,3 +272,36 @@ def test_a_slice_that_cannot_be_read_ends_the_sink_and_its_batch_is_read_again(
     for user in range(40):
         offsets = range(user, 300, 40)
         assert value(store, f"u{user}") == (len(offsets), float(sum(offsets)))
+
+
+class Crowded(OnlineStore):
+    """A store in which somebody else changes all rows after each read of more than one bucket."""
+
+    meddler: OnlineSink
+    seen = 0
+
+    def read(self, view_id: str, keys: Any, bucket: Any = None) -> list[Any]:
+        found = super().read(view_id, keys, bucket)
+        if len(found) > 1:
+            apply_many(self.meddler, self.seen, self.seen + 40, partition=1)
+            self.meddler.finish()
+            self.seen += 40
+        return found
+
+
+def test_a_large_batch_comes_through_among_others_that_change_the_same_rows_all_the_time(
+    redis_client: redis.Redis, unique: Callable[[str], str]
+) -> None:
+    name = unique("crowded")
+    store, plain = (each(redis_client, namespace=name, buckets=8) for each in (Crowded, OnlineStore))
+    store.ensure_ready()
+    store.meddler = OnlineSink(plain, VIEW)
+    sink = OnlineSink(store, VIEW, slice_events=30)
+    sink.open(0)
+    store.meddler.open(1)
+    apply_many(sink, 0, 400)
+    sink.finish()
+    assert store.seen
+    for user in range(40):
+        mine, others = range(user, 400, 40), range(user, store.seen, 40)
+        assert value(plain, f"u{user}") == (len(mine) + len(others), float(sum(mine) + sum(others)))

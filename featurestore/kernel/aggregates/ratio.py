@@ -37,7 +37,8 @@ def _numbers(part: Finished, kind: ValueType) -> npt.NDArray[Any]:
         out = np.empty(len(part.valid), dtype=object)
         out[:] = [Fraction(whole, below) for whole in wholes_of(part.values)]
         return out
-    if kind == "int64" and (np.abs(np.where(part.valid, part.values, 0).astype(np.float64)) > _FLOAT_WHOLE_MAX).any():
+    # Compared as whole numbers: as floats, the first one that is none would pass for its neighbour.
+    if kind == "int64" and (part.valid & ((part.values > _FLOAT_WHOLE_MAX) | (part.values < -_FLOAT_WHOLE_MAX))).any():
         out = np.empty(len(part.valid), dtype=object)
         out[:] = [Fraction(whole) for whole in part.values.tolist()]
         return out

@@ -1,0 +1,32 @@
+"""Dropping what lies under one id."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import redis
+
+from featurestore.event_time import Mark
+from featurestore.kernel.keys import bucket_of
+from featurestore.online import Applied, BucketCommit, Move, OnlineStore
+
+
+@pytest.mark.parametrize("entity", [b"x}:by_user@1:hello", b"x}:by_user@1:row:hello", b"bob"])
+def test_rows_of_another_view_stay_whatever_their_entities_are_called(
+    entity: bytes, redis_client: redis.Redis, unique: Callable[[str], str]
+) -> None:
+    store = OnlineStore(redis_client, namespace=unique("drop"), buckets=4)
+    store.ensure_ready()
+
+    def put(view: str, key: bytes) -> None:
+        moves = (Move("t/0", None, Mark(1, 1)),)
+        commit = BucketCommit(bucket_of(key, 4), moves, b"", [key], [b"payload"], bytes(16), None)
+        assert store.commit(view, [commit]) == [Applied()]
+
+    put("other@2", entity)
+    assert (store.rows("by_user@1"), store.drop("by_user@1")) == (0, 0)
+    put("by_user@1", b"alice")
+    # Its row, and how far its bucket has come.
+    assert (store.rows("by_user@1"), store.drop("by_user@1"), store.rows("by_user@1")) == (1, 2, 0)
+    assert store.payloads([("other@2", [entity])]) == [[b"payload"]]
