@@ -11,18 +11,22 @@ Needs Hypothesis, which this package does not install.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from featurestore.kernel import Column, DataType, Events, Feature, OwnAggregate, compile_plan, fold, roll_up, values_at
+from featurestore.kernel.aggregates.partial import Array
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
 
 _NUMPY = {"float64": np.float64, "bool": np.bool_}
-_ROWS = 2
+_ROWS, _EVENTS_MAX = 2, 12
+# What only many events show, such as a bound of the state, is looked for with each example's values over again.
+_MANY = 64
 
 
 def check_aggregate(own: OwnAggregate, values: SearchStrategy[Any], *, dtype: DataType = "float64") -> None:
@@ -61,8 +65,8 @@ def check_aggregate(own: OwnAggregate, values: SearchStrategy[Any], *, dtype: Da
     # One failure is enough; several at once would come as a group of exceptions.
     @settings(deadline=None, report_multiple_bugs=False)
     @given(
-        drawn=st.lists(event, max_size=12),
-        cuts=st.lists(st.integers(0, 12), max_size=3),
+        drawn=st.lists(event, max_size=_EVENTS_MAX),
+        cuts=st.lists(st.integers(0, _EVENTS_MAX), max_size=3),
         order=st.randoms(use_true_random=False),
     )
     def holds(drawn: list[tuple[int, int, Any]], cuts: list[int], order: Any) -> None:
@@ -101,9 +105,17 @@ def _check_merge(own: OwnAggregate, values: list[Any], dtype: DataType) -> None:
     added = {name: np.asarray(each, own.state[name]) for name, each in own.add(column).items()}
     assert set(added) == set(own.state) == set(own.zero), f"{own.name}: add, state and zero name different fields"
     zero = {name: np.full(len(values), own.zero[name], kind) for name, kind in own.state.items()}
+    finished = {name: each.copy() for name, each in added.items()}
+    given = np.asarray(own.finish(finished))
+    assert given.shape == (len(values),), f"{own.name}: finish gave {given.shape} values for {len(values)} partials"
+    for name in own.state:
+        assert all(map(_same, finished[name].tolist(), added[name].tolist())), (
+            f"{own.name}: finish changes {name} of its state; other features read the same state, so give a new array"
+        )
     turned, moved = (
         {name: each[cut] for name, each in added.items()} for cut in (np.s_[::-1], np.r_[1 : len(values), 0])
     )
+    many = {name: np.resize(each, _MANY) for name, each in added.items()}
     for what, left, right in (
         ("merging with zero changes a partial", own.merge(added, zero), added),
         ("merging shows which side came first", own.merge(added, turned), own.merge(turned, added)),
@@ -112,10 +124,24 @@ def _check_merge(own: OwnAggregate, values: list[Any], dtype: DataType) -> None:
             own.merge(own.merge(added, moved), turned),
             own.merge(added, own.merge(moved, turned)),
         ),
+        ("merging one by one and in pairs does not give the same bits", _one_by_one(own, many), _in_pairs(own, many)),
     ):
         for name, kind in own.state.items():
             one, other = (np.asarray(side[name], kind) for side in (left, right))
             assert all(map(_same, one.tolist(), other.tolist())), f"{own.name}: {what}: {name} {one} and {other}"
+
+
+def _one_by_one(own: OwnAggregate, many: Mapping[str, Array]) -> Mapping[str, Array]:
+    out: Mapping[str, Array] = {name: each[:1] for name, each in many.items()}
+    for place in range(1, _MANY):
+        out = own.merge(out, {name: each[place : place + 1] for name, each in many.items()})
+    return out
+
+
+def _in_pairs(own: OwnAggregate, many: Mapping[str, Array]) -> Mapping[str, Array]:
+    while len(next(iter(many.values()))) > 1:
+        many = own.merge(*({name: each[side::2] for name, each in many.items()} for side in (0, 1)))
+    return many
 
 
 def _same(left: Any, right: Any) -> bool:

@@ -37,6 +37,7 @@ DECIMALS = ("tests/kernel/test_decimals.py",)
 DISTINCT = ("tests/kernel/test_distinct.py",)
 PAIRS = ("tests/kernel/test_pairs.py",)
 CODEC = ("tests/streams/test_json_codec.py",)
+TIES = ("tests/kernel/test_ties.py",)
 PLAIN = ("tests/kernel/test_plain.py",)
 CODECS = tuple(f"tests/streams/codecs/test_{name}.py" for name in ("evolution", "framing", "contract", "every_format"))
 PLACES = ("tests/streams/codecs/test_records_of_many.py",)
@@ -107,11 +108,11 @@ MUTANTS = (
     Mutant("sum misses the newest event in the join", A + "sums.py", "prefix[high] - prefix[low]", "prefix[high - 1] - prefix[low]", in_kernel("decimals", "means_and_variances_of_eighteen_digits_after_the_point_are_rounded_once")),
     Mutant("count takes nulls", A + "counting.py", "else valid.astype(np.int64)", "else np.ones(len(events), dtype=np.int64)", in_kernel("decimals", "an_own_aggregate_sees_whole_numbers_of_the_last_digit")),
     Mutant("count misses the newest event in the join", A + "counting.py", "prefix[high] - prefix[low]", "prefix[high - 1] - prefix[low]", in_kernel("loops", "ranges_are_merged_alike")),
-    Mutant("zero keeps its sign in min and max", A + "extremes.py", "values = column.values + 0.0 if", "values = column.values if", TWIN),
+    Mutant("zero keeps its sign in min and max", A + "extremes.py", "values = column.values + 0.0 if", "values = column.values if", TIES),
     Mutant("range extreme looks at one end", A + "extremes.py", "table[high[asked] - (1 << level)])", "table[low[asked]])", in_kernel("loops", "ranges_are_merged_alike")),
     Mutant("extreme keeps a null's slot", A + "extremes.py", "values if column.valid is None else np.where(column.valid, values, self._empty())", "values", TWIN),
-    Mutant("ties forget the offset", A + "order.py", '(state["offset"], state["partition"], state["event_us"], np.cumsum(run))', '(state["partition"], state["event_us"], np.cumsum(run))', TWIN),
-    Mutant("ties forget the partition", A + "order.py", '(state["offset"], state["partition"], state["event_us"], np.cumsum(run))', '(state["offset"], state["event_us"], np.cumsum(run))', TWIN),
+    Mutant("ties forget the offset", A + "order.py", '(state["offset"], state["partition"], state["event_us"], np.cumsum(run))', '(state["partition"], state["event_us"], np.cumsum(run))', TIES),
+    Mutant("ties forget the partition", A + "order.py", '(state["offset"], state["partition"], state["event_us"], np.cumsum(run))', '(state["offset"], state["event_us"], np.cumsum(run))', TIES),
     Mutant("last from before the window", A + "order.py", "inside = edge >= low", "inside = edge >= 0", MANY_ROWS),
     Mutant("first from after the window", A + "order.py", "inside = edge < high", "inside = edge < total", MANY_ROWS),
     Mutant("last takes a null", A + "order.py", "events.event_us if column.valid is None else np.where(column.valid, events.event_us, self._none())", "events.event_us", TWIN),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +20,8 @@ from featurestore.cli.dead_letters import letters_app
 from featurestore.errors import FeatureStoreError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-console = Console()
+# What goes into a file or another program is not folded to the eighty columns of a screen that is not there.
+console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200)
 errors = Console(stderr=True)
 app.add_typer(letters_app, name="dead-letters")
 backfill.add_to(app, console, errors)

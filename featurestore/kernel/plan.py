@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from featurestore.errors import DefinitionError, UnknownColumnError, UnsupportedAggregateError
-from featurestore.kernel.aggregates.catalogue import Ask, Compiled, Function, compile_aggregate, function_of
+from featurestore.kernel.aggregates.catalogue import FUNCTIONS, Ask, Compiled, Function, compile_aggregate, function_of
 from featurestore.kernel.aggregates.extremes import ExtremePartial
 from featurestore.kernel.aggregates.own import OwnAggregate
 from featurestore.kernel.aggregates.partial import Input, Partial
@@ -25,6 +25,8 @@ from featurestore.kernel.tilings import Even, Single, Tiling
 from featurestore.kernel.windows import Lifetime, Newest, Session, Sliding, Window, window
 
 _RATIO = "ratio"
+# A decayed value fades tile by tile when it is read, at some twenty microseconds each.
+_FADED_TILES_MAX = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,30 @@ class Feature:
     other: str | None = None
     where: str | None = None
     parts: tuple[Feature, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raises DefinitionError where a part is of no type that an author can mean; its view looks at the rest."""
+        if not isinstance(self.function, OwnAggregate) and str(self.function) not in FUNCTIONS:
+            raise DefinitionError(f"{self.function!r} is no aggregate; give one of the catalogue, or an OwnAggregate")
+        owner = self.function.name if isinstance(self.function, OwnAggregate) else self.function
+        for column in (self.column, self.other):
+            if column is not None and not isinstance(column, str):
+                raise DefinitionError(
+                    f"{owner} of {column!s}: give the name of a column; name an expression by columns= of the view, "
+                    "and say which events count by where="
+                )
+        for each in self.windows:
+            if not isinstance(each, str) and not hasattr(each, "tiling"):
+                raise DefinitionError(
+                    f"{owner} over {each!r}: write a window as text such as '1h', or session('30m') and the like"
+                )
+        if self.slide is not None and not self.windows:
+            raise DefinitionError(f"{owner}: slide={self.slide!r} needs a window to move; say .over('1h', slide=...)")
+        for part in self.parts:
+            if not isinstance(part, Feature):
+                raise DefinitionError(
+                    f"{owner} of {part!r}: its parts are aggregates, such as sum('amount') and count()"
+                )
 
     def over(self, *windows: str | Window, slide: str | None = None) -> Feature:
         """The same aggregate over these windows, such as `.over("24h", session("30m"))`."""
@@ -136,6 +162,7 @@ def compile_plan(
     added  columns that the view adds to those of its topic
     """
     columns = _Columns(types, nullable, added or {})
+    _check_own(view, features)
     outputs: list[Output] = []
     for name, feature in features.items():
         owner = f"feature {name!r} of view {view!r}"
@@ -150,6 +177,21 @@ def compile_plan(
     layout = int.from_bytes(blake2b(shape.encode(), digest_size=4).digest(), "little")
     program = program_of(levels, exact_names(levels), outputs)
     return Plan(tuple(outputs), levels, columns.preparation(needed), layout, program)
+
+
+def _check_own(view: str, features: Mapping[str, Feature]) -> None:
+    """What is stored is known by the name and version of an author's aggregate: two of them would share it."""
+    known: dict[tuple[str, int], OwnAggregate] = {}
+    for feature in features.values():
+        for each in (feature, *feature.parts):
+            if isinstance(each.function, OwnAggregate):
+                own = each.function
+                first = known.setdefault((own.name, own.version), own)
+                if first is not own and (first != own or first.functions != own.functions):
+                    raise DefinitionError(
+                        f"view {view!r} has two aggregates {own.name!r} of version {own.version}; give one of them "
+                        "another name"
+                    )
 
 
 def _windows(owner: str, name: str, feature: Feature) -> list[tuple[str, Window]]:
@@ -186,6 +228,11 @@ def _check_window(owner: str, function: Function, feature: Feature, over: Window
         raise UnsupportedAggregateError(
             f"{owner}: the half-life of {function.name} is too short for a slide of {over.tiling.text}; "
             f"leave .over(...) out, or give a slide"
+        )
+    if function.decays and isinstance(over, Sliding) and over.size_us > _FADED_TILES_MAX * over.slide_us:
+        raise UnsupportedAggregateError(
+            f"{owner}: {function.name} adds up every tile at each lookup, and {over.label} in steps of "
+            f"{over.tiling.text} has more than {_FADED_TILES_MAX:,} of them; give a longer slide"
         )
 
 
@@ -262,7 +309,12 @@ class _Columns:
             name += f"~{decay.half_life_us}/{decay.tiling.text}"
             dtype = "float64"
         if name != source:
-            self._made[name] = Prepared(name, source, where, partner, decay)
+            made = Prepared(name, source, where, partner, decay)
+            if self._made.setdefault(name, made) != made:
+                raise DefinitionError(
+                    f"where={where} has the same short name as another condition of this view; write it in another "
+                    "way, such as with its sides exchanged"
+                )
         return Input(name, dtype, nullable)
 
     def preparation(self, needed: set[str]) -> Preparation:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+from featurestore.errors import DefinitionError
 from featurestore.event_time import duration_us
 from featurestore.kernel import Feature, OwnAggregate, where_of
 
@@ -155,6 +156,8 @@ def ratio(above: Feature, below: Feature) -> Feature:
 
 def aggregate(own: OwnAggregate, column: str, *, where: Any = None) -> Feature:
     """An aggregate of your own."""
+    if not isinstance(own, OwnAggregate):
+        raise DefinitionError(f"aggregate({own!r}, {column!r}): give an OwnAggregate, not a name")
     return Feature(own, column, where=where_of(own.name, where))
 
 

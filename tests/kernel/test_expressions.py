@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import timedelta
+from fractions import Fraction
+
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
 
-from featurestore import Entity, FeatureService, FeatureView, Topic, count, last, mean, ratio
+from featurestore import Entity, FeatureService, FeatureView, Topic, aggregate, count, decayed_sum, last, mean, ratio
 from featurestore import sum as total
 from featurestore.errors import DefinitionError, MissingEntityKeyError, UnknownColumnError, UnsupportedAggregateError
+from featurestore.kernel import Column, Events, fold, roll_up
 from featurestore.kernel.expressions import evaluate, expression, said
 
 TYPES = {"a": "int64", "b": "int64", "f": "float64", "s": "string", "t": "timestamp", "q": "bool"}
@@ -32,6 +38,12 @@ PAYMENTS = Topic(
         pl.col("a").sort(),
         pl.col("a").filter(pl.col("a") > 1),
         pl.col("a").is_in(pl.col("b")),
+        pl.col("a").is_in(pl.col("a") + 10),
+        (pl.col("a") > 1) & pl.col("s").is_in(pl.col("s").str.to_uppercase()),
+        pl.col("s").replace(pl.col("s").str.to_uppercase(), "x"),
+        pl.col("s").str.contains_any(pl.col("s") + "x"),
+        pl.col("a").index_of(pl.col("b")),
+        pl.col("s").cast(pl.Categorical).to_physical(),
         pl.col("a").is_duplicated(),
         pl.col("f").sum().over("a"),
         pl.col("a").fill_null(strategy="forward"),
@@ -50,6 +62,21 @@ PAYMENTS = Topic(
 def test_what_looks_at_other_rows_or_runs_python_is_refused(written: object) -> None:
     with pytest.raises(DefinitionError, match="where of 'x'"):
         expression("where of 'x'", said("where of 'x'", written), TYPES)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        pl.col("s").is_in(["DE", "Categorical"]),
+        pl.col("s") == "Categorical",
+        pl.col("a").replace_strict({1: 2}, default=pl.col("b")),
+        pl.col("s").str.contains_any(["x", "y"]),
+        pl.col("s").cast(pl.Enum(["x", "y"]), strict=False).to_physical(),
+    ],
+    ids=str,
+)
+def test_sets_of_constants_are_fine(written: pl.Expr) -> None:
+    assert expression("where of 'x'", said("where of 'x'", written), TYPES).dtype in ("bool", "int64")
 
 
 def test_a_column_that_is_not_there_is_named() -> None:
@@ -140,6 +167,38 @@ def test_a_ratio_divides_numbers_over_one_window() -> None:
         FeatureView("v", USER, PAYMENTS, {"r": ratio(last("status"), count())})
     with pytest.raises(UnsupportedAggregateError, match="without windows of their own"):
         FeatureView("v", USER, PAYMENTS, {"r": ratio(total("amount").over("1h"), count())})
+
+
+@pytest.mark.parametrize("beside", [0, 2**60])
+@pytest.mark.parametrize("whole", [2**53 - 1, 2**53 + 1, -(2**53) - 1, 2**63 - 1])
+def test_a_ratio_of_whole_numbers_is_rounded_once_whatever_stands_beside_it(whole: int, beside: int) -> None:
+    plan = FeatureView("v", USER, PAYMENTS, {"r": ratio(total("items"), count())}).plan
+    rows = np.array([0, 0, 0, 1])
+    items = {"items": Column(np.array([whole, 0, 0, beside]))}
+    events = Events(rows, rows + 5, np.zeros(4, dtype=np.int32), np.arange(4), items)
+    assert roll_up(fold([None, None], events, plan), 9, plan)["r"][0].as_py() == float(Fraction(whole, 3))
+
+
+@pytest.mark.parametrize(
+    ("write", "told"),
+    [
+        (lambda: count().over(5), "count over 5: write a window as text"),
+        (lambda: count().over(timedelta(hours=1)), "write a window as text"),
+        (lambda: count().over(slide="1m"), "slide='1m' needs a window"),
+        (lambda: count(3), "count of 3: give the name of a column"),
+        (lambda: total(pl.col("amount")), "give the name of a column"),
+        (lambda: ratio(1, count()), "ratio of 1: its parts are aggregates"),
+        (lambda: aggregate("mode", "amount"), "give an OwnAggregate"),
+    ],
+)
+def test_what_no_author_can_mean_is_refused_where_it_is_written(write: Callable[[], object], told: str) -> None:
+    with pytest.raises(DefinitionError, match=told):
+        write()
+
+
+def test_a_decayed_value_of_too_many_tiles_is_refused() -> None:
+    with pytest.raises(UnsupportedAggregateError, match="more than 2,000 of them; give a longer slide"):
+        FeatureView("v", USER, PAYMENTS, {"d": decayed_sum("amount", "1h").over("24h", slide="10s")})
 
 
 def test_a_derived_feature_names_what_it_reads() -> None:

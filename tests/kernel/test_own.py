@@ -53,6 +53,18 @@ BAD_ZERO = OwnAggregate(
 )
 # A value that depends on which others are asked for with it.
 LOOKS_ASIDE = replace(RANGE, name="looks_aside", finish=lambda state: state["high"] - state["low"].min(initial=np.inf))
+WRITES = replace(RANGE, name="writes", finish=lambda state: np.multiply(state["high"], 2, out=state["high"]))
+TOO_FEW = replace(RANGE, name="too_few", finish=lambda state: state["high"].max(initial=0.0))
+# Right for a few events: more are forgotten.
+FORGETS = OwnAggregate(
+    name="forgets",
+    accepts=("float64",),
+    state={"events": "<i8"},
+    zero={"events": 0},
+    add=lambda values: {"events": np.ones(len(values), dtype=np.int64)},
+    merge=lambda a, b: {"events": np.where(a["events"] + b["events"] > 13, 0, a["events"] + b["events"])},
+    finish=lambda state: state["events"].astype(np.float64),
+)
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False, width=32)
 
 
@@ -64,12 +76,15 @@ def test_an_aggregate_that_keeps_the_rules_passes() -> None:
 @pytest.mark.parametrize(
     ("own", "values", "told"),
     [
-        (NAIVE_SUM, st.sampled_from([0.1, 0.7, 3.3, 1e9]), "any order"),
+        (NAIVE_SUM, st.sampled_from([0.1, 0.7, 3.3, 1e9]), "any order|one by one"),
         (KEEPS_LEFT, st.floats(1, 100), "which side"),
         (BAD_ZERO, NUMBERS, "merging with zero"),
         (LOOKS_ASIDE, NUMBERS, "own state alone"),
+        (WRITES, NUMBERS, "finish changes high of its state"),
+        (TOO_FEW, NUMBERS, r"finish gave \(\) values"),
+        (FORGETS, NUMBERS, "one by one and in pairs"),
     ],
-    ids=["naive_sum", "keeps_left", "bad_zero", "looks_aside"],
+    ids=lambda value: getattr(value, "name", ""),
 )
 def test_an_aggregate_that_breaks_them_is_found(own: OwnAggregate, values: st.SearchStrategy[float], told: str) -> None:
     with pytest.raises(AssertionError, match=told):
@@ -111,8 +126,26 @@ def test_a_column_that_it_does_not_accept_is_refused() -> None:
         ({"state": {"low": "O", "high": "<f8"}}, "field 'low' of its state is 'O'; use a little-endian"),
         ({"state": {"low": ">f8", "high": "<f8"}}, "field 'low' of its state is '>f8'"),
         ({"state": {"low": "number", "high": "<f8"}}, "field 'low' of its state is 'number'"),
+        ({"name": ""}, "its name must be letters"),
+        ({"merge": 3}, "merge must be a function, not 3"),
+        ({"accepts": ("text",)}, "accepts 'text'; use some of string"),
+        ({"zero": {"low": "none", "high": 0.0}}, "zero of 'low' must be a '<f8'"),
+        (
+            {"state": {"low": "<u4", "high": "<f8"}, "zero": {"low": -1, "high": 0.0}},
+            "zero of 'low' must be a '<u4'",
+        ),
     ],
 )
 def test_a_wrong_one_cannot_exist(changed: dict[str, object], told: str) -> None:
     with pytest.raises(DefinitionError, match=told):
         replace(RANGE, **changed)  # type: ignore[arg-type]  # as an author may write
+
+
+def test_two_of_one_name_and_version_cannot_be_in_one_view() -> None:
+    topic = Topic("payments", schema={"user": str, "at": "timestamp", "amount": float}, event_time="at")
+    other = replace(RANGE, finish=lambda state: state["low"])
+    features = {"width": aggregate(RANGE, "amount"), "low": aggregate(other, "amount")}
+    with pytest.raises(DefinitionError, match="two aggregates 'range' of version 1"):
+        FeatureView("spread", Entity("user", key="user"), topic, features)
+    features["low"] = aggregate(replace(other, version=2), "amount")
+    assert set(FeatureView("spread", Entity("user", key="user"), topic, features).outputs) == {"width", "low"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +42,14 @@ class OwnAggregate:
 
     def __post_init__(self) -> None:
         owner = f"aggregate {self.name!r}"
+        if not isinstance(self.name, str) or not self.name.isidentifier():
+            raise DefinitionError(f"{owner}: its name must be letters, digits and _, and not begin with a digit")
+        for what in ("add", "merge", "finish"):
+            if not callable(getattr(self, what)):
+                raise DefinitionError(f"{owner}: {what} must be a function, not {getattr(self, what)!r}")
+        for kind in self.accepts:
+            if kind != "decimal" and kind not in ARROW_TYPES and decimal_type(kind) is None:
+                raise DefinitionError(f"{owner} accepts {kind!r}; use some of {', '.join(ARROW_TYPES)}, 'decimal'")
         if not self.state or set(self.state) != set(self.zero):
             raise DefinitionError(f"{owner}: state and zero must name the same fields, and at least one")
         for name, kind in self.state.items():
@@ -48,6 +57,8 @@ class OwnAggregate:
                 raise DefinitionError(
                     f"{owner}: field {name!r} of its state is {kind!r}; use a little-endian NumPy type such as '<f8'"
                 )
+            if not isinstance(self.zero[name], Real) or not _holds(kind, self.zero[name]):
+                raise DefinitionError(f"{owner}: zero of {name!r} must be a {kind!r}, not {self.zero[name]!r}")
         if self.gives not in ARROW_TYPES and decimal_type(self.gives) is None:
             raise DefinitionError(
                 f"{owner} gives {self.gives!r}; use one of {', '.join(ARROW_TYPES)}, 'decimal(12, 2)'"
@@ -55,6 +66,11 @@ class OwnAggregate:
 
     def __hash__(self) -> int:
         return hash((self.name, self.version))
+
+    @property
+    def functions(self) -> tuple[Callable[..., object], ...]:
+        """What the name and version stand for."""
+        return self.add, self.merge, self.finish
 
 
 @dataclass(frozen=True)
@@ -148,6 +164,14 @@ def _is_number(kind: str) -> bool:
     return found.kind in "biuf" and found == found.newbyteorder("<")
 
 
+def _holds(kind: str, number: float) -> bool:
+    try:
+        np.array(number, dtype=kind)
+    except OverflowError:
+        return False
+    return True
+
+
 def own_builder(own: OwnAggregate) -> Callable[[Ask], Compiled]:
     """The author's aggregate as the catalogue's are."""
 
@@ -156,8 +180,12 @@ def own_builder(own: OwnAggregate) -> Callable[[Ask], Compiled]:
         counter, partial = counter_of(column), OwnPartial(own, column)
 
         def finish(states: Mapping[str, State], span: Span) -> Finished:
-            values = np.asarray(own.finish(states[partial.name]))
             some = states[counter.name]["count"] > 0
+            values = np.asarray(own.finish(states[partial.name]))
+            if values.shape != some.shape:
+                raise DefinitionError(
+                    f"aggregate {own.name!r}: finish gave {values.shape} values for {len(some)} partials; give one each"
+                )
             if own.gives == "float64":
                 some = some & np.isfinite(values)
             return Finished(np.where(some, values, 0), some)
