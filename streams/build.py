@@ -42,7 +42,8 @@ def build_worker(settings: Settings, repository: Repository) -> StreamApp:
     store.ensure_ready()
     topics = sorted({view.source.name for view in repository.views.values()})
     broker = broker_of(settings)
-    ids = Topics(broker).ids(topics)
+    known = Topics(broker)
+    ids = known.ids(topics)
     schemas = schemas_at(settings.schema_address)
     admin, turn = admin_client(broker), Lock()
 
@@ -77,7 +78,7 @@ def build_worker(settings: Settings, repository: Repository) -> StreamApp:
         instance_id=settings.worker_id,
         drain_s=settings.worker_drain_s,
     )
-    port = EnginePort(engines, options, broker.login)
+    port = EnginePort(engines, options, broker.login, partial(known.ids, topics))
     folder = Path(settings.offline_path).parent / "faust"
     return stream_app(f"{settings.project}-worker", settings.kafka_bootstrap, port, str(folder))
 

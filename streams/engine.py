@@ -131,8 +131,8 @@ class Engine:
         log_thread: Executor | None = None,
         codec: Codec | None = None,
     ) -> None:
-        self.topic, self.counts = topic, Counts()
-        self._topic_id, self._sinks, self._letters, self._clock_us = topic_id, sinks, letters, clock_us
+        self.topic, self.topic_id, self.counts = topic, topic_id, Counts()
+        self._sinks, self._letters, self._clock_us = sinks, letters, clock_us
         self._log = LogWriter(log, clock_us, letters.flush, log_thread)
         self._held, self._decided, self._repeats = log, dict[int, Decided](), Repeats(topic, log)
         self._codec = codec or codec_of(topic)
@@ -155,7 +155,7 @@ class Engine:
         self.flush()
         self._log.forget()
         logged = self._log.marks().get(partition)
-        marks = [logged, *(sink.open(partition, self._topic_id) for sink in self._sinks)]
+        marks = [logged, *(sink.open(partition, self.topic_id) for sink in self._sinks)]
         known = [mark for mark in marks if mark is not None]
         start = min(known, key=lambda mark: mark.offset) if len(known) == len(marks) else Mark(0, _NO_EVENT)
         log_end = self._held.decided(partition) or Mark(0, _NO_EVENT)
@@ -216,7 +216,7 @@ class Engine:
         parts = self._judged(coming)
         for part in parts:
             self._post(part)
-        new = {part.batch.partition: part.mark(self._topic_id) for part in parts}
+        new = {part.batch.partition: part.mark(self.topic_id) for part in parts}
         taken = _Taken.of(parts, self.topic)
         for sink in self._sinks:
             chosen = np.flatnonzero(~taken.future & (taken.late_by_us <= sink.view.lateness_us))

@@ -18,10 +18,11 @@ from typing import Any, Literal, TypeVar, cast
 import faust
 from faust.types import StreamT
 
-from featurestore.errors import LostTailError
+from featurestore.errors import LostTailError, TopicError
 from streams.engine import Engine
 from streams.logs import json_logging
 from streams.metrics import WorkerMetrics, serve_metrics
+from streams.topic_watch import watch_topics
 from streams.transport import Batch, Consumer, Place, ReaderOptions
 from streams.transport_metrics import TransportMetrics
 from streams.watchdog import EXIT_ABANDONED, end_now, watch
@@ -40,12 +41,21 @@ log = logging.getLogger("featurestore.worker")
 
 
 class EnginePort:
-    """The engines of a worker, behind the transport: partitions open and close between batches."""
+    """The engines of a worker, behind the transport: partitions open and close between batches.
+
+    topic_ids  asks the broker for the identities of the topics; None where nobody compares them
+    """
 
     def __init__(
-        self, engines: Mapping[str, Engine], reader_options: ReaderOptions, login: Mapping[str, str] | None = None
+        self,
+        engines: Mapping[str, Engine],
+        reader_options: ReaderOptions,
+        login: Mapping[str, str] | None = None,
+        topic_ids: Callable[[], Mapping[str, str]] | None = None,
     ) -> None:
         self.engines, self.reader_options, self.login = engines, reader_options, login or {}
+        self.topic_ids = topic_ids
+        self._refused: TopicError | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._waiting: dict[str, list[_Waiting]] = {}
         self._appliers: dict[str, asyncio.Task[None]] = {}
@@ -115,12 +125,18 @@ class EnginePort:
             waiting.remove(each)
         return list(group.values())
 
+    def refuse(self, error: TopicError) -> None:
+        """Apply nothing any more: `apply` raises this. Safe to call from any thread."""
+        self._refused = error
+
     async def tick(self) -> tuple[dict[Place, int], dict[Place, int]]:
         """Heartbeats and the log; returns what every sink holds, and where to read again from."""
         return await self._run(self._tick)
 
     def _apply(self, batches: Sequence[Batch]) -> dict[Place, int]:
         engine = self.engines[batches[0].topic]
+        if self._refused is not None:
+            raise self._refused
         try:
             engine.apply(*batches)
         except LostTailError as error:
@@ -201,6 +217,17 @@ def stream_app(group: str, bootstrap: str, port: EnginePort, data_folder: str) -
     return app
 
 
+def _watch_topics(port: EnginePort, consumer: Consumer) -> None:
+    if port.topic_ids is None:
+        return
+
+    def failed(error: TopicError) -> None:
+        port.refuse(error)
+        consumer.failed(error)
+
+    watch_topics({name: engine.topic_id for name, engine in port.engines.items()}, port.topic_ids, failed)
+
+
 def _body(app: StreamApp, port: EnginePort) -> Callable[[StreamT[Batch]], Any]:
     async def body(stream: StreamT[Batch]) -> None:
         async for batch in stream:
@@ -235,6 +262,7 @@ def run_worker(
     metrics = WorkerMetrics(app.port.engines, consumer.ends, lambda: app.port.ticked_s)
     port = serve_metrics(metrics, metrics_port, TransportMetrics(consumer.counts, consumer.statistics))
     watch(stall_s, consumer.progress)
+    _watch_topics(app.port, consumer)
 
     @app.task  # type: ignore[untyped-decorator]  # before it starts, Faust has not set logging up
     async def tell() -> None:

@@ -194,10 +194,15 @@ class Consumer(base.Consumer):
         self._reader.start(wanted)
 
     async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> dict[TP, list[Batch]]:
-        """One batch, of the next partition in turn that has one and room for it."""
-        while not self.should_stop:
+        """One batch, of the next partition in turn that has one and room for it; nothing once the flow is stopped.
+
+        Faust looks between two calls whether it is to stop, so this one ends in time however often it is woken: asyncio
+        may lose the cancellation that comes at the same moment as a wake.
+        """
+        deadline = time.monotonic() + timeout
+        while not self.should_stop and self.flow_active:
             self._wake.clear()
-            if self.flow_active and self._reader is not None:
+            if self._reader is not None:
                 places = sorted(self._reader.places())
                 for index in range(len(places)):
                     place = places[(self._turn + index) % len(places)]
@@ -207,10 +212,11 @@ class Consumer(base.Consumer):
                         self._turn += index + 1
                         self._handed[id(taken[0])] = taken
                         return {tp: [taken[0]]}
-            try:
-                await asyncio.wait_for(self._wake.wait(), timeout)
-            except TimeoutError:
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
                 break
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), left_s)
         return {}
 
     def _to_message(self, tp: TP, batch: Batch) -> ConsumerMessage:

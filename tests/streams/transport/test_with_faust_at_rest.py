@@ -101,6 +101,29 @@ def test_seeks_and_commits_of_faust_move_nothing(app: StreamApp) -> None:
     assert consumer._reader is None
 
 
+@pytest.mark.parametrize("flows", [True, False])
+def test_a_fetch_ends_in_time_however_often_it_is_woken(app: StreamApp, flows: bool) -> None:
+    # Python 3.11 loses a cancellation that comes together with a wake; Faust sends one, and waits without an end.
+    async def ask() -> None:
+        consumer = consumer_of(app)
+
+        async def wake() -> None:
+            while True:
+                consumer._wake.set()
+                await asyncio.sleep(0.001)
+
+        waking = asyncio.create_task(wake())
+        fetch = asyncio.create_task(consumer._getmany({TP(TOPIC, 0)}, 60.0 if not flows else 0.3))
+        await asyncio.sleep(0.1)
+        if not flows:
+            consumer.stop_flow()
+        async with asyncio.timeout(20):
+            assert await fetch == {}
+        waking.cancel()
+
+    asyncio.run(ask())
+
+
 def test_a_second_subscription_to_the_same_topics_changes_nothing(app: StreamApp) -> None:
     # Trap 19: the conductor asks again after a topic changed.
     consumer = consumer_of(app)

@@ -1,0 +1,41 @@
+"""A topic that is deleted and made again under a worker that runs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import partial
+
+from featurestore import Topic
+from featurestore.errors import TopicError
+from featurestore.local import LocalStack
+from streams.broker import admin_client
+from streams.topic_watch import changed, watch_topics
+from streams.topics import Topics
+
+
+def test_a_topic_that_is_not_there_at_the_moment_is_no_other_one() -> None:
+    assert changed({"a": "1", "b": "2"}, {"a": "1", "b": "2"}) is changed({"a": "1", "b": "2"}, {"a": "1"}) is None
+    error = changed({"a": "1", "b": "2"}, {"a": "1", "b": "3"})
+    assert error is not None
+    assert "topic 'b': it was deleted and made again" in str(error)
+
+
+def test_it_is_told_once_the_broker_has_the_new_one(stack: LocalStack, unique: Callable[[str], str]) -> None:
+    topic = Topic(unique("again"), schema={"user": str, "at": "timestamp"}, event_time="at")
+    topics, admin = Topics(stack.kafka_bootstrap), admin_client(stack.kafka_bootstrap)
+    told, errors = threading.Event(), list[TopicError]()
+    topics.create([topic])
+
+    def failed(error: TopicError) -> None:
+        errors.append(error)
+        told.set()
+
+    watch_topics(topics.ids([topic.name]), partial(topics.ids, [topic.name]), failed)
+    [deleted] = admin.delete_topics([topic.name], operation_timeout=30).values()
+    deleted.result()
+    # The broker says that it is deleted before its name is free.
+    while topic.name not in topics.create([topic]):
+        assert not told.wait(0.1)
+    assert told.wait(60)
+    assert f"topic {topic.name!r}: it was deleted and made again" in str(errors[0])
