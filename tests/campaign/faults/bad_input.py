@@ -70,14 +70,18 @@ def poison(world: World) -> str:
     return _run(world, _poison(world))
 
 
-@row(38, "10 % poison", "60,000 records clean, then with 10 % poison, twice each", ">= 95 % of the clean speed")
+# A tenth of them is done in a fraction of a second, which says little.
+_DILUTED = 200_000
+
+
+@row(38, "10 % poison", f"{_DILUTED:,} records clean, then with 10 % poison, twice each", ">= 95 % of the clean speed")
 def diluted(world: World) -> str:
     world.define(partitions=1, batch_records_max=5_000)
     rates: dict[bool, list[float]] = {False: [], True: []}
     recorder = world.recorder()
     bad = [b"{broken", b'{"user": 1}', b"\xff\x00", json.dumps({"user": "u1"}).encode()]
     for poisoned in (False, True, False, True):
-        for number, (key, payload) in enumerate(payments.payloads(world.draw, 60_000)):
+        for number, (key, payload) in enumerate(payments.payloads(world.draw, _DILUTED)):
             recorder.send(world.topic, bad[number // 10 % 4] if poisoned and number % 10 == 0 else payload, key)
         recorder.flush()
         rates[poisoned].append(_drain(world))
@@ -265,7 +269,7 @@ def disorder(world: World) -> str:
 @row(
     45,
     "hot key",
-    "50,000 events, 90 % of one user, 5,000 cold ones; lookups beside it",
+    "300,000 events, 90 % of one user, 5,000 cold ones; lookups beside the worker that takes them",
     "exact; p99 <= 20 ms or 5x idle",
 )
 def hot(world: World) -> str:
@@ -276,15 +280,20 @@ def hot(world: World) -> str:
     world.until_applied(_LIMIT_S)
     with Reader(world.store, ["u0", "u1"]) as idle:
         time.sleep(3)
+    expect(worker.terminate() == 0, "SIGTERM did not end the worker with 0")
+    # All is there before anybody reads: a client beside this very loop would wait for the interpreter, not the store.
     recorder = world.recorder()
+    for number in range(300_000):
+        event = payments.event(world.draw, payments.now_us())
+        event["user"] = f"cold{number % 5_000}" if number % 10 == 0 else "hot"
+        recorder.send(world.topic, json.dumps(event).encode(), event["user"].encode())
+    recorder.flush()
     with Reader(world.store, ["hot", "u1"]) as busy:
-        for number in range(50_000):
-            event = payments.event(world.draw, payments.now_us())
-            event["user"] = f"cold{number % 5_000}" if number % 10 == 0 else "hot"
-            recorder.send(world.topic, json.dumps(event).encode(), event["user"].encode())
-        recorder.flush()
+        world.worker()
         world.until_applied(_LIMIT_S)
-    seen = f"lookup p99 {1e3 * busy.p99_s():.1f} ms, idle {1e3 * idle.p99_s():.1f} ms; {world.check(1)}"
+    seen = (
+        f"p99 of {busy.reads} lookups {1e3 * busy.p99_s():.1f} ms, idle {1e3 * idle.p99_s():.1f} ms; {world.check(1)}"
+    )
     expect(busy.p99_s() <= max(0.02, 5 * idle.p99_s()), seen)
     return seen
 
