@@ -41,6 +41,7 @@ TIES = ("tests/kernel/test_ties.py",)
 PLAIN = ("tests/kernel/test_plain.py",)
 CODECS = tuple(f"tests/streams/codecs/test_{name}.py" for name in ("evolution", "framing", "contract", "every_format"))
 PLACES = ("tests/streams/codecs/test_records_of_many.py",)
+SLICED = ("tests/streams/test_online_sink.py",)
 LETTERS = ("tests/streams/test_letters.py",)
 LIMIT_S = 600
 
@@ -238,6 +239,15 @@ MUTANTS = (
     Mutant("events of several batches lose their partition", S + "engine.py", "np.full(len(part.event_us), part.batch.partition, dtype=np.int32)", "np.full(len(part.event_us), parts[0].batch.partition, dtype=np.int32)", SIMULATION),
     Mutant("a batch is not cut to where the engine stands", S + "engine.py", "batch.after(self._marks[batch.partition].offset)\n", "batch.after(0)\n", SIMULATION),
     Mutant("the engine begins at the furthest sink", S + "engine.py", "start = min(known, key=lambda mark: mark.offset)", "start = max(known, key=lambda mark: mark.offset)", SIMULATION),
+    Mutant("a slice leaves its first row out", S + "online_sink.py", "(row >= first) & (row < end)", "(row > first) & (row < end)", SIMULATION),
+    Mutant("the last buckets are in no slice", S + "online_sink.py", "return np.arange(slices + 1) * buckets // slices", "return np.arange(slices + 1) * (buckets - 1) // slices", SIMULATION),
+    Mutant("a batch that is half in the store is forgotten", S + "online_sink.py", "            self._failure = error\n            raise\n        self._work = work", "            raise\n        self._work = work", SLICED),
+    Mutant("what others have changed is tried again in large slices", S + "online_sink.py", "slices = min(buckets, _SMALL_SLICES) if work.tries else few", "slices = few", SLICED),
+    Mutant("a follower skips the ids between log and rows", S + "engine.py", "            start = log_end\n        self._marks", "            pass\n        self._marks", ("tests/simulation/test_follower.py",)),
+    Mutant("a fetch goes on when the flow is stopped", T + "consumer.py", "while not self.should_stop and self.flow_active:", "while not self.should_stop:", ("tests/streams/transport/test_with_faust_at_rest.py",)),
+    Mutant("a drop takes what only looks like it", ONLINE + "store.py", " and ours.match(each)]", "]", ("tests/online/test_drop.py",)),
+    Mutant("a set of other rows is let in", K + "expressions.py", "if function and any(", "if not function and any(", EXPRESSIONS),
+    Mutant("a topic made again is not seen", S + "topic_watch.py", "if now.get(name, identity) != identity:", "if name not in now:", ("tests/streams/test_topic_watch.py",)),
     Mutant("letters are not sent before the log", S + "log_writer.py", "        self._before()\n", "", SIMULATION),
     Mutant("lateness begins anew with a restart", S + "engine.py", "return Mark(self.batch.end_offset, newest_us,", "return Mark(self.batch.end_offset, 0,", SIMULATION),
     Mutant("the group is told before the store holds it", S + "engine.py", "min([mark.offset, *(sink.settled(partition) for sink in self._sinks)])", "self._marks[partition].offset", SIMULATION),
