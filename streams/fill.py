@@ -42,7 +42,7 @@ class LogFill:
         self, slices: LogSlices, view: FeatureView, events_max: int | None = None, *, is_whole: bool = False
     ) -> None:
         self._slices, self._view = slices, view
-        _, dense_bytes, _ = row_bytes(view.plan)
+        dense_bytes = row_bytes(view.plan).dense
         self._is_fixed = events_max is not None
         self._events_max = events_max or _events_that_fit(dense_bytes)
         reach_us = None if is_whole else view.plan.reach_us

@@ -86,11 +86,13 @@ def plan() -> None:
     for view in repository.views.values():
         change = "" if applied.get(view.name) == view.version else "change" if view.name in applied else "new"
         services = [each.name for each in repository.services.values() if view in [s.view for s in each.selections]]
-        cold, dense, has_texts = row_bytes(view.plan)
-        more = " + texts" if has_texts else ""
-        rows.append([change, view.name, f"{cold:,}{more}", f"{dense:,}{more}", ", ".join(services) if change else ""])
-    rows += [["remove", name, "", "", ""] for name in sorted(set(applied) - set(repository.views))]
-    show_table("plan", ["", "view", "bytes a row, one event", "every tile full", "services affected"], rows)
+        sizes = row_bytes(view.plan)
+        more = " + texts" if sizes.has_texts else ""
+        told = [f"{size:,}{more}" for size in (sizes.cold, sizes.dense, sizes.most)]
+        rows.append([change, view.name, *told, ", ".join(services) if change else ""])
+    rows += [["remove", name, "", "", "", ""] for name in sorted(set(applied) - set(repository.views))]
+    columns = ["", "view", "bytes a row, one event", "every tile full", "of any numbers", "services affected"]
+    show_table("plan", columns, rows)
     changes = sum(bool(row[0]) for row in rows)
     console.print(f"plan: {changes} of {len(rows)} views would change; a changed view is computed anew from its topic")
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ import numpy.typing as npt
 from featurestore.errors import RowLayoutError
 from featurestore.kernel.aggregates.heaps import heap_of
 from featurestore.kernel.aggregates.partial import State
+from featurestore.kernel.exact import RUNGS
 from featurestore.kernel.plan import Level, Plan
 from featurestore.kernel.tiles import Tiles, merged, tiles_none
 from featurestore.kernel.tilings import Single
@@ -27,6 +29,8 @@ from featurestore.kernel.windows import tiles_max
 Ints = npt.NDArray[np.int64]
 
 _NO_EVENT = np.iinfo(np.int64).min
+# Of ordinary floats, such as amounts.
+_ORDINARY = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,15 +104,32 @@ def decode(payloads: Sequence[bytes | None], plan: Plan) -> Rows:
     return Rows(levels, newest_us)
 
 
-def row_bytes(plan: Plan) -> tuple[int, int, bool]:
-    """Bytes of a row with one event, of one with every tile as full as can be, and whether texts come on top.
+class RowBytes(NamedTuple):
+    """What a row takes.
 
-    Sums are taken as ordinary ones; those of numbers that are very large and very small at once need more.
+    cold       with one event
+    dense      with every tile as full as can be, of ordinary numbers
+    most       the same where numbers are very large and very small at once, so that sums need all their digits
+    has_texts  whether texts come on top, as long as they are
     """
+
+    cold: int
+    dense: int
+    most: int
+    has_texts: bool
+
+
+def row_bytes(plan: Plan) -> RowBytes:
+    """Bytes of a plan's rows, from one event to all that they can hold."""
+    cold, dense, has_texts = _row_bytes(plan, _ORDINARY)
+    return RowBytes(cold, dense, _row_bytes(plan, len(RUNGS) - 1)[1], has_texts)
+
+
+def _row_bytes(plan: Plan, rung: int) -> tuple[int, int, bool]:
     cold = dense = _header(plan).itemsize
     has_texts = False
     for index, level in enumerate(plan.levels):
-        record = _record(level, _level_rungs(plan, index, (1,) * len(plan.exact_names))).itemsize
+        record = _record(level, _level_rungs(plan, index, (rung,) * len(plan.exact_names))).itemsize
         heaps = [heap_of(partial) for partial in level.partials]
         one, most = (record + sum(each) for each in ([h.one for h in heaps], [h.most for h in heaps]))
         cold += one

@@ -17,7 +17,7 @@ FEATURES = {
 
 def test_a_row_of_one_event_and_a_full_one_have_the_size_that_was_told() -> None:
     plan = compile_plan("v", FEATURES, {"x": "float64"}, frozenset())
-    cold, dense, has_texts = row_bytes(plan)
+    cold, dense, _, has_texts = row_bytes(plan)
     assert not has_texts
     [one] = fold([None], steady(1), plan)
     [full] = fold([None], steady(10_000), plan)
@@ -45,7 +45,7 @@ def test_what_sketches_and_lists_keep_is_told_as_well() -> None:
         "text": Feature("count", "x"),
     }
     plan = compile_plan("v", features, {"x": "float64"}, frozenset())
-    cold, dense, has_texts = row_bytes(plan)
+    cold, dense, _, has_texts = row_bytes(plan)
     assert not has_texts
     events = steady(40_000)
     one = events.take(np.arange(1))
@@ -56,4 +56,17 @@ def test_what_sketches_and_lists_keep_is_told_as_well() -> None:
     )
     assert len(fold([None], crowded, plan)[0]) <= dense
     texts = compile_plan("v", {"last": Feature("last", "x")}, {"x": "string"}, frozenset())
-    assert row_bytes(texts)[2]
+    assert row_bytes(texts).has_texts
+
+
+def test_numbers_very_large_and_very_small_at_once_take_no_more_than_was_told() -> None:
+    features = {"shape": Feature("kurtosis", "x").over("1h"), "usual": Feature("mean", "x")}
+    plan = compile_plan("v", features, {"x": "float64"}, frozenset())
+    sizes, events = row_bytes(plan), steady(1_000)
+    extreme = np.where(np.arange(1_000) % 2, 1e-300, 1e299)
+    [row] = fold(
+        [None],
+        Events(*(getattr(events, name) for name in ("row", "event_us", "partition", "offset")), {"x": Column(extreme)}),
+        plan,
+    )
+    assert sizes.dense < len(row or b"") <= sizes.most
