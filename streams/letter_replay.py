@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -117,8 +116,11 @@ class LetterReplay:
                 producer.begin_transaction()
                 try:
                     self._take_back(producer, batch, report)
-                except BaseException:
-                    _abort(producer)
+                except BaseException as error:
+                    ended = _abort(producer)
+                    if ended is not None and _is_fatal(error):
+                        # Sending says only that something fatal came before; the transaction knows what it was.
+                        raise ended from error
                     raise
         except KafkaException as error:
             # Not closed: the client's `close` fails for a producer that another one has ended; it is freed unclosed.
@@ -255,10 +257,18 @@ def _commit(producer: Producer) -> None:
                 raise
 
 
-def _abort(producer: Producer) -> None:
+def _abort(producer: Producer) -> KafkaException | None:
+    """What kept it from being aborted, if anything."""
     # A run that was ended by another one has nothing open any more; else the broker aborts by itself before long.
-    with suppress(KafkaException):
+    try:
         producer.abort_transaction(_ANSWER_S)
+    except KafkaException as error:
+        return error
+    return None
+
+
+def _is_fatal(error: BaseException) -> bool:
+    return isinstance(error, KafkaException) and error.args[0].code() == KafkaError._FATAL
 
 
 def _said(error: KafkaException) -> str:
