@@ -9,19 +9,22 @@ the broker's compaction may bring one back that has been replayed.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from threading import Lock
+from threading import Condition
 
 import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from featurestore.errors import DeadLetterError
 from streams.broker import Broker, admin_client, client_config
-from streams.letters import DeadLetter, packs, unpacked
+from streams.letters import DeadLetter, Pack, packs, unpacked
 
 _FLUSH_S, _POLL_S = 30.0, 0.1
+# Letters that wait to be packed, each with its record: more than two batches' worth of them where a tenth is bad.
+_WAITING_MAX = 20_000
 _SUFFIX = ".dead"
 _REPLAYED = b"#replayed"
 # A letter is its record in base64 and more, so it may be larger than what its topic takes: ten times the usual bound.
@@ -59,61 +62,86 @@ class HeldLetter:
 
 
 class DeadLetterBox:
-    """Sends letters; `flush` returns when the broker holds all that were put before it. Used from any thread."""
+    """Sends letters; `flush` returns when the broker holds all that were put before it. Used from any thread.
+
+    They are packed and sent in a thread of their own: an engine has its next batch to decode.
+    """
 
     def __init__(self, producer: Producer) -> None:
         self._producer = producer
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="dead-letters")
         self._failed: list[str] = []
-        self._lock = Lock()
-        # Number of a pack -> its letters, in the order in which they were put, while the broker may not hold them.
+        # Over all below: letters that wait to be sent, and what the broker may not hold: number of a put -> letters,
+        # in the order of the puts.
+        self._changed = Condition()
+        self._waiting = 0
         self._unstored: dict[int, int] = {}
         self._number = 0
 
-    def put(self, letters: Iterable[DeadLetter]) -> None:
-        for pack in packs(letters):
-            with self._lock:
-                self._number += 1
-                number = self._number
-                self._unstored[number] = pack.letters
-            while True:
-                try:
-                    self._producer.produce(
-                        dead_letter_topic(pack.topic),
-                        key=pack.key,
-                        value=pack.value,
-                        on_delivery=partial(self._delivered, number),
-                    )
-                    break
-                except BufferError:
-                    # The producer's queue is bounded: wait for room rather than drop a letter.
-                    self._producer.poll(_POLL_S)
+    def put(self, letters: Sequence[DeadLetter]) -> None:
+        """Send letters; waits while too many wait."""
+        if not letters:
+            return
+        with self._changed:
+            self._changed.wait_for(lambda: not self._waiting or self._waiting + len(letters) <= _WAITING_MAX)
+            self._number += 1
+            self._unstored[self._number] = len(letters)
+            self._waiting += len(letters)
+            self._thread.submit(self._send, self._number, letters)
 
     def flush(self) -> None:
         """Raises DeadLetterError when a letter could not be stored: its event must not count as done.
 
         And for ever after: the log would pass the event on the way to the process' end.
         """
-        with self._lock:
+        with self._changed:
             last = self._number
         deadline = time.monotonic() + _FLUSH_S
         # Not the producer's own flush: it waits for letters that are put meanwhile as well, so it might never end.
         while not self._failed and self._waits(last) and time.monotonic() < deadline:
             self._producer.poll(_POLL_S)
         if self._failed or self._waits(last):
-            with self._lock:
+            with self._changed:
                 raise DeadLetterError(sum(self._unstored.values()), list(self._failed))
 
+    def _send(self, number: int, letters: Sequence[DeadLetter]) -> None:
+        try:
+            for pack in packs(letters):
+                self._produce(pack, partial(self._delivered, number, pack.letters))
+        except Exception as error:
+            # Said by every `flush` from now on; nobody waits for this thread.
+            self._failed.append(str(error))
+        finally:
+            with self._changed:
+                self._waiting -= len(letters)
+                self._changed.notify_all()
+
+    def _produce(self, pack: Pack, delivered: Callable[[KafkaError | None, object], None]) -> None:
+        deadline = time.monotonic() + _FLUSH_S
+        topic = dead_letter_topic(pack.topic)
+        while True:
+            try:
+                self._producer.produce(topic, key=pack.key, value=pack.value, on_delivery=delivered)
+                return
+            except BufferError:
+                # The producer's queue is bounded: wait for room rather than drop a letter.
+                if time.monotonic() > deadline:
+                    raise
+                self._producer.poll(_POLL_S)
+
     def _waits(self, last: int) -> bool:
-        """Whether the broker may lack a letter among those of the first `last` packs."""
-        with self._lock:
+        """Whether the broker may lack a letter among those of the first `last` puts."""
+        with self._changed:
             return next(iter(self._unstored), last + 1) <= last
 
-    def _delivered(self, number: int, error: KafkaError | None, message: object) -> None:
-        with self._lock:
-            if error is None:
-                del self._unstored[number]
-            else:
+    def _delivered(self, number: int, letters: int, error: KafkaError | None, message: object) -> None:
+        with self._changed:
+            if error is not None:
                 self._failed.append(str(error))
+                return
+            self._unstored[number] -= letters
+            if not self._unstored[number]:
+                del self._unstored[number]
 
 
 def read_letters(broker: Broker | str, topics: Sequence[str], timeout_s: float = 10.0) -> list[DeadLetter]:

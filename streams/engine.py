@@ -10,9 +10,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -281,7 +282,7 @@ class Engine:
                 what = f"offset {batch.end_offset} is beyond what records of many events may have"
                 raise TopicError(self.topic.name, f"{what} ({BATCHED_OFFSETS_MAX})")
         out = []
-        for batch, decoded in zip(batches, self._decoded(batches), strict=True):
+        for batch, decoded in self._decoded(batches):
             before, past = self._marks[batch.partition], self._decided[batch.partition]
             decoded = past.undecided(decoded, batch.offsets)
             event = _times(decoded, self.topic)
@@ -290,13 +291,17 @@ class Engine:
             out.append(_Part(batch, decoded, judged, event, before))
         return out
 
-    def _decoded(self, batches: Sequence[Batch]) -> list[Decoded]:
-        """All in one go, since a small batch costs hardly less than a large one."""
+    def _decoded(self, batches: Sequence[Batch]) -> list[tuple[Batch, Decoded]]:
+        """Decoded in one go, since a small batch costs hardly less than a large one; their values lie together now."""
+        whole = Payloads.joined([batch.values for batch in batches])
+        decoded = self._codec.decode(whole)
         if len(batches) == 1:
-            return [self._codec.decode(batches[0].values)]
-        whole = self._codec.decode(Payloads.joined([batch.values for batch in batches]))
-        edges = np.cumsum([0, *(len(batch.values) for batch in batches)]).tolist()
-        return [whole.between(begin, end) for begin, end in pairwise(edges)]
+            return [(replace(batches[0], values=whole), decoded)]
+        edges = pairwise(np.cumsum([0, *(len(batch.values) for batch in batches)]).tolist())
+        return [
+            (replace(batch, values=whole[begin:end]), decoded.between(begin, end))
+            for batch, (begin, end) in zip(batches, edges, strict=True)
+        ]
 
     def _post(self, part: _Part) -> None:
         batch, decoded, judged, event = part.batch, part.decoded, part.judged, part.event_us
@@ -304,7 +309,7 @@ class Engine:
         late = ~judged.future & ~repeated & (judged.late_by_us > self._lateness_max_us)
         letters = letters_of(self.topic.name, batch, decoded, event, judged, late, self._lateness_max_us)
         self._letters.put(letters)
-        self.counts.dead.update([letter.reason for letter in letters])
+        self.counts.dead.update(map(attrgetter("reason"), letters))
         self.counts.repeated += int(repeated.sum())
         self.counts.applied += int((~judged.future & ~repeated & ~late).sum())
 

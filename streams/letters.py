@@ -12,16 +12,17 @@ place of one with the same letters. Readers know a letter by its place, so one t
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 
 import msgspec
 
-PACK_LETTERS_MAX = 1_000
+PACK_LETTERS_MAX = 500
 # Below the megabyte that a topic takes which was made by hand.
 PACK_BYTES_MAX = 256 << 10
 _DIGEST_BYTES = 12
+_ENCODER = msgspec.json.Encoder()
 
 
 class DeadLetter(msgspec.Struct, frozen=True, gc=False):
@@ -61,20 +62,10 @@ class Pack(NamedTuple):
     letters: int
 
 
-def packs(letters: Iterable[DeadLetter]) -> Iterator[Pack]:
-    """Letters as records, each letter once, in their order."""
-    encoder, text, held = msgspec.json.Encoder(), bytearray(), list[DeadLetter]()
-    for letter in letters:
-        text += b","
-        start = len(text)
-        encoder.encode_into(letter, text, start)
-        is_full = len(held) == PACK_LETTERS_MAX or len(text) >= PACK_BYTES_MAX
-        if held and (is_full or letter.topic != held[0].topic):
-            yield _pack(held, text[: start - 1])
-            text, held = text[start - 1 :], []
-        held.append(letter)
-    if held:
-        yield _pack(held, text)
+def packs(letters: Sequence[DeadLetter]) -> Iterator[Pack]:
+    """Letters of one topic as records, each letter once, in their order."""
+    for first in range(0, len(letters), PACK_LETTERS_MAX):
+        yield from _packed(letters[first : first + PACK_LETTERS_MAX])
 
 
 def unpacked(value: bytes) -> list[DeadLetter]:
@@ -83,19 +74,24 @@ def unpacked(value: bytes) -> list[DeadLetter]:
     return held if isinstance(held, list) else [held]
 
 
-def _pack(letters: list[DeadLetter], text: bytearray) -> Pack:
-    """`text` is the letters in JSON, each with a comma before it."""
+def _packed(letters: Sequence[DeadLetter]) -> Iterator[Pack]:
+    """In halves until each is small enough: encoding all at once is cheaper than adding sizes."""
     first, last = letters[0], letters[-1]
     if len(letters) == 1:
-        return Pack(first.topic, first.key, bytes(text[1:]), 1)
-    text[0] = ord("[")
-    text += b"]"
-    return Pack(first.topic, b"%b..%b#%b" % (first.key, last.key, _digest(letters)), bytes(text), len(letters))
+        yield Pack(first.topic, first.key, _ENCODER.encode(first), 1)
+        return
+    value = _ENCODER.encode(letters)
+    if len(value) <= PACK_BYTES_MAX:
+        yield Pack(first.topic, b"%b..%b#%b" % (first.key, last.key, _digest(letters)), value, len(letters))
+        return
+    half = len(letters) // 2
+    yield from _packed(letters[:half])
+    yield from _packed(letters[half:])
 
 
-def _digest(letters: list[DeadLetter]) -> bytes:
+def _digest(letters: Sequence[DeadLetter]) -> bytes:
     """Of the places of all letters: topics are alike in a pack."""
     places = array("q", [letter.offset for letter in letters])
-    places.extend(letter.partition for letter in letters)
-    places.extend(-1 if letter.position is None else letter.position for letter in letters)
+    places.extend([letter.partition for letter in letters])
+    places.extend([-1 if letter.position is None else letter.position for letter in letters])
     return blake2b(places.tobytes(), digest_size=_DIGEST_BYTES).hexdigest().encode()

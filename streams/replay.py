@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import blake2b
@@ -339,7 +339,7 @@ class _FileLetters:
         self._path = path
         self._waiting: list[DeadLetter] = []
 
-    def put(self, letters: Iterable[DeadLetter]) -> None:
+    def put(self, letters: Sequence[DeadLetter]) -> None:
         self._waiting.extend(letters)
 
     def flush(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -71,7 +71,7 @@ class Log(Protocol):
 class Letters(Protocol):
     """Where an engine's dead letters go; `DeadLetterBox` says what each call promises."""
 
-    def put(self, letters: Iterable[DeadLetter]) -> None: ...
+    def put(self, letters: Sequence[DeadLetter]) -> None: ...
 
     def flush(self) -> None: ...
 
@@ -104,7 +104,7 @@ class NoLog:
 class NoLetters:
     """Drops letters: the worker that keeps the log has posted them."""
 
-    def put(self, letters: Iterable[DeadLetter]) -> None:
+    def put(self, letters: Sequence[DeadLetter]) -> None:
         """Posted already."""
 
     def flush(self) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import repeat
+from operator import attrgetter, is_not
+
 import numpy as np
 import numpy.typing as npt
 
 from featurestore.event_time import SECOND_US
 from streams.codecs import Decoded
 from streams.letters import DeadLetter
+from streams.payloads import picked
 from streams.transport import Batch
 from streams.watermark import Judged
 
@@ -24,20 +29,10 @@ def letters_of(
     late         (n) which of them are later than any view waits ...
     lateness_us  ... and how long that is
     """
-    offsets = batch.offsets[np.array([bad.index for bad in decoded.rejected], dtype=np.int64)].tolist()
-    rejected = [
-        DeadLetter(
-            topic,
-            batch.partition,
-            offset,
-            bad.reason,
-            bad.detail,
-            _bytes(batch.values[bad.index], bad.position),
-            batch.key(bad.index),
-            bad.position,
-        )
-        for bad, offset in zip(decoded.rejected, offsets, strict=True)
-    ]
+    bad = decoded.rejected
+    record = np.array(list(map(attrgetter("index"), bad)), dtype=np.int64)
+    reasons, details, positions = (list(map(attrgetter(name), bad)) for name in ("reason", "detail", "position"))
+    rejected = _letters(topic, batch, record, reasons, details, positions)
     future, late_at = np.flatnonzero(judged.future), np.flatnonzero(late)
     ahead_s = (event_us[future] - judged.effective_us[future]) // SECOND_US
     ahead = [f"{each} s ahead of its arrival" for each in ahead_s.tolist()]
@@ -55,16 +50,23 @@ def _untimely(
     topic: str, batch: Batch, decoded: Decoded, places: Ints, reason: str, details: list[str]
 ) -> list[DeadLetter]:
     """Letters of events that were decoded, by their places among those."""
-    record = decoded.index[places]
-    position = [None] * len(places) if decoded.position is None else decoded.position[places].tolist()
-    return [
-        DeadLetter(
-            topic, batch.partition, offset, reason, detail, _bytes(batch.values[at], within), batch.key(at), within
-        )
-        for offset, at, within, detail in zip(
-            batch.offsets[record].tolist(), record.tolist(), position, details, strict=True
-        )
-    ]
+    positions = [None] * len(places) if decoded.position is None else decoded.position[places].tolist()
+    return _letters(topic, batch, decoded.index[places], [reason] * len(places), details, positions)
+
+
+def _letters(
+    topic: str, batch: Batch, record: Ints, reasons: list[str], details: list[str], positions: list[int | None]
+) -> list[DeadLetter]:
+    """Letters of the records at rising places; made without a loop of Python's, for each may be many."""
+    payloads = picked(batch.values, record)
+    if any(map(partial(is_not, None), positions)):
+        payloads = list(map(_bytes, payloads, positions))
+    alike, offsets, keys = (
+        (repeat(topic), repeat(batch.partition)),
+        batch.offsets[record].tolist(),
+        batch.keys_at(record),
+    )
+    return list(map(DeadLetter, *alike, offsets, reasons, details, payloads, keys, positions))
 
 
 def _bytes(payload: bytes | None, position: int | None) -> bytes | None:

@@ -43,6 +43,7 @@ CODECS = tuple(f"tests/streams/codecs/test_{name}.py" for name in ("evolution", 
 PLACES = ("tests/streams/codecs/test_records_of_many.py",)
 SLICED = ("tests/streams/test_online_sink.py",)
 LETTERS = ("tests/streams/test_letters.py",)
+PAYLOADS = ("tests/streams/test_payloads.py",)
 LIMIT_S = 600
 
 
@@ -311,10 +312,12 @@ MUTANTS = (
     Mutant("a rejected row has the place of another", S + "codecs/codec.py", "decoded.position[places].tolist()", "places.tolist()", CODECS),
     Mutant("parts of a batch stay in the order of their schemas", S + "codecs/framed.py", "order = np.argsort(index)", "order = np.arange(len(index))", CODECS),
     Mutant("what is no number is taken", S + "codecs/columns.py", "return ~np.asarray(pc.is_finite(array)", "return np.zeros(len(array), bool) & np.asarray(pc.is_finite(array)", CODECS),
-    Mutant("a pack's key tells its ends alone", S + "letters.py", "_digest(letters)), bytes(text)", 'b""), bytes(text)', LETTERS),
-    Mutant("a pack's last letter is lost", S + "letters.py", "    if held:\n        yield _pack(held, text)", "    if len(held) > 1:\n        yield _pack(held, text)", LETTERS),
-    Mutant("packs have no bound in bytes", S + "letters.py", " or len(text) >= PACK_BYTES_MAX", "", LETTERS),
-    Mutant("an event that is too late has the bytes of another", S + "unapplied.py", "record = decoded.index[places]", "record = places", LETTERS),
+    Mutant("a pack's key tells its ends alone", S + "letters.py", "_digest(letters)), value", 'b""), value', LETTERS),
+    Mutant("a pack's last letter is lost", S + "letters.py", "    yield from _packed(letters[half:])", "    yield from _packed(letters[half:-1] or letters[half:])", LETTERS),
+    Mutant("packs have no bound in bytes", S + "letters.py", "if len(value) <= PACK_BYTES_MAX:", "if True:", LETTERS),
+    Mutant("an event that is too late has the bytes of another", S + "unapplied.py", "batch, decoded.index[places], [reason]", "batch, places, [reason]", LETTERS),
+    Mutant("payloads that are not there are empty", S + "payloads.py", "buffers = [pa.py_buffer(there),", "buffers = [None,", PAYLOADS),
+    Mutant("rejected records of a later batch keep the place of the first", S + "codecs/codec.py", "        if first:\n", "        if False:\n", LETTERS),
 )  # fmt: skip
 
 _own = local()

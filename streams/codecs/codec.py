@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, Protocol
 
 import msgspec
@@ -44,14 +46,15 @@ class Decoded:
     def between(self, first: int, end: int) -> Decoded:
         """What came of the records [first, end) of the batch, as if they were all of it."""
         low, high = np.searchsorted(self.index, [first, end]).tolist()
+        begin, stop = (bisect_left(self.rejected, edge, key=attrgetter("index")) for edge in (first, end))
+        rejected = self.rejected[begin:stop]
+        if first:
+            shifted = [Rejected(bad.index - first, bad.reason, bad.detail, bad.position) for bad in rejected]
+            rejected = tuple(shifted)
         return Decoded(
             self.index[low:high] - first,
             {name: array.slice(low, high - low) for name, array in self.arrays.items()},
-            tuple(
-                msgspec.structs.replace(bad, index=bad.index - first)
-                for bad in self.rejected
-                if first <= bad.index < end
-            ),
+            rejected,
             None if self.position is None else self.position[low:high],
         )
 

@@ -21,7 +21,8 @@ from featurestore.event_time import moment_us
 from featurestore.kernel import ARROW_TYPES, DataType, arrow_type, decimal_type
 from featurestore.spec import Topic
 from streams.codecs import json_columns
-from streams.codecs.codec import Decoded, Rejected
+from streams.codecs.codec import Decoded, Ints, Rejected
+from streams.payloads import picked
 
 _INT64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 # A time stamp is microseconds since 1970, or ISO 8601 text with its zone; 9999 is the last year that both can say.
@@ -60,13 +61,13 @@ class JsonCodec:
     def decode(self, payloads: Sequence[bytes | None]) -> Decoded:
         """Columns of the records that keep the contract; each of the others with its reason."""
         if self._reader is None:
-            return self._decode_one_by_one(payloads, range(len(payloads)))
+            return self._decode_one_by_one(payloads, np.arange(len(payloads)))
         plain, arrays = self._reader.read(payloads)
         if len(plain) == len(payloads):
             return Decoded(plain, arrays, ())
         is_other = np.ones(len(payloads), dtype=np.bool_)
         is_other[plain] = False
-        others = self._decode_one_by_one(payloads, np.flatnonzero(is_other).tolist())
+        others = self._decode_one_by_one(payloads, np.flatnonzero(is_other))
         if not len(others.index):
             return Decoded(plain, arrays, others.rejected)
         index = np.concatenate((plain, others.index))
@@ -76,7 +77,7 @@ class JsonCodec:
         }
         return Decoded(index[order], both, others.rejected)
 
-    def _decode_one_by_one(self, payloads: Sequence[bytes | None], places: Sequence[int]) -> Decoded:
+    def _decode_one_by_one(self, payloads: Sequence[bytes | None], places: Ints) -> Decoded:
         """The records at these places of a batch, by msgspec: each as it would be alone."""
         events, index, rejected = self._with_decimals(*self._events(payloads, places))
         # Column by column: a tuple an event would be as many objects for the garbage collector to go through.
@@ -180,26 +181,31 @@ class JsonCodec:
             places.append(place)
         return kept, places, sorted(rejected, key=lambda one: one.index)
 
-    def _events(
-        self, payloads: Sequence[bytes | None], places: Sequence[int]
-    ) -> tuple[list[Any], list[int], list[Rejected]]:
-        events, index, rejected = [], [], []
-        for place in places:
-            payload = payloads[place]
+    def _events(self, payloads: Sequence[bytes | None], places: Ints) -> tuple[list[Any], list[int], list[Rejected]]:
+        events, index, rejected, decode = [], [], [], self._one.decode
+        for place, payload in zip(places.tolist(), picked(payloads, places), strict=True):
             if payload is None:
                 rejected.append(Rejected(place, "no_value", "the record has no value (a tombstone)"))
                 continue
             try:
-                events.append(self._one.decode(payload))
-                index.append(place)
-            except msgspec.ValidationError as error:
-                reason = "missing_field" if "missing required field" in str(error) else "wrong_type"
-                rejected.append(Rejected(place, reason, str(error)))
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                event = decode(payload)
+            except msgspec.DecodeError as error:
+                detail = str(error)
+                rejected.append(Rejected(place, _reason(error, detail), detail))
+            except UnicodeDecodeError as error:
                 rejected.append(Rejected(place, "broken_json", str(error)))
             except RecursionError:
                 rejected.append(Rejected(place, "broken_json", "nested too deeply"))
+            else:
+                events.append(event)
+                index.append(place)
         return events, index, rejected
+
+
+def _reason(error: msgspec.DecodeError, detail: str) -> str:
+    if not isinstance(error, msgspec.ValidationError):
+        return "broken_json"
+    return "missing_field" if "missing required field" in detail else "wrong_type"
 
 
 def _array(values: list[Any], dtype: DataType) -> pa.Array:

@@ -12,6 +12,7 @@ import pyarrow as pa
 from featurestore.kernel import ARROW_TYPES, DataType
 from featurestore.spec import Topic
 from streams.codecs import json_loop
+from streams.gather import gather
 from streams.payloads import Payloads
 
 _KINDS: dict[DataType, int] = {
@@ -109,7 +110,7 @@ def _strings(data: npt.NDArray[np.uint8], start: Ints, length: Ints, valid: Trut
         length = np.where(valid, length, 0)
     offsets = _ends(length).astype(np.int32)
     out = np.empty(offsets[-1], dtype=np.uint8)
-    json_loop.gather_strings(data, start, length, offsets, out)
+    gather(data, start, length, out)
     return pa.Array.from_buffers(pa.string(), len(start), [_bits(valid), pa.py_buffer(offsets), pa.py_buffer(out)])
 
 

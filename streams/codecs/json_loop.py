@@ -123,15 +123,6 @@ def read_objects(data, begins, ends, names, name_at, kinds, nullable, start, len
 
 
 @loop
-def gather_strings(data, start, length, offsets, out):  # type: ignore[no-untyped-def]
-    """The strings at these places one after the other, as Arrow keeps them; `offsets` (n + 1) is given."""
-    for index in range(len(start)):
-        source, to = start[index], np.int64(offsets[index])
-        for place in range(length[index]):
-            out[to + place] = data[source + place]
-
-
-@loop
 def _space(data, at, end):  # type: ignore[no-untyped-def]
     while at < end and (data[at] == 32 or data[at] == 10 or data[at] == 13 or data[at] == 9):
         at += 1

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from streams.payloads import Parts, Payloads
+from streams.payloads import Parts, Payloads, picked
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +49,9 @@ class Batch:
         keys, epoch = self.keys[:cut], self.leader_epoch
         return Batch(self.topic, self.partition, self.first_offset, end, values, offsets, stamps, epoch, keys)
 
-    def key(self, index: int) -> bytes | None:
-        """The key of one record."""
-        return self.keys[index] if self.keys else None
+    def keys_at(self, places: npt.NDArray[np.int64]) -> list[bytes | None]:
+        """The keys of the records at rising places."""
+        return picked(self.keys, places) if self.keys else [None] * len(places)
 
     def followed_by(self, others: Sequence[Batch]) -> Batch:
         """This batch and those right after it as one."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -133,7 +133,7 @@ class Letters(DeadLetterBox):
     def __init__(self) -> None:
         self.held: dict[bytes, DeadLetter] = {}
 
-    def put(self, letters: Iterable[DeadLetter]) -> None:
+    def put(self, letters: Sequence[DeadLetter]) -> None:
         self.held.update({letter.key: letter for letter in letters})
 
     def flush(self) -> None:

@@ -93,7 +93,7 @@ def test_a_letter_that_could_not_be_stored_is_never_taken_for_stored() -> None:
             return 0
 
     box = DeadLetterBox(Refusing())  # type: ignore[arg-type]
-    box.put(DeadLetter("paid", 0, offset, "wrong_type", "", b"") for offset in range(3))
+    box.put([DeadLetter("paid", 0, offset, "wrong_type", "", b"") for offset in range(3)])
     for _ in range(2):
         with pytest.raises(DeadLetterError, match="3 outstanding") as raised:
             box.flush()

@@ -81,7 +81,7 @@ def records(draw: st.DrawFn) -> bytes:
 
 
 def _told(payloads: Sequence[bytes | None], *, plain: bool) -> Any:
-    told = CODEC.decode(payloads) if plain else CODEC._decode_one_by_one(payloads, range(len(payloads)))
+    told = CODEC.decode(payloads) if plain else CODEC._decode_one_by_one(payloads, np.arange(len(payloads)))
     columns = {name: [_exact(value) for value in array.to_pylist()] for name, array in told.arrays.items()}
     for array in told.arrays.values():
         array.validate(full=True)

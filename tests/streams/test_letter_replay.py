@@ -87,10 +87,12 @@ def lettered(stack: LocalStack, project: Make, unique: Callable[[str], str]) -> 
     box = DeadLetterBox(kafka_producer(stack.kafka_bootstrap))
     fresh = now_us()
     box.put(
-        DeadLetter(topic, n % 2, n // 2, "wrong_type", "null", line(f"u{n % 7}", fresh, None), f"u{n % 7}".encode())
-        for n in range(1_300)
+        [
+            DeadLetter(topic, n % 2, n // 2, "wrong_type", "null", line(f"u{n % 7}", fresh, None), f"u{n % 7}".encode())
+            for n in range(1_300)
+        ]
     )
-    box.put(DeadLetter(topic, 0, 10_000 + n, "broken_json", "cut", b"{") for n in range(20))
+    box.put([DeadLetter(topic, 0, 10_000 + n, "broken_json", "cut", b"{") for n in range(20)])
     box.flush()
     # As a worker leaves it that passed all of these events: they are dead for good.
     log = EventLog(made.settings.offline_path, made.repository.topic(topic))
@@ -275,7 +277,7 @@ def test_a_letter_whose_event_counts_where_it_stands_or_may_yet_is_left(
     topic = unique("undecided")
     made = project(definitions(topic))
     box, moment = DeadLetterBox(kafka_producer(stack.kafka_bootstrap)), now_us()
-    box.put(DeadLetter(topic, 0, n, "wrong_type", "was", line("a", moment, 1.0)) for n in range(3))
+    box.put([DeadLetter(topic, 0, n, "wrong_type", "was", line("a", moment, 1.0)) for n in range(3)])
     box.flush()
     # A worker posted the letters and was killed; the next one, with a mended definition, took the second event.
     paid = made.repository.topic(topic)

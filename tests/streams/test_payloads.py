@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.payloads import Parts, Payloads
+from streams.payloads import Parts, Payloads, picked
 
 lists = st.lists(st.none() | st.binary(max_size=5), max_size=8)
 
@@ -24,3 +25,7 @@ def test_payloads_and_their_parts_are_the_list(
         assert list(held[some]) == whole[some]
         assert [held[index] for index in range(-len(whole), len(whole))] == [*whole, *whole]
         assert Payloads.of(held[some]).size_bytes == sum(len(payload or b"") for payload in whole[some])
+        places = np.arange(len(whole))[some if step != -1 else slice(first, end)]
+        assert picked(held, places) == [whole[place] for place in places]
+        twice = np.repeat(places, 2)
+        assert picked(held, twice) == [whole[place] for place in twice]
