@@ -215,8 +215,6 @@ class Engine:
         if not coming:
             return
         parts = self._judged(coming)
-        for part in parts:
-            self._post(part)
         new = {part.batch.partition: part.mark(self.topic_id) for part in parts}
         taken = _Taken.of(parts, self.topic)
         for sink in self._sinks:
@@ -276,38 +274,41 @@ class Engine:
         }
 
     def _judged(self, batches: Sequence[Batch]) -> list[_Part]:
-        """Decode, leave out what the log has decided, judge time and repeats."""
+        """Decode, leave out what the log has decided, judge time and repeats, post what is not applied."""
         for batch in batches:
             if self.topic.is_batched and batch.end_offset > BATCHED_OFFSETS_MAX:
                 what = f"offset {batch.end_offset} is beyond what records of many events may have"
                 raise TopicError(self.topic.name, f"{what} ({BATCHED_OFFSETS_MAX})")
         out = []
-        for batch, decoded in self._decoded(batches):
+        for batch, values, decoded in self._decoded(batches):
             before, past = self._marks[batch.partition], self._decided[batch.partition]
             decoded = past.undecided(decoded, batch.offsets)
             event = _times(decoded, self.topic)
             judged = judge(event, batch.timestamps_us[decoded.index], before.newest_us)
             judged = self._repeats.mark(batch.partition, decoded.arrays, batch.offsets[decoded.index], judged, past)
-            out.append(_Part(batch, decoded, judged, event, before))
+            part = _Part(batch, decoded, judged, event, before)
+            self._post(part, values)
+            out.append(part)
         return out
 
-    def _decoded(self, batches: Sequence[Batch]) -> list[tuple[Batch, Decoded]]:
-        """Decoded in one go, since a small batch costs hardly less than a large one; their values lie together now."""
+    def _decoded(self, batches: Sequence[Batch]) -> list[tuple[Batch, Payloads, Decoded]]:
+        """In one go, since a small batch costs hardly less than a large one; with the values, which lie together now."""
         whole = Payloads.joined([batch.values for batch in batches])
         decoded = self._codec.decode(whole)
         if len(batches) == 1:
-            return [(replace(batches[0], values=whole), decoded)]
+            return [(batches[0], whole, decoded)]
         edges = pairwise(np.cumsum([0, *(len(batch.values) for batch in batches)]).tolist())
         return [
-            (replace(batch, values=whole[begin:end]), decoded.between(begin, end))
+            (batch, whole[begin:end], decoded.between(begin, end))
             for batch, (begin, end) in zip(batches, edges, strict=True)
         ]
 
-    def _post(self, part: _Part) -> None:
+    def _post(self, part: _Part, values: Payloads) -> None:
         batch, decoded, judged, event = part.batch, part.decoded, part.judged, part.event_us
         repeated = judged.late_by_us == REPEATED_US
         late = ~judged.future & ~repeated & (judged.late_by_us > self._lateness_max_us)
-        letters = letters_of(self.topic.name, batch, decoded, event, judged, late, self._lateness_max_us)
+        together = replace(batch, values=values)
+        letters = letters_of(self.topic.name, together, decoded, event, judged, late, self._lateness_max_us)
         self._letters.put(letters)
         self.counts.dead.update(map(attrgetter("reason"), letters))
         self.counts.repeated += int(repeated.sum())

@@ -88,7 +88,13 @@ def hidden_backlog(stack: LocalStack, backlog: Backlog, events: int) -> Callable
 
 
 def backlog_rate(
-    progress: Progress, events: int, running: Sequence[ChildServer], began: float, *, at_once: bool = False
+    progress: Progress,
+    events: int,
+    running: Sequence[ChildServer],
+    began: float,
+    *,
+    at_once: bool = False,
+    applied: Callable[[], None] = lambda: None,
 ) -> tuple[float, float]:
     """Events a second until every event is in its row, and the seconds that the log took after that.
 
@@ -96,6 +102,7 @@ def backlog_rate(
     no more of them. Raises FeatureStoreError when the log takes longer.
     at_once  what is there was seen from `began` on; otherwise what comes before the first look that sees anything is
              taken for start-up
+    applied  is called when every event is in its row
     """
     seen_s, seen, rows_s = 0.0, 0, 0.0
     while True:
@@ -103,6 +110,7 @@ def backlog_rate(
         seconds = time.monotonic() - began
         if now.online >= events and not rows_s:
             rows_s = seconds
+            applied()
             if not at_once and seen in (0, events):
                 raise FeatureStoreError(f"bench: {events} events are too few, they were done before the first look")
         if now.done >= events:

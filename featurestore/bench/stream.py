@@ -82,6 +82,9 @@ class _Backlogs:
         here = self._folder / f"round-{number}"
         here.mkdir()
         bootstrap, topic = self._stack.kafka_bootstrap, UNIFORM.topic
+        if not number:
+            # First, while the disk is idle: the kernel writes the gigabytes of the other runs down for a while.
+            self._look_beside(here)
         ceiling = ("featurestore.bench.peers.ceiling", bootstrap, topic, f"ceiling-{number}", str(self._events))
         self._rated("ceiling", _peer(here, *ceiling))
         uniform, interleaved, zipf, bad = (backlog.topic for backlog in BACKLOGS)
@@ -96,8 +99,6 @@ class _Backlogs:
         self._ran("heavy, interleaved", here, interleaved, heavy=True)
         vanilla = ("featurestore.bench.peers.vanilla_faust", bootstrap, self._stack.redis_url, topic)
         self._rated("plain Faust", _peer(here, *vanilla, f"vanilla-{number}", str(_FAUST_EVENTS)))
-        if not number:
-            self._look_beside(here)
 
     def figures(self) -> list[Figure]:
         rate = {what: median(each) for what, each in self._rates.items()}
@@ -185,9 +186,14 @@ class _Backlogs:
                 before = {name: sum(map(cpu_s, each)) for name, each in pids.items()}
                 show()
                 began = time.monotonic()
-                rate, behind = backlog_rate(progress, self._events, running, began, at_once=True)
-                took = time.monotonic() - began
-                self._cores[what] = {name: (sum(map(cpu_s, each)) - before[name]) / took for name, each in pids.items()}
+
+                def applied() -> None:
+                    took = time.monotonic() - began
+                    self._cores[what] = {
+                        name: (sum(map(cpu_s, each)) - before[name]) / took for name, each in pids.items()
+                    }
+
+                rate, behind = backlog_rate(progress, self._events, running, began, at_once=True, applied=applied)
                 peak = max(peak_mb(each.pid) for each in running)
                 run = Run(rate, behind, peak, *shares_of(worker_sums(*ports)))
             finally:

@@ -14,6 +14,8 @@ KAFKA_VERSION = "4.3.1"
 # Fixed, so that a second start recognises the folder that the first one formatted.
 _CLUSTER_ID = "bG9jYWxfZmVhdHVyZXN0bw"
 _HEAP = "-Xmx512m"
+# Workers step back further (see `start_worker`); the online store not at all, since it answers people.
+_NICE = 10
 # Correlation id 7, ApiVersions v0, no client id: any broker answers it once it serves requests.
 _API_VERSIONS = bytes.fromhex("0000000a0012000000000007ffff")
 
@@ -33,7 +35,7 @@ def start_kafka(folder: Path, port: int, say: Say, settings: Mapping[str, object
         say("kafka: formatting its storage")
         _java(classpath, folder, "kafka.tools.StorageTool", "format", "-t", _CLUSTER_ID, "-c", str(properties))
     command = [_java_binary(), _HEAP, *_logging(folder), "-cp", classpath, "kafka.Kafka", str(properties)]
-    return ChildServer("kafka", command, folder / "server.log", lambda: _serves(port))
+    return ChildServer("kafka", command, folder / "server.log", lambda: _serves(port), nice=_NICE)
 
 
 def _serves(port: int) -> bool:
