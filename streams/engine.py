@@ -292,7 +292,7 @@ class Engine:
         return out
 
     def _decoded(self, batches: Sequence[Batch]) -> list[tuple[Batch, Payloads, Decoded]]:
-        """In one go, since a small batch costs hardly less than a large one; with the values, which lie together now."""
+        """In one go, since a small batch costs hardly less than a large one; with the values, that lie together."""
         whole = Payloads.joined([batch.values for batch in batches])
         decoded = self._codec.decode(whole)
         if len(batches) == 1:
