@@ -5,6 +5,7 @@ for the next fold. Promise: a batch's rows and its watermark are written togethe
 """
 
 from featurestore.online.alias import Alias, Aliases, Backfilling, Served
+from featurestore.online.servers import Cluster, OneServer, Servers, servers_at
 from featurestore.online.store import (
     TOKEN_BYTES,
     Applied,
@@ -28,13 +29,17 @@ __all__ = [
     "Backfilling",
     "BucketCommit",
     "BucketRead",
+    "Cluster",
     "Conflict",
     "Duplicate",
     "LostTail",
     "Move",
+    "OneServer",
     "OnlineStore",
     "Outcome",
     "Served",
+    "Servers",
     "Straddle",
     "row_tokens",
+    "servers_at",
 ]

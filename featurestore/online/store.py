@@ -14,14 +14,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from featurestore.errors import OnlineStoreError
 from featurestore.event_time import Mark
 from featurestore.kernel import Pieces
 from featurestore.kernel.keys import bucket_of
-from featurestore.online.wire import Prefixed, packed
+from featurestore.online.servers import ANSWER_S, Call, Servers, servers_at
+from featurestore.online.wire import Prefixed
 
 _LIBRARY = "featurestore_v3"
 TOKEN_BYTES = 16
@@ -29,9 +28,6 @@ TOKEN_BYTES = 16
 _ABSENT = bytes(TOKEN_BYTES)
 # A longer MGET holds the server up for other readers; shorter ones cost more round trips in the pipeline.
 _MGET_KEYS = 250
-# A server that takes longer is as good as gone: the caller gets an error rather than a hang.
-_CONNECT_S = 5.0
-_ANSWER_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,44 +121,38 @@ class OnlineStore:
 
     def __init__(
         self,
-        client: redis.Redis,
+        servers: Servers,
         *,
         namespace: str,
         buckets: int = 64,
         new_token: Callable[[], bytes] = lambda: os.urandom(TOKEN_BYTES),
     ) -> None:
-        self._client, self._namespace, self.buckets, self._new_token = client, namespace, buckets, new_token
+        self._servers, self._namespace, self.buckets, self._new_token = servers, namespace, buckets, new_token
 
     @classmethod
-    def at(cls, url: str, *, namespace: str, buckets: int, answer_s: float = _ANSWER_S) -> OnlineStore:
-        """The store behind a Redis URL; nothing is sent before the first call.
-
-        answer_s  a call that takes longer has failed; who is in a hurry tries again at once, and only when the
-                  connection was lost, not four times with pauses as redis-py does
-        """
-        again = Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))
-        hurried = {"retry": again} if answer_s < _ANSWER_S else {}
-        connect_s = min(answer_s, _CONNECT_S)
-        client = redis.Redis.from_url(url, socket_connect_timeout=connect_s, socket_timeout=answer_s, **hurried)
-        return cls(client, namespace=namespace, buckets=buckets)
+    def at(cls, url: str, *, namespace: str, buckets: int, answer_s: float = ANSWER_S) -> OnlineStore:
+        """The store behind a URL, as `servers_at` reads it; nothing is sent before the first call."""
+        return cls(servers_at(url, answer_s), namespace=namespace, buckets=buckets)
 
     def ensure_ready(self) -> None:
         """Refuse a server that may evict rows; load the functions."""
-        with _told():
-            policy = self._client.config_get("maxmemory-policy").get("maxmemory-policy")
-        if policy != "noeviction":
-            raise OnlineStoreError(
-                f"the online store's maxmemory-policy is {policy!r}, so it may drop rows in silence; "
-                "set it to 'noeviction'"
-            )
         source = files("featurestore.online").joinpath("functions.lua").read_text()
-        with _told():
-            self._client.function_load(source, replace=True)
+        for client in self._clients():
+            with _told():
+                policy = client.config_get("maxmemory-policy").get("maxmemory-policy")
+            if policy != "noeviction":
+                raise OnlineStoreError(
+                    f"the online store's maxmemory-policy is {policy!r}, so it may drop rows in silence; "
+                    "set it to 'noeviction'"
+                )
+            with _told():
+                client.function_load(source, replace=True)
 
     def ping(self) -> None:
-        """Return when the server answers."""
-        with _told():
-            self._client.ping()
+        """Return when the server answers, of a cluster every node that has rows."""
+        for client in self._clients():
+            with _told():
+                client.ping()
 
     def marks(self, view_id: str, topic: str) -> dict[int, list[Mark | None]]:
         """Partition -> watermark of every bucket, None where a bucket has none."""
@@ -189,7 +179,7 @@ class OnlineStore:
         names = keys if isinstance(keys, Pieces) else Pieces.of(keys)
         edges = [0, *(np.flatnonzero(np.diff(bucket)) + 1).tolist(), len(keys)] if len(keys) else [0]
         parts = [(int(bucket[first]), names.between(first, end)) for first, end in pairwise(edges)]
-        calls: list[tuple[Any, ...]] = []
+        calls: list[Call] = []
         for number, members in parts:
             # A transaction is as atomic as a function, and copies rows at the server's own speed.
             prefix = self._row_prefix(view_id, number)
@@ -230,25 +220,20 @@ class OnlineStore:
         self, asked: Sequence[tuple[str, Sequence[bytes]]], views: Sequence[str]
     ) -> tuple[list[list[bytes | None]], list[bytes | None], list[bytes | None]]:
         """The same, with the aliases of some views as they were before and after the rows were read."""
-        pipeline = self._client.pipeline(transaction=False)
-        if views:
-            pipeline.hmget(self.name("aliases"), list(views))
+        aliases: list[Call] = [("HMGET", self.name("aliases"), *views)] if views else []
+        gets: list[Call] = []
         sizes = []
         for view_id, keys in asked:
             names = [self._row_prefix(view_id, bucket_of(key, self.buckets)) + key for key in keys]
             chunks = range(0, len(names), _MGET_KEYS)
             sizes.append(len(chunks))
-            for first in chunks:
-                pipeline.mget(names[first : first + _MGET_KEYS])
-        if views:
-            pipeline.hmget(self.name("aliases"), list(views))
-        with _told():
-            replies = iter(pipeline.execute())
-        before: list[bytes | None] = next(replies) if views else []
+            gets += [("MGET", *names[first : first + _MGET_KEYS]) for first in chunks]
+        before, found, after = self._in_turn([aliases, gets, aliases])
+        held = iter(found)
         rows = [
-            [None if row is None else row[TOKEN_BYTES:] for _ in range(size) for row in next(replies)] for size in sizes
+            [None if row is None else row[TOKEN_BYTES:] for _ in range(size) for row in next(held)] for size in sizes
         ]
-        return rows, before, next(replies) if views else []
+        return rows, before[0] if views else [], after[0] if views else []
 
     def ask(self, *call: Any) -> Any:
         """One command of the server; its answer. For what lies beside the rows: see `alias.py`."""
@@ -265,11 +250,11 @@ class OnlineStore:
     def incarnation(self) -> str:
         """Another one after each start of the server: then what it holds may be older than what was written."""
         with _told():
-            return str(self._client.info("server")["run_id"])
+            return " ".join(str(client.info("server")["run_id"]) for client in self._clients())
 
     def drop(self, view_id: str, at_once: int = 1_000) -> int:
         """Delete all rows and watermarks under an id; returns how many keys there were."""
-        return sum(self._client_unlink(names) for names in self._keys_of(view_id, "", at_once))
+        return sum(int(self.ask("UNLINK", *names)) for names in self._keys_of(view_id, "", at_once))
 
     def rows(self, view_id: str) -> int:
         """How many rows there are under an id; goes through all keys of the server."""
@@ -277,23 +262,19 @@ class OnlineStore:
 
     def _keys_of(self, view_id: str, what: str, at_once: int) -> Iterator[list[bytes]]:
         # A star stands for anything, and so may the key of another view's entity: the place is looked at as well.
-        pattern, cursor = f"{self._namespace}:{{b*}}:{view_id}:{what}*", 0
+        pattern = f"{self._namespace}:{{b*}}:{view_id}:{what}*"
         ours = re.compile(
             re.escape(f"{self._namespace}:{{b").encode() + rb"\d+" + re.escape(f"}}:{view_id}:{what}").encode()
         )
-        while True:
-            # A key may come twice while the server's table grows or shrinks; unlinking it again does nothing.
-            with _told():
-                cursor, found = self._client.scan(cursor, match=pattern, count=at_once)
-            names = [each for each in found if isinstance(each, bytes) and ours.match(each)]
-            if names:
-                yield names
-            if cursor == 0:
-                return
-
-    def _client_unlink(self, names: list[bytes]) -> int:
-        with _told():
-            return int(self._client.unlink(*names))
+        for client in self._clients():
+            cursor = None
+            while cursor != 0:
+                # A key may come twice while the server's table grows or shrinks; unlinking it again does nothing.
+                with _told():
+                    cursor, found = client.scan(cursor or 0, match=pattern, count=at_once)
+                names = [each for each in found if isinstance(each, bytes) and ours.match(each)]
+                if names:
+                    yield names
 
     def newest_us(self, view_id: str, topic: str, keys: Sequence[bytes]) -> list[int | None]:
         """For each key: every event of the topic up to here that was in time is in the key's row.
@@ -301,51 +282,43 @@ class OnlineStore:
         The newest effective event time of the partition that is furthest behind; None when nothing was read yet.
         """
         buckets = [bucket_of(key, self.buckets) for key in keys]
-        pipeline = self._client.pipeline(transaction=False)
         distinct = list(dict.fromkeys(buckets))
-        for bucket in distinct:
-            pipeline.hgetall(self._state_key(view_id, bucket))
-        with _told():
-            states = pipeline.execute()
+        states = self._call([("HGETALL", self._state_key(view_id, bucket)) for bucket in distinct])
         newest = {}
         for bucket, state in zip(distinct, states, strict=True):
-            of_topic = [mark.newest_us for place, mark in _marks(state).items() if place.rpartition("/")[0] == topic]
+            marks = _marks(_fields(state))
+            of_topic = [mark.newest_us for place, mark in marks.items() if place.rpartition("/")[0] == topic]
             newest[bucket] = min(of_topic, default=None)
         return [newest[bucket] for bucket in buckets]
 
-    def _call(self, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
-        if not calls:
-            return []
-        replies = self._execute(calls)
-        missing = [index for index, reply in enumerate(replies) if _is_missing(reply)]
-        if missing:
-            # FUNCTION FLUSH or a failover took the library away; what was refused did nothing, so ask again.
-            self.ensure_ready()
-            for index, reply in zip(missing, self._execute([calls[index] for index in missing]), strict=True):
-                replies[index] = reply
-        for reply in replies:
-            # A transaction's replies come as one list, with its errors in it.
-            for one in reply if isinstance(reply, list) else (reply,):
-                if isinstance(one, Exception):
-                    raise OnlineStoreError(f"the online store refused a call: {one}") from one
-        return replies
-
-    def _execute(self, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """All calls in one go; a refused one gives its error. A lost connection is tried again as redis-py does."""
-        # A pipeline of redis-py looks at every argument in Python, which costs more than the whole round trip.
-        sent = packed(calls)
-        pool = self._client.connection_pool
-
-        def run() -> list[Any]:
-            connection.send_packed_command(sent, check_health=False)  # type: ignore[no-untyped-call]
-            return [_reply(connection) for _ in calls]
-
+    def _clients(self) -> Sequence[redis.Redis]:
         with _told():
-            connection = pool.get_connection()
-            try:
-                return list(connection.retry.call_with_retry(run, lambda error: connection.disconnect()))  # type: ignore[no-untyped-call]
-            finally:
-                pool.release(connection)
+            return self._servers.clients()
+
+    def _call(self, calls: Sequence[Call]) -> list[Any]:
+        return self._in_turn([calls])[0]
+
+    def _in_turn(self, groups: Sequence[Sequence[Call]]) -> list[list[Any]]:
+        """The answers of some groups of calls, each as of after the one before it."""
+        if not any(groups):
+            return [[] for _ in groups]
+        with _told():
+            answers = self._servers.in_turn(groups)
+        for calls, replies in zip(groups, answers, strict=True):
+            missing = [index for index, reply in enumerate(replies) if _is_missing(reply)]
+            if missing:
+                # FUNCTION FLUSH or a failover took the library away; what was refused did nothing, so ask again.
+                self.ensure_ready()
+                with _told():
+                    again = self._servers.execute([calls[index] for index in missing])
+                for index, reply in zip(missing, again, strict=True):
+                    replies[index] = reply
+            for reply in replies:
+                # A transaction's replies come as one list, with its errors in it.
+                for one in reply if isinstance(reply, list) else (reply,):
+                    if isinstance(one, Exception):
+                        raise OnlineStoreError(f"the online store refused a call: {_said(one)}") from one
+        return answers
 
     def _state_key(self, view_id: str, bucket: int) -> bytes:
         return f"{self._namespace}:{{b{bucket}}}:{view_id}:state".encode()
@@ -369,11 +342,9 @@ def _fields(state: Any) -> dict[bytes, bytes]:
     return state if isinstance(state, dict) else dict(zip(state[0::2], state[1::2], strict=True))
 
 
-def _reply(connection: Any) -> Any:
-    try:
-        return connection.read_response()
-    except redis.ResponseError as error:
-        return error
+def _said(error: Exception) -> str:
+    is_cluster = isinstance(error, redis.exceptions.MovedError | redis.exceptions.ClusterCrossSlotError)
+    return "the server is a node of a cluster: say redis+cluster:// in redis_url" if is_cluster else str(error)
 
 
 def _is_missing(reply: object) -> bool:

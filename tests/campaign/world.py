@@ -48,6 +48,8 @@ class World:
         self._to_stop: list[Callable[[], None]] = []
         self._workers: list[Supervised] = []
         self._valkey: Valkey | None = None
+        # Of what takes the place of one Valkey.
+        self.online_url: str | None = None
         self._recorder: Recorder | None = None
         self._recorders: list[Recorder] = []
         self.partitions, self.lateness = 3, "1h"
@@ -92,7 +94,7 @@ class World:
                 "project": self.name,
                 "definitions": definitions,
                 "kafka_bootstrap": self.broker.bootstrap,
-                "redis_url": self.valkey.url,
+                "redis_url": self.online_url or self.valkey.url,
                 "offline_path": self.folder / "offline",
                 "training_path": self.folder / "training",
                 "registry_url": f"sqlite:///{self.folder / 'registry.db'}",
@@ -106,7 +108,7 @@ class World:
             Topics(self.broker.bootstrap).create(self.repository.topics.values())
         # Audits go around any proxy.
         self.direct = self.settings.model_copy(
-            update={"redis_url": self.valkey.url, "kafka_bootstrap": self.broker.bootstrap}
+            update={"redis_url": self.online_url or self.valkey.url, "kafka_bootstrap": self.broker.bootstrap}
         )
         self.sinks = Sinks(self.direct, self.repository, self.topic, self.admin)
         self.store = FeatureStore(self.direct, self.repository)

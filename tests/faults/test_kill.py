@@ -20,7 +20,7 @@ from featurestore.kernel import roll_up
 from featurestore.kernel.keys import encode_keys
 from featurestore.local import LocalStack
 from featurestore.offline import EventLog
-from featurestore.online import OnlineStore
+from featurestore.online import OneServer, OnlineStore
 from featurestore.spec import Repository, load
 from streams.dead_letters import read_letters
 from streams.producer import EventProducer
@@ -122,7 +122,7 @@ def test_sums_are_exact_after_twenty_kills_at_random_moments(
     check_log(log, EVENTS)
     letters = read_letters(stack.kafka_bootstrap, ["payments"])
     assert [letter.reason for letter in letters] == ["broken_json"] * broken
-    check_rows(OnlineStore(redis_client, namespace="kill", buckets=8), repository, sent)
+    check_rows(OnlineStore(OneServer(redis_client), namespace="kill", buckets=8), repository, sent)
 
 
 def check_log(log: EventLog, total: int) -> None:

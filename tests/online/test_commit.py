@@ -18,6 +18,7 @@ from featurestore.online import (
     Duplicate,
     LostTail,
     Move,
+    OneServer,
     OnlineStore,
     Outcome,
     Straddle,
@@ -30,7 +31,7 @@ KEY = b"k"
 
 @pytest.fixture
 def store(redis_client: redis.Redis, unique: Callable[[str], str]) -> OnlineStore:
-    made = OnlineStore(redis_client, namespace=unique("commit"), buckets=4)
+    made = OnlineStore(OneServer(redis_client), namespace=unique("commit"), buckets=4)
     made.ensure_ready()
     return made
 
@@ -196,7 +197,7 @@ def test_rows_expire_whether_or_not_the_server_sets_many_at_once(
     redis_client.execute_command("ACL", "SETUSER", name, *allowed.split())
     address = redis_client.connection_pool.connection_kwargs
     with redis.Redis(host=address["host"], port=address["port"], username=name, password="any") as client:
-        store = OnlineStore(client, namespace=name, buckets=1)
+        store = OnlineStore(OneServer(client), namespace=name, buckets=1)
         store.ensure_ready()
         # More than one call's worth.
         keys = tuple(b"k%d" % number for number in range(1_001))
@@ -208,4 +209,4 @@ def test_rows_expire_whether_or_not_the_server_sets_many_at_once(
         left = {client.pttl(key) for key in client.scan_iter(f"{name}:*:row:*", count=2_000)}
         assert 0 < min(left) <= max(left) <= 60_000
         # What the function learned of this user is not for the others.
-        OnlineStore(redis_client, namespace=name).ensure_ready()
+        OnlineStore(OneServer(redis_client), namespace=name).ensure_ready()

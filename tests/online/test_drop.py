@@ -9,14 +9,14 @@ import redis
 
 from featurestore.event_time import Mark
 from featurestore.kernel.keys import bucket_of
-from featurestore.online import Applied, BucketCommit, Move, OnlineStore
+from featurestore.online import Applied, BucketCommit, Move, OneServer, OnlineStore
 
 
 @pytest.mark.parametrize("entity", [b"x}:by_user@1:hello", b"x}:by_user@1:row:hello", b"bob"])
 def test_rows_of_another_view_stay_whatever_their_entities_are_called(
     entity: bytes, redis_client: redis.Redis, unique: Callable[[str], str]
 ) -> None:
-    store = OnlineStore(redis_client, namespace=unique("drop"), buckets=4)
+    store = OnlineStore(OneServer(redis_client), namespace=unique("drop"), buckets=4)
     store.ensure_ready()
 
     def put(view: str, key: bytes) -> None:

@@ -54,7 +54,7 @@ from featurestore.event_time import FUTURE_MAX_US, HOUR_US, MINUTE_US
 from featurestore.kernel import roll_up
 from featurestore.kernel.keys import encode_keys
 from featurestore.offline import EventLog, point_in_time_join
-from featurestore.online import OnlineStore
+from featurestore.online import OneServer, OnlineStore
 from featurestore.spec import ViewSelection
 from streams.dead_letters import DeadLetterBox
 from streams.engine import Engine
@@ -233,7 +233,7 @@ def test_online_join_and_definition_agree(
     seed: int, redis_client: redis.Redis, unique: Callable[[str], str], tmp_path: Path
 ) -> None:
     draw = random.Random(seed)
-    store = OnlineStore(redis_client, namespace=unique("parity"), buckets=3)
+    store = OnlineStore(OneServer(redis_client), namespace=unique("parity"), buckets=3)
     store.ensure_ready()
     log, letters = EventLog(tmp_path, TOPIC), Letters()
     events = {partition: drawn_events(draw, draw.randrange(1, 120)) for partition in (0, 1)}

@@ -13,7 +13,7 @@ from confluent_kafka import KafkaError
 from featurestore.errors import DeadLetterError, OnlineStoreError
 from featurestore.event_time import Mark
 from featurestore.offline import EventLog
-from featurestore.online import OnlineStore
+from featurestore.online import OneServer, OnlineStore
 from streams.dead_letters import DeadLetterBox
 from streams.engine import Engine
 from streams.letters import DeadLetter
@@ -26,7 +26,7 @@ from tests.streams.test_online_sink import TOPIC, VIEW, apply, expected, value
 def test_after_a_commit_that_failed_no_heartbeat_moves_a_bucket_past_its_events(
     redis_client: redis.Redis, unique: Callable[[str], str]
 ) -> None:
-    store = OnlineStore(redis_client, namespace=unique("failed"), buckets=2)
+    store = OnlineStore(OneServer(redis_client), namespace=unique("failed"), buckets=2)
     store.ensure_ready()
     sink = OnlineSink(store, VIEW)
     sink.open(0)

@@ -19,7 +19,7 @@ from featurestore.kernel.keys import encode_keys
 from featurestore.monitoring import compare_shadow
 from featurestore.monitoring.parity import differences
 from featurestore.offline import EventLog, LogSlices
-from featurestore.online import OnlineStore
+from featurestore.online import OneServer, OnlineStore
 from streams.engine import Engine
 from streams.fill import LogFill
 from streams.online_sink import OnlineSink
@@ -43,7 +43,7 @@ def test_rows_filled_from_the_log_equal_those_of_the_stream(
     seed: int, redis_client: redis.Redis, unique: Callable[[str], str], tmp_path: Path
 ) -> None:
     draw = random.Random(seed)
-    store = OnlineStore(redis_client, namespace=unique("fill"), buckets=3)
+    store = OnlineStore(OneServer(redis_client), namespace=unique("fill"), buckets=3)
     store.ensure_ready()
     log, views = EventLog(tmp_path, TOPIC), (PATIENT, STRICT)
     sinks = [OnlineSink(store, view) for view in views]
@@ -96,7 +96,7 @@ def test_what_no_window_can_reach_is_left_out_and_changes_no_value(
 ) -> None:
     topic = Topic("seen", schema={"user": str, "at": "timestamp"}, event_time="at", partitions=1)
     view = FeatureView("by_user", Entity("user", key="user"), topic, {"n": count().over("1h", "24h")}, lateness="1h")
-    store = OnlineStore(redis_client, namespace=unique("reach"), buckets=2)
+    store = OnlineStore(OneServer(redis_client), namespace=unique("reach"), buckets=2)
     store.ensure_ready()
     log, sink = EventLog(tmp_path, topic), OnlineSink(store, view)
     engine = Engine(topic, "id", [sink], view.lateness_us, log, Letters(), lambda: BASE_US)

@@ -16,7 +16,7 @@ from featurestore.errors import LostTailError, OnlineStoreError
 from featurestore.event_time import Mark
 from featurestore.kernel import Column, Events, roll_up
 from featurestore.kernel.keys import encode_keys, group_keys
-from featurestore.online import OnlineStore
+from featurestore.online import OneServer, OnlineStore
 from streams.online_sink import OnlineSink
 
 TOPIC = Topic("paid", schema={"user": str, "at": "timestamp", "amount": float}, event_time="at", partitions=2)
@@ -25,7 +25,7 @@ VIEW = FeatureView("by_user", Entity("user", key="user"), TOPIC, features={"n": 
 
 @pytest.fixture
 def store(redis_client: redis.Redis, unique: Callable[[str], str]) -> OnlineStore:
-    made = OnlineStore(redis_client, namespace=unique("sink"), buckets=2)
+    made = OnlineStore(OneServer(redis_client), namespace=unique("sink"), buckets=2)
     made.ensure_ready()
     return made
 
@@ -218,7 +218,7 @@ def apply_many(sink: OnlineSink, first: int, end: int, partition: int = 0) -> No
 def test_slices_of_a_batch_meet_what_others_did_to_their_buckets(
     redis_client: redis.Redis, unique: Callable[[str], str]
 ) -> None:
-    store = OnlineStore(redis_client, namespace=unique("sliced"), buckets=8)
+    store = OnlineStore(OneServer(redis_client), namespace=unique("sliced"), buckets=8)
     store.ensure_ready()
     zombie, owner = OnlineSink(store, VIEW, slice_events=30), OnlineSink(store, VIEW)
     for sink in (zombie, owner):

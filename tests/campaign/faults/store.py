@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import signal
-import socket
 import time
 from pathlib import Path
 
+from redis.crc import key_slot
+
 from featurestore.errors import LocalServerError
-from featurestore.local import free_port
 from tests.campaign.client import Reader
 from tests.campaign.http import Http
 from tests.campaign.proxy import Proxy
-from tests.campaign.servers import Valkey
-from tests.campaign.verdict import FailedError, NotBuiltError, expect, row
+from tests.campaign.verdict import FailedError, expect, row
 from tests.campaign.world import World
+from tests.cluster import ValkeyCluster
 
 _LIMIT_S = 60.0
 _USERS = [f"u{number}" for number in range(40)]
@@ -246,63 +245,26 @@ def functions_gone(world: World) -> str:
 
 @row(20, "cluster slot move", "3 nodes; slots migrate under load, MOVED and ASK", "nothing lost")
 def cluster(world: World) -> str:
-    # The bus between nodes is ten thousand above a node's port by default, which may be beyond the last one.
-    nodes = [world.new_valkey("--cluster-enabled", "yes", "--cluster-port", str(free_port())) for _ in range(3)]
-    first = nodes[0]
-    share = 16_384 // 3 + 1
-    for index, node in enumerate(nodes):
-        slots = range(index * share, min((index + 1) * share, 16_384))
-        node.client.execute_command("CLUSTER", "ADDSLOTSRANGE", slots[0], slots[-1])
-        node.client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", index + 1)
-    for node in nodes[1:]:
-        first.client.execute_command("CLUSTER", "MEET", "127.0.0.1", node.port, _bus_port(node))
-
-    def is_whole(node: Valkey) -> bool:
-        return b"cluster_state:ok" in _raw(node, "CLUSTER", "INFO")
-
-    world.until(lambda: all(is_whole(node) for node in nodes), 30, "the cluster is whole")
-    world._valkey = first
+    nodes = ValkeyCluster(world.folder / "cluster")
+    world.on_stop(nodes.stop)
+    world.online_url = nodes.url
     world.define()
-    worker = world.worker(restarting=False)
-    world.send(500)
-    deadline = time.monotonic() + 40 * world.patience
-    while time.monotonic() < deadline and worker.is_alive:
-        time.sleep(0.3)
-    # redis-py takes the word MOVED away from the reply: what is left is the slot and where it lies.
-    said = [line for line in worker.said().splitlines() if re.search(r"MOVED|refused a call: \d+ [\d.]+:\d+", line)]
-    if said:
-        raise NotBuiltError(f"cluster client: on a cluster of three nodes the worker says {said[-1][-160:]!r}")
-    steady = world.send_steadily(1_000)
-    moved = 0
-    for slot in world.draw.sample(range(share), 40):
-        moved += _move_slot(nodes[0], nodes[1], slot)
+    _filled(world, 1_000)
+    steady = world.send_steadily(1_500)
+    carried = 0
+    for bucket in [*range(world.settings.buckets)] * 2:
+        slot = key_slot(f"{world.name}:{{b{bucket}}}".encode())
+        nodes.begin_move(slot)
+        # A part of its keys is here and a part there for a while.
+        for _ in range(4):
+            carried += nodes.carry(slot, world.draw.randint(1, 20))
+            time.sleep(0.1)
+        carried += nodes.end_move(slot)
     steady.stop()
     world.until_applied(_LIMIT_S)
-    return f"{moved} keys moved; {world.check()}"
-
-
-def _bus_port(node: Valkey) -> int:
-    return int(node.client.config_get("cluster-port")["cluster-port"])
-
-
-def _move_slot(source: Valkey, target: Valkey, slot: int) -> int:
-    ids = [node.client.execute_command("CLUSTER", "MYID").decode() for node in (source, target)]
-    target.client.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[0])
-    source.client.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[1])
-    moved = 0
-    while keys := source.client.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 100):
-        source.client.execute_command("MIGRATE", "127.0.0.1", target.port, "", 0, 5_000, "KEYS", *keys)
-        moved += len(keys)
-    for node in (target, source):
-        node.client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[1])
-    return moved
-
-
-def _raw(node: Valkey, *words: str) -> bytes:
-    """A reply as it comes: redis-py makes a table of this one, and which table depends on its version."""
-    with socket.create_connection(("127.0.0.1", node.port), timeout=5.0) as connection:
-        connection.sendall(" ".join(words).encode() + b"\r\n")
-        return connection.recv(65_536)
+    expect(carried > 0, "no keys were moved")
+    expect(world.restarts == 0, f"the worker ended {world.restarts} times")
+    return f"{2 * world.settings.buckets} slots with {carried} keys moved; {world.check()}"
 
 
 @row(50, "an older backup", "the store's files copied, writes go on, files put back", "seeks back, exact")
