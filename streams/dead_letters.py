@@ -24,7 +24,7 @@ from streams.letters import DeadLetter, Pack, packs, unpacked
 
 _FLUSH_S, _POLL_S = 30.0, 0.1
 # Letters that wait to be packed, each with its record: more than two batches' worth of them where a tenth is bad.
-_WAITING_MAX = 20_000
+_WAITING_MAX, _WAITING_BYTES_MAX = 20_000, 32 << 20
 _SUFFIX = ".dead"
 _REPLAYED = b"#replayed"
 # A letter is its record in base64 and more, so it may be larger than what its topic takes: ten times the usual bound.
@@ -74,7 +74,7 @@ class DeadLetterBox:
         # Over all below: letters that wait to be sent, and what the broker may not hold: number of a put -> letters,
         # in the order of the puts.
         self._changed = Condition()
-        self._waiting = 0
+        self._waiting = self._waiting_bytes = 0
         self._unstored: dict[int, int] = {}
         self._number = 0
 
@@ -82,12 +82,22 @@ class DeadLetterBox:
         """Send letters; waits while too many wait."""
         if not letters:
             return
+        size = sum(len(letter.payload or b"") for letter in letters)
+
+        def has_room() -> bool:
+            fits = self._waiting + len(letters) <= _WAITING_MAX and self._waiting_bytes + size <= _WAITING_BYTES_MAX
+            return fits or not self._waiting or bool(self._failed)
+
         with self._changed:
-            self._changed.wait_for(lambda: not self._waiting or self._waiting + len(letters) <= _WAITING_MAX)
+            self._changed.wait_for(has_room)
             self._number += 1
             self._unstored[self._number] = len(letters)
+            if self._failed:
+                # `flush` says so, and what a dying process lets wait it would wait for.
+                return
             self._waiting += len(letters)
-            self._thread.submit(self._send, self._number, letters)
+            self._waiting_bytes += size
+            self._thread.submit(self._send, self._number, letters, size)
 
     def flush(self) -> None:
         """Raises DeadLetterError when a letter could not be stored: its event must not count as done.
@@ -100,20 +110,30 @@ class DeadLetterBox:
         # Not the producer's own flush: it waits for letters that are put meanwhile as well, so it might never end.
         while not self._failed and self._waits(last) and time.monotonic() < deadline:
             self._producer.poll(_POLL_S)
-        if self._failed or self._waits(last):
+        if not self._failed and self._waits(last):
+            self._fail(f"the broker did not take them within {_FLUSH_S:.0f} s")
+        if self._failed:
             with self._changed:
                 raise DeadLetterError(sum(self._unstored.values()), list(self._failed))
 
-    def _send(self, number: int, letters: Sequence[DeadLetter]) -> None:
+    def _fail(self, why: str) -> None:
+        with self._changed:
+            self._failed.append(why)
+            self._changed.notify_all()
+
+    def _send(self, number: int, letters: Sequence[DeadLetter], size: int) -> None:
         try:
             for pack in packs(letters):
+                if self._failed:
+                    return
                 self._produce(pack, partial(self._delivered, number, pack.letters))
         except Exception as error:
             # Said by every `flush` from now on; nobody waits for this thread.
-            self._failed.append(str(error))
+            self._fail(str(error))
         finally:
             with self._changed:
                 self._waiting -= len(letters)
+                self._waiting_bytes -= size
                 self._changed.notify_all()
 
     def _produce(self, pack: Pack, delivered: Callable[[KafkaError | None, object], None]) -> None:
@@ -125,8 +145,8 @@ class DeadLetterBox:
                 return
             except BufferError:
                 # The producer's queue is bounded: wait for room rather than drop a letter.
-                if time.monotonic() > deadline:
-                    raise
+                if self._failed or time.monotonic() > deadline:
+                    raise BufferError(f"the producer had no room for them within {_FLUSH_S:.0f} s") from None
                 self._producer.poll(_POLL_S)
 
     def _waits(self, last: int) -> bool:
@@ -135,10 +155,10 @@ class DeadLetterBox:
             return next(iter(self._unstored), last + 1) <= last
 
     def _delivered(self, number: int, letters: int, error: KafkaError | None, message: object) -> None:
+        if error is not None:
+            self._fail(str(error))
+            return
         with self._changed:
-            if error is not None:
-                self._failed.append(str(error))
-                return
             self._unstored[number] -= letters
             if not self._unstored[number]:
                 del self._unstored[number]

@@ -1,4 +1,4 @@
-"""A cluster of three Valkey nodes on this machine, whose slots can be moved step by step while they are used."""
+"""A cluster of Valkey nodes on this machine, whose slots can be moved step by step while they are used."""
 
 from __future__ import annotations
 
@@ -10,21 +10,24 @@ from featurestore.local import free_port
 from tests.campaign.servers import Valkey
 
 SLOTS = 16_384
-_NODES = 3
+_NODES, _SPARE = 3, 3
 _WHOLE_S = 30.0
 
 
 class ValkeyCluster:
-    """Each node has a third of the slots at first."""
+    """Three nodes have a third of the slots each at first; a fourth one has none."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *options: str) -> None:
+        # A node that loses its last slot would become a replica by itself.
+        options = ("--cluster-allow-replica-migration", "no", *options)
         # The bus between nodes is ten thousand above a node's port by default, which may be beyond the last one.
         self.nodes = [
-            Valkey(folder / f"node-{number}", "--cluster-enabled", "yes", "--cluster-port", str(free_port()))
-            for number in range(_NODES)
+            Valkey(folder / f"node-{number}", "--cluster-enabled", "yes", "--cluster-port", str(free_port()), *options)
+            for number in range(_NODES + 1)
         ]
+        self._target: dict[int, int] = {}
         self._of_slot = [slot * _NODES // SLOTS for slot in range(SLOTS)]
-        for number, node in enumerate(self.nodes):
+        for number, node in enumerate(self.nodes[:_NODES]):
             slots = [slot for slot in range(SLOTS) if self._of_slot[slot] == number]
             node.client.execute_command("CLUSTER", "ADDSLOTSRANGE", slots[0], slots[-1])
             node.client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
@@ -43,17 +46,22 @@ class ValkeyCluster:
     def node_of(self, slot: int) -> Valkey:
         return self.nodes[self._of_slot[slot]]
 
-    def begin_move(self, slot: int) -> Valkey:
-        """Let a slot be on its way to the next node, which is returned."""
-        source, target = self.node_of(slot), self.nodes[(self._of_slot[slot] + 1) % _NODES]
+    @property
+    def spare(self) -> Valkey:
+        """The node that has no slots."""
+        return self.nodes[_SPARE]
+
+    def begin_move(self, slot: int, *, to_spare: bool = False) -> None:
+        """Let a slot be on its way to the next node."""
+        self._target[slot] = _SPARE if to_spare else (self._of_slot[slot] + 1) % _NODES
+        source, target = self.node_of(slot), self.nodes[self._target[slot]]
         ids = [node.client.execute_command("CLUSTER", "MYID").decode() for node in (source, target)]
         target.client.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[0])
         source.client.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[1])
-        return target
 
     def carry(self, slot: int, keys_max: int) -> int:
         """Move some keys of a slot that is on its way; how many were moved."""
-        source, target = self.node_of(slot), self.nodes[(self._of_slot[slot] + 1) % _NODES]
+        source, target = self.node_of(slot), self.nodes[self._target[slot]]
         keys = source.client.execute_command("CLUSTER", "GETKEYSINSLOT", slot, keys_max)
         if keys:
             source.client.execute_command("MIGRATE", "127.0.0.1", target.port, "", 0, 5_000, "KEYS", *keys)
@@ -64,11 +72,11 @@ class ValkeyCluster:
         carried = 0
         while some := self.carry(slot, 100):
             carried += some
-        source, target = self.node_of(slot), self.nodes[(self._of_slot[slot] + 1) % _NODES]
+        source, target = self.node_of(slot), self.nodes[self._target[slot]]
         owner = target.client.execute_command("CLUSTER", "MYID").decode()
         for node in (target, source):
             node.client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", owner)
-        self._of_slot[slot] = (self._of_slot[slot] + 1) % _NODES
+        self._of_slot[slot] = self._target.pop(slot)
         return carried
 
     def stop(self) -> None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
+from urllib.parse import urlsplit, urlunsplit
 
 import redis
 from redis.backoff import NoBackoff
@@ -26,16 +27,17 @@ Call = tuple[Any, ...]
 ANSWER_S = 30.0
 _CONNECT_S = 5.0
 _CLUSTER = "+cluster"
-# How long a slot is waited for that is on its way between two nodes, and how often it is asked after.
-_MOVE_S, _PAUSE_S = 30.0, 0.02
-# Tries of what a lost connection left unanswered: a node that is gone has a successor within seconds.
-_TRIES_MAX, _TRY_PAUSE_S = 5, 1.0
+# How long a slot is waited for that is on its way between two nodes, or whose node has no successor yet: by default a
+# replica takes over after 15 s and an election.
+_PATIENCE_S = 30.0
+# How often each is asked for.
+_PAUSE_S, _TRY_PAUSE_S = 0.02, 1.0
 # Nothing was done, and the same call will be right elsewhere or later.
 _ELSEWHERE = (redis.exceptions.AskError, redis.exceptions.TryAgainError, redis.exceptions.ClusterDownError)
 
 
 class Servers(Protocol):
-    """Who answers calls. Raises `redis.RedisError` when nobody does."""
+    """Who answers calls. Raises `redis.RedisError` or `RedisClusterException` (which is none) when nobody does."""
 
     def execute(self, calls: Sequence[Call]) -> list[Any]:
         """The answer of each call."""
@@ -93,6 +95,10 @@ class OneServer:
         return [self._client]
 
 
+class _NobodyError(redis.ConnectionError):
+    """No node of a cluster answers."""
+
+
 @dataclass(slots=True)
 class _Unit:
     """Calls that go to one node together, by their places.
@@ -110,16 +116,27 @@ class Cluster:
 
     def __init__(self, url: str, times: dict[str, float], *, is_hurried: bool) -> None:
         self._url, self._times, self._is_hurried = url, times, is_hurried
-        # A connection of the pool may have been closed by the other side: that is known when it is used.
-        self._tries_max = 2 if is_hurried else _TRIES_MAX
-        self._move_s = min(_MOVE_S, times["socket_timeout"])
+        self._patience_s = min(_PATIENCE_S, times["socket_timeout"])
+        # Over the map of slots: who finds that another one has looked meanwhile takes what that one found.
         self._lock = threading.Lock()
-        self._made: RedisCluster | None = None
+        self._map: RedisCluster | None = None
+        self._looked_s = self._doubted_s = 0.0
+        self._failure: Exception | None = None
+        # Nodes that take slots over and have none yet, so that they are on no map.
+        self._strangers: dict[str, ClusterNode] = {}
 
     def execute(self, calls: Sequence[Call]) -> list[Any]:
         """Waits for slots that are on their way; what is still refused after that gives its error."""
         parts = [_by_slot(call) for call in calls]
-        replies = iter(self._executed([part for each in parts for part, _ in each]))
+        asked = [part for each in parts for part, _ in each]
+        answers = self._executed(asked)
+        for place, (call, answer) in enumerate(zip(asked, answers, strict=True)):
+            if isinstance(answer, redis.exceptions.TryAgainError) and _is_plain_get(call):
+                # Some rows are at the old node, and some are at the new one or nowhere: one by one they are found.
+                singly = self._executed([("MGET", name) for name in call[1:]])
+                refused = next((one for one in singly if isinstance(one, Exception)), None)
+                answers[place] = refused if refused is not None else [one[0] for one in singly]
+        replies = iter(answers)
         return [_joined(call, each, [next(replies) for _ in each]) for call, each in zip(calls, parts, strict=True)]
 
     def in_turn(self, groups: Sequence[Sequence[Call]]) -> list[list[Any]]:
@@ -127,47 +144,68 @@ class Cluster:
         return [self.execute(group) for group in groups]
 
     def clients(self) -> Sequence[redis.Redis]:
-        self._look_again()
-        return [_client(node) for node in sorted(self._cluster().get_primaries(), key=lambda node: str(node.name))]  # type: ignore[no-untyped-call]
+        nodes = {str(node.name): node for node in self._look().get_primaries()}  # type: ignore[no-untyped-call]
+        return [_client(node) for _, node in sorted({**self._strangers, **nodes}.items())]
 
     def _executed(self, calls: Sequence[Call]) -> list[Any]:
         """The answers of calls of one slot each."""
         replies: list[Any] = [None] * len(calls)
-        waiting, deadline, tries = _units(calls), time.monotonic() + self._move_s, 0
+        waiting, deadline, failures = _units(calls), time.monotonic() + self._patience_s, 0
         while waiting:
             try:
-                if tries:
-                    self._look_again()
                 self._ask(calls, waiting, replies)
+                waiting = [unit for unit in waiting if _elsewhere(unit, calls, replies) is not None]
+                if not waiting or time.monotonic() > deadline:
+                    break
+                self._redirect(waiting, calls, replies)
             except (redis.ConnectionError, redis.TimeoutError, redis.exceptions.RedisClusterException) as error:
-                tries += 1
-                if tries >= self._tries_max or (self._is_hurried and isinstance(error, redis.TimeoutError)):
+                failures += 1
+                self._doubt()
+                # A connection of the pool may have been closed by the other side: that is known when it is used.
+                is_over = failures > 1 or isinstance(error, redis.TimeoutError | _NobodyError)
+                # A silent node has cost all patience by now: once more, for its successor.
+                if is_over if self._is_hurried else failures > 1 and time.monotonic() > deadline:
                     raise
                 if not self._is_hurried:
                     time.sleep(_TRY_PAUSE_S)
-                continue
-            waiting = [unit for unit in waiting if _elsewhere(unit, replies) is not None]
-            if not waiting or time.monotonic() > deadline:
-                break
-            self._redirect(waiting, replies)
         return replies
 
-    def _cluster(self) -> RedisCluster:
-        with self._lock:
-            if self._made is None:
-                self._made = RedisCluster.from_url(self._url, **self._times)
-            return self._made
+    def _doubt(self) -> None:
+        """Somebody does not answer: ask for the map before the next call."""
+        self._doubted_s = time.monotonic()
+        self._strangers.clear()
 
-    def _look_again(self) -> None:
-        """Ask which node has which slot."""
-        self._cluster().nodes_manager.initialize()
+    def _known(self) -> RedisCluster:
+        """Which node has which slot, as far as is known."""
+        known = self._map
+        return known if known is not None and self._looked_s > self._doubted_s else self._look()
+
+    def _look(self) -> RedisCluster:
+        """Ask which node has which slot. Raises `redis.ConnectionError` when nobody says."""
+        began_s = time.monotonic()
+        with self._lock:
+            if self._looked_s < began_s:
+                try:
+                    if self._map is None:
+                        # Slots that nobody has are the matter of who asks for them.
+                        self._map = RedisCluster.from_url(self._url, require_full_coverage=False, **self._times)
+                    else:
+                        self._map.nodes_manager.initialize()
+                    self._failure = None
+                except (redis.RedisError, redis.exceptions.RedisClusterException) as error:
+                    # It may have forgotten the URL for nodes that are gone.
+                    self._map, self._failure = None, error
+                self._looked_s = time.monotonic()
+            if self._map is None:
+                raise _NobodyError(f"no node of the cluster says which slots it has: {self._failure}")
+            return self._map
 
     def _ask(self, calls: Sequence[Call], units: Sequence[_Unit], replies: list[Any]) -> None:
         """Send to all nodes, then read; fills in the replies of these units."""
-        cluster = self._cluster()
+        known = self._known()
         of_node: dict[str, tuple[ClusterNode, list[_Unit]]] = {}
         for unit in units:
-            node = unit.asked or cluster.get_node_from_key(unit.key)  # type: ignore[no-untyped-call]
+            node = unit.asked or known.get_node_from_key(unit.key)  # type: ignore[no-untyped-call]
             if node is None:
                 raise redis.exceptions.SlotNotCoveredError(f"no node has the slot of {unit.key!r}")
             of_node.setdefault(str(node.name), (node, []))[1].append(unit)
@@ -194,18 +232,30 @@ class Cluster:
             for pool, connection in opened:
                 pool.release(connection)
 
-    def _redirect(self, units: Sequence[_Unit], replies: Sequence[Any]) -> None:
+    def _redirect(self, units: Sequence[_Unit], calls: Sequence[Call], replies: Sequence[Any]) -> None:
         """Say where each unit goes next, or wait a moment where only time helps."""
-        errors = [_elsewhere(unit, replies) for unit in units]
-        is_moved = any(isinstance(error, redis.exceptions.MovedError) for error in errors)
-        if not any(type(error) is redis.exceptions.AskError for error in errors):
+        errors = [_elsewhere(unit, calls, replies) for unit in units]
+        if any(isinstance(error, redis.exceptions.MovedError | redis.exceptions.ClusterDownError) for error in errors):
+            self._look()
+        if any(unit.asked is not None or not _is_ask(error) for unit, error in zip(units, errors, strict=True)):
             time.sleep(_PAUSE_S)
-        if is_moved or any(isinstance(error, redis.exceptions.ClusterDownError) for error in errors):
-            self._look_again()
         for unit, error in zip(units, errors, strict=True):
-            unit.asked = None
-            if type(error) is redis.exceptions.AskError:
-                unit.asked = self._cluster().get_node(error.host, error.port)  # type: ignore[no-untyped-call]
+            unit.asked = self._node(error.host, error.port) if _is_ask(error) else None
+
+    def _node(self, host: str, port: int) -> ClusterNode:
+        """The node at an address, whether or not it has slots."""
+        node: ClusterNode | None = self._known().get_node(host, port)  # type: ignore[no-untyped-call]
+        if node is not None:
+            return node
+        name = f"{host}:{port}"
+        if name not in self._strangers:
+            parts = urlsplit(self._url)
+            login, at, _ = parts.netloc.rpartition("@")
+            place = f"[{host}]:{port}" if ":" in host else name
+            url = urlunsplit(parts._replace(netloc=f"{login}{at}{place}"))
+            client = redis.Redis.from_url(url, **self._times)
+            self._strangers[name] = ClusterNode(host, port, redis_connection=client)  # type: ignore[no-untyped-call]
+        return self._strangers[name]
 
 
 def _by_slot(call: Call) -> list[tuple[Call, list[int]]]:
@@ -260,9 +310,21 @@ def _sent(unit: _Unit, calls: Sequence[Call]) -> list[Call]:
     return [*([("ASKING",)] if unit.asked is not None else []), *(calls[place] for place in unit.places)]
 
 
-def _elsewhere(unit: _Unit, replies: Sequence[Any]) -> Exception | None:
+def _elsewhere(unit: _Unit, calls: Sequence[Call], replies: Sequence[Any]) -> Any:
     """Why none of the unit's calls was done, where that is for another node or another moment."""
-    return next((replies[place] for place in unit.places if isinstance(replies[place], _ELSEWHERE)), None)
+    error = next((replies[place] for place in unit.places if isinstance(replies[place], _ELSEWHERE)), None)
+    is_for_one_by_one = isinstance(error, redis.exceptions.TryAgainError) and _is_plain_get(calls[unit.places[0]])
+    return None if is_for_one_by_one else error
+
+
+def _is_plain_get(call: Call) -> bool:
+    """Whether it asks for several rows that need not be as of one moment."""
+    return bool(call[0] == "MGET" and len(call) > 2)
+
+
+def _is_ask(error: object) -> bool:
+    # A slot that has moved is told by a subclass.
+    return type(error) is redis.exceptions.AskError
 
 
 def _client(node: ClusterNode) -> redis.Redis:

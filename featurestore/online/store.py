@@ -19,7 +19,7 @@ from featurestore.errors import OnlineStoreError
 from featurestore.event_time import Mark
 from featurestore.kernel import Pieces
 from featurestore.kernel.keys import bucket_of
-from featurestore.online.servers import ANSWER_S, Call, Servers, servers_at
+from featurestore.online.servers import ANSWER_S, Call, OneServer, Servers, servers_at
 from featurestore.online.wire import Prefixed
 
 _LIBRARY = "featurestore_v3"
@@ -317,8 +317,17 @@ class OnlineStore:
                 # A transaction's replies come as one list, with its errors in it.
                 for one in reply if isinstance(reply, list) else (reply,):
                     if isinstance(one, Exception):
-                        raise OnlineStoreError(f"the online store refused a call: {_said(one)}") from one
+                        raise OnlineStoreError(f"the online store refused a call: {self._said(one)}") from one
         return answers
+
+    def _said(self, error: Exception) -> str:
+        if isinstance(self._servers, OneServer):
+            of_cluster = redis.exceptions.AskError | redis.exceptions.ClusterCrossSlotError
+            is_node = isinstance(error, of_cluster)
+            return "the server is a node of a cluster: say redis+cluster:// in redis_url" if is_node else str(error)
+        if isinstance(error, redis.exceptions.AskError | redis.exceptions.TryAgainError):
+            return "a slot was on its way between two nodes for too long; nothing was done, try again"
+        return str(error)
 
     def _state_key(self, view_id: str, bucket: int) -> bytes:
         return f"{self._namespace}:{{b{bucket}}}:{view_id}:state".encode()
@@ -333,18 +342,13 @@ def _told() -> Iterator[None]:
     """What goes wrong on the way to the server, as an error of ours."""
     try:
         yield
-    except redis.RedisError as error:
+    except (redis.RedisError, redis.exceptions.RedisClusterException) as error:
         raise OnlineStoreError(f"the online store does not answer: {error}; check redis_url and the server") from error
 
 
 def _fields(state: Any) -> dict[bytes, bytes]:
     """A hash as a server answers it: a map in its newer protocol, names and values in turn in the older one."""
     return state if isinstance(state, dict) else dict(zip(state[0::2], state[1::2], strict=True))
-
-
-def _said(error: Exception) -> str:
-    is_cluster = isinstance(error, redis.exceptions.MovedError | redis.exceptions.ClusterCrossSlotError)
-    return "the server is a node of a cluster: say redis+cluster:// in redis_url" if is_cluster else str(error)
 
 
 def _is_missing(reply: object) -> bool:

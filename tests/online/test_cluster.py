@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from redis.crc import key_slot
@@ -107,24 +110,36 @@ def test_a_slot_on_its_way_is_read_and_written(
     assert served(store) == served(later) == [b"%b at 12" % key for key in KEYS]
 
 
+@pytest.mark.parametrize("to_spare", [False, True])
 def test_what_has_been_carried_over_is_asked_for_at_its_new_node(
-    cluster: ValkeyCluster, store: OnlineStore, name: str
+    to_spare: bool, cluster: ValkeyCluster, store: OnlineStore, name: str
 ) -> None:
+    """No end is coming, so waiting for it would end in an error."""
     put(store, None, 5)
+    hurried = OnlineStore.at(cluster.url, namespace=name, buckets=BUCKETS, answer_s=1.0)
     bucket = bucket_of(KEYS[0], BUCKETS)
     slot = slot_of(name, bucket)
     mine = [key for key in KEYS if bucket_of(key, BUCKETS) == bucket]
-    cluster.begin_move(slot)
+    others = [key for number in range(200) if bucket_of(key := b"none%d" % number, BUCKETS) == bucket]
+    cluster.begin_move(slot, to_spare=to_spare)
+    # Some are here, some there, and some nowhere.
+    cluster.carry(slot, len(mine) // 2)
+    for _ in range(3):
+        assert served(hurried, mine + others) == [b"%b at 5" % key for key in mine] + [None] * len(others)
     while cluster.carry(slot, 100):
         pass
-    try:
-        # No end is coming, so waiting would end in an error.
-        assert served(store, mine) == [b"%b at 5" % key for key in mine]
-        assert put(store, 5, 9, mine) == [Applied()]
-        assert served(store, mine) == [b"%b at 9" % key for key in mine]
-    finally:
-        cluster.end_move(slot)
+    # The new node may not know our functions.
+    cluster.spare.client.function_flush()
+    assert served(store, mine + others) == [b"%b at 5" % key for key in mine] + [None] * len(others)
+    assert put(store, 5, 9, mine) == [Applied()]
     assert served(store, mine) == [b"%b at 9" % key for key in mine]
+    cluster.end_move(slot)
+    assert served(hurried, mine) == served(store, mine) == [b"%b at 9" % key for key in mine]
+    if to_spare:
+        # As it was, for the other tests.
+        cluster.begin_move(slot)
+        cluster.end_move(slot)
+        assert put(store, 9, 12, mine) == [Applied()]
 
 
 def test_functions_that_went_are_loaded_again_on_every_node(cluster: ValkeyCluster, store: OnlineStore) -> None:
@@ -162,6 +177,47 @@ def test_a_node_that_says_nothing_ends_a_lookup_in_time(cluster: ValkeyCluster, 
     finally:
         cluster.nodes[2].signal(signal.SIGCONT)
     assert served(store) == [None] * len(KEYS)
+
+
+def test_a_replica_that_takes_over_is_found_by_who_is_in_a_hurry(tmp_path: Path, name: str) -> None:
+    # A machine that goes silent closes no connections.
+    cluster = ValkeyCluster(tmp_path, "--cluster-node-timeout", "1000")
+    try:
+        replica, primary = cluster.spare, cluster.nodes[0]
+        replica.client.execute_command(
+            "CLUSTER", "REPLICATE", primary.client.execute_command("CLUSTER", "MYID").decode()
+        )
+        hurried = OnlineStore.at(cluster.url, namespace=name, buckets=BUCKETS, answer_s=0.5)
+        hurried.ensure_ready()
+        put(hurried, None, 5)
+        primary.client.wait(1, 5_000)
+        wanted = [b"%b at 5" % key for key in KEYS]
+        assert served(hurried) == wanted
+        primary.signal(signal.SIGSTOP)
+        deadline, answer = time.monotonic() + 30, None
+        while answer != wanted and time.monotonic() < deadline:
+            with suppress(OnlineStoreError):
+                answer = served(hurried)
+        assert answer == wanted
+        assert put(hurried, 5, 9) == [Applied()] * BUCKETS
+    finally:
+        cluster.stop()
+
+
+@pytest.mark.parametrize("path", ["/0", "/3"])
+def test_no_cluster_is_told_in_one_kind_of_error_and_to_many_at_once(path: str, name: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"redis+cluster://127.0.0.1:{silent.getsockname()[1]}{path}"
+        store = OnlineStore.at(url, namespace=name, buckets=BUCKETS, answer_s=0.3)
+        began = time.monotonic()
+        with ThreadPoolExecutor(20) as pool:
+            for asked in [pool.submit(served, store) for _ in range(20)]:
+                with pytest.raises(OnlineStoreError, match="does not answer"):
+                    asked.result()
+        # Not one after the other.
+        assert time.monotonic() - began < 5
+        with pytest.raises(OnlineStoreError, match="does not answer"):
+            store.ping()
 
 
 def test_a_plain_address_of_a_node_is_told_what_it_is(cluster: ValkeyCluster, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -98,3 +99,34 @@ def test_a_letter_that_could_not_be_stored_is_never_taken_for_stored() -> None:
         with pytest.raises(DeadLetterError, match="3 outstanding") as raised:
             box.flush()
         assert raised.value.left == 3
+
+
+# Where each letter that waits waited for itself, it would be minutes.
+@pytest.mark.timeout(20)
+def test_letters_that_find_no_room_end_the_worker_once_and_wait_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full:
+        def produce(self, topic: str, **record: object) -> None:
+            raise BufferError
+
+        def poll(self, timeout_s: float) -> int:
+            time.sleep(0.01)
+            return 0
+
+    monkeypatch.setattr("streams.dead_letters._FLUSH_S", 1.0)
+    box = DeadLetterBox(Full())  # type: ignore[arg-type]
+
+    def put(payload: bytes, letters: int = 1) -> None:
+        box.put([DeadLetter("paid", 0, 0, "wrong_type", "", payload)] * letters)
+
+    # A second one of so many bytes waits for the first, and only until it is known that nothing goes.
+    for _ in range(4):
+        put(b"x" * (20 << 20))
+        assert box._waiting_bytes <= 32 << 20
+    for _ in range(50):
+        put(b"x")
+    with pytest.raises(DeadLetterError, match="54 outstanding"):
+        box.flush()
+    put(b"x", 30_000)
+    with pytest.raises(DeadLetterError, match="30054 outstanding"):
+        box.flush()
+    box._thread.shutdown(wait=True)
