@@ -22,8 +22,8 @@ demo: $(STAMP) ## the main job: a year of real flights, from Kafka to a trained 
 dev: $(STAMP) ## Kafka, Valkey, a worker and the HTTP server, until Ctrl-C
 	@exec $(BIN)/featurestore dev
 
-test: $(STAMP) ## all tests, against real servers that they start themselves
-	@$(BIN)/python -m pytest
+test: $(STAMP) ## all tests, against real servers that they start themselves; two at a time, since most wait
+	@$(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: $(STAMP) ## formatting, lint, types, import walls
 	@$(BIN)/ruff format --check .

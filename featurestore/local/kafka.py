@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Callable, Mapping
+from fcntl import LOCK_EX, flock
 from pathlib import Path
 
 from featurestore.errors import LocalServerError
@@ -46,22 +47,26 @@ def _serves(port: int) -> bool:
 def _classpath(say: Say) -> str:
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "featurestore" / f"kafka-{KAFKA_VERSION}"
     listing = cache / "classpath"
-    if listing.exists():
-        jars = listing.read_text().splitlines()
-        if jars and all(Path(jar).exists() for jar in jars):
-            return os.pathsep.join(jars)
-    try:
-        import jgo
-    except ImportError as error:
-        raise LocalServerError("kafka", "is not installed", "install the 'local' extra: featurestore[local]") from error
-    say(f"kafka: fetching Apache Kafka {KAFKA_VERSION} (44 MB, once)")
     cache.mkdir(parents=True, exist_ok=True)
-    environment = jgo.build(f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}", cache_dir=cache)
-    jars = [str(jar) for jar in environment.all_jars]  # modular jars are not in its classpath
-    unfinished = listing.with_suffix(f".{os.getpid()}")
-    unfinished.write_text("\n".join(jars))
-    unfinished.replace(listing)
-    return os.pathsep.join(jars)
+    # Two stacks that start at once on a new machine would fetch into the same files.
+    with (cache / "lock").open("w") as lock:
+        flock(lock, LOCK_EX)
+        if listing.exists():
+            jars = listing.read_text().splitlines()
+            if jars and all(Path(jar).exists() for jar in jars):
+                return os.pathsep.join(jars)
+        try:
+            import jgo
+        except ImportError as error:
+            what_to_do = "install the 'local' extra: featurestore[local]"
+            raise LocalServerError("kafka", "is not installed", what_to_do) from error
+        say(f"kafka: fetching Apache Kafka {KAFKA_VERSION} (44 MB, once)")
+        environment = jgo.build(f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}", cache_dir=cache)
+        jars = [str(jar) for jar in environment.all_jars]  # modular jars are not in its classpath
+        unfinished = listing.with_suffix(".unfinished")
+        unfinished.write_text("\n".join(jars))
+        unfinished.replace(listing)
+        return os.pathsep.join(jars)
 
 
 def _java_binary() -> str:
