@@ -133,9 +133,13 @@ def _behind_proxy(world: World, **settings: object) -> Proxy:
 def failover(world: World) -> str:
     proxy = _behind_proxy(world)
     primary, replica = world.valkey, world.new_valkey()
-    replica.client.replicaof("127.0.0.1", str(primary.port))
+    link = Proxy(primary.port, world.draw)
+    world.on_stop(link.stop)
+    replica.client.replicaof("127.0.0.1", str(link.port))
     world.until(lambda: replica.client.info()["master_link_status"] == "up", 20, "the replica is linked")
     _filled(world)
+    # What lies in its sockets when it goes on would still be taken.
+    link.deaf = True
     replica.signal(signal.SIGSTOP)
     world.send(2_000)
     world.until_applied(_LIMIT_S)
