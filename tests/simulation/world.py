@@ -16,14 +16,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import redis
 from lupa import lua51
 
 from featurestore import Entity, FeatureView, Topic, count
 from featurestore import sum as total
-from featurestore.errors import EventLogError, OnlineStoreError
+from featurestore.errors import EventLogError
 from featurestore.event_time import SECOND_US, Mark
 from featurestore.offline import log_schema
-from featurestore.online import OnlineStore
+from featurestore.online import OneServer, OnlineStore
+from featurestore.online.servers import Call
 from featurestore.online.wire import flat
 from streams.letters import DeadLetter
 from streams.transport import Batch
@@ -209,8 +211,8 @@ def _call_lua(server: Server, name: bytes, keys: list[bytes], arguments: list[by
             found = _LUA["server"].from_lua(command, *rest)
             return runtime.table_from(found) if isinstance(found, list) else found
 
-        redis = runtime.table_from({b"call": call, b"pcall": call, b"register_function": functions.__setitem__})
-        runtime.globals()[b"redis"] = redis
+        library = runtime.table_from({b"call": call, b"pcall": call, b"register_function": functions.__setitem__})
+        runtime.globals()[b"redis"] = library
         source = files("featurestore.online").joinpath("functions.lua").read_text()
         runtime.execute(source.partition("\n")[2].encode())
         _LUA.update(runtime=runtime, functions=functions)
@@ -220,25 +222,35 @@ def _call_lua(server: Server, name: bytes, keys: list[bytes], arguments: list[by
     return list(answer.values())
 
 
-class SimulatedStore(OnlineStore):
-    """The real store, whose calls go to a `Server`, or fail before or after it did them."""
+class SimulatedServers(OneServer):
+    """Calls go to a `Server`, or fail before or after it did them."""
 
-    def __init__(self, server: Server, new_token: Callable[[], bytes], fails: Callable[[], str]) -> None:
-        super().__init__(None, namespace="sim", buckets=BUCKETS, new_token=new_token)  # type: ignore[arg-type]
+    def __init__(self, server: Server, fails: Callable[[], str]) -> None:
         self._server, self._fails = server, fails
 
-    def _execute(self, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+    def execute(self, calls: Sequence[Call]) -> list[Any]:
         how = self._fails() if any(call[0] == "FCALL" for call in calls) else ""
         if how == "before":
-            raise OnlineStoreError("the connection broke before the call")
+            raise redis.ConnectionError("the connection broke before the call")
         if how == "within":
             # A pipeline is no transaction: some of its calls may be done.
             self._server.run(calls[: len(calls) // 2])
-            raise OnlineStoreError("the connection broke within the calls")
+            raise redis.ConnectionError("the connection broke within the calls")
         replies = self._server.run(calls)
         if how == "after":
-            raise OnlineStoreError("the connection broke before the answer")
+            raise redis.ConnectionError("the connection broke before the answer")
         return replies
+
+    def clients(self) -> Sequence[redis.Redis]:
+        """Nobody asks it for anything but calls."""
+        return []
+
+
+class SimulatedStore(OnlineStore):
+    """The real store on a simulated server."""
+
+    def __init__(self, server: Server, new_token: Callable[[], bytes], fails: Callable[[], str]) -> None:
+        super().__init__(SimulatedServers(server, fails), namespace="sim", buckets=BUCKETS, new_token=new_token)
 
 
 @dataclass

@@ -254,7 +254,7 @@ class Forgetful(OnlineStore):
 def test_a_slice_that_cannot_be_read_ends_the_sink_and_its_batch_is_read_again(
     redis_client: redis.Redis, unique: Callable[[str], str]
 ) -> None:
-    store = Forgetful(redis_client, namespace=unique("half"), buckets=8)
+    store = Forgetful(OneServer(redis_client), namespace=unique("half"), buckets=8)
     store.ensure_ready()
     sink = OnlineSink(store, VIEW, slice_events=30)
     sink.open(0)
@@ -293,7 +293,7 @@ def test_a_large_batch_comes_through_among_others_that_change_the_same_rows_all_
     redis_client: redis.Redis, unique: Callable[[str], str]
 ) -> None:
     name = unique("crowded")
-    store, plain = (each(redis_client, namespace=name, buckets=8) for each in (Crowded, OnlineStore))
+    store, plain = (each(OneServer(redis_client), namespace=name, buckets=8) for each in (Crowded, OnlineStore))
     store.ensure_ready()
     store.meddler = OnlineSink(plain, VIEW)
     sink = OnlineSink(store, VIEW, slice_events=30)

@@ -16,7 +16,7 @@ from featurestore.event_time import Mark
 from featurestore.kernel import Events
 from featurestore.kernel.keys import group_keys
 from featurestore.offline import EventLog
-from featurestore.online import OnlineStore
+from featurestore.online import OneServer, OnlineStore
 from streams.bounds import Bounds
 from streams.serving_sink import ServingSink
 
@@ -46,7 +46,7 @@ def apply(sink: ServingSink, first: int, end: int) -> None:
 def test_rows_that_the_store_took_and_lost_again_before_that_was_learned_are_missed(
     redis_client: redis.Redis, unique: Callable[[str], str], tmp_path: Path
 ) -> None:
-    store = Restarted(redis_client, namespace=unique("serving"), buckets=2)
+    store = Restarted(OneServer(redis_client), namespace=unique("serving"), buckets=2)
     store.ensure_ready()
     sink = ServingSink(store, VIEW, EventLog(tmp_path, TOPIC), lambda: {0: Bounds(0, 10)}, lambda: 1)
     sink.open(0)
