@@ -65,10 +65,12 @@ class DeadLetterBox:
     """Sends letters; `flush` returns when the broker holds all that were put before it. Used from any thread.
 
     They are packed and sent in a thread of their own: an engine has its next batch to decode.
+
+    flush_s  how long the broker may take; then none of them is taken for stored ever after
     """
 
-    def __init__(self, producer: Producer) -> None:
-        self._producer = producer
+    def __init__(self, producer: Producer, flush_s: float = _FLUSH_S) -> None:
+        self._producer, self._flush_s = producer, flush_s
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="dead-letters")
         self._failed: list[str] = []
         # Over all below: letters that wait to be sent, and what the broker may not hold: number of a put -> letters,
@@ -106,12 +108,12 @@ class DeadLetterBox:
         """
         with self._changed:
             last = self._number
-        deadline = time.monotonic() + _FLUSH_S
+        deadline = time.monotonic() + self._flush_s
         # Not the producer's own flush: it waits for letters that are put meanwhile as well, so it might never end.
         while not self._failed and self._waits(last) and time.monotonic() < deadline:
             self._producer.poll(_POLL_S)
         if not self._failed and self._waits(last):
-            self._fail(f"the broker did not take them within {_FLUSH_S:.0f} s")
+            self._fail(f"the broker did not take them within {self._flush_s:.0f} s")
         if self._failed:
             with self._changed:
                 raise DeadLetterError(sum(self._unstored.values()), list(self._failed))
@@ -137,7 +139,7 @@ class DeadLetterBox:
                 self._changed.notify_all()
 
     def _produce(self, pack: Pack, delivered: Callable[[KafkaError | None, object], None]) -> None:
-        deadline = time.monotonic() + _FLUSH_S
+        deadline = time.monotonic() + self._flush_s
         topic = dead_letter_topic(pack.topic)
         while True:
             try:
@@ -146,7 +148,7 @@ class DeadLetterBox:
             except BufferError:
                 # The producer's queue is bounded: wait for room rather than drop a letter.
                 if self._failed or time.monotonic() > deadline:
-                    raise BufferError(f"the producer had no room for them within {_FLUSH_S:.0f} s") from None
+                    raise BufferError(f"the producer had no room for them within {self._flush_s:.0f} s") from None
                 self._producer.poll(_POLL_S)
 
     def _waits(self, last: int) -> bool:

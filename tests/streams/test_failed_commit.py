@@ -103,7 +103,7 @@ def test_a_letter_that_could_not_be_stored_is_never_taken_for_stored() -> None:
 
 # Where each letter that waits waited for itself, it would be minutes.
 @pytest.mark.timeout(20)
-def test_letters_that_find_no_room_end_the_worker_once_and_wait_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_letters_that_find_no_room_end_the_worker_once_and_wait_within_bounds() -> None:
     class Full:
         def produce(self, topic: str, **record: object) -> None:
             raise BufferError
@@ -112,8 +112,7 @@ def test_letters_that_find_no_room_end_the_worker_once_and_wait_within_bounds(mo
             time.sleep(0.01)
             return 0
 
-    monkeypatch.setattr("streams.dead_letters._FLUSH_S", 1.0)
-    box = DeadLetterBox(Full())  # type: ignore[arg-type]
+    box = DeadLetterBox(Full(), flush_s=1.0)  # type: ignore[arg-type]
 
     def put(payload: bytes, letters: int = 1) -> None:
         box.put([DeadLetter("paid", 0, 0, "wrong_type", "", payload)] * letters)
