@@ -106,7 +106,7 @@ class Backfill:
                 state = self._save(state, stage="flip", old_id=self._aliases.id_of(self._view.id))
             if state.stage == "flip":
                 self._at("before-flip")
-                self._flip(state)
+                self._flip(state, slices)
                 self._at("after-flip")
                 state = self._save(state, stage="flipped")
             follower.for_seconds(keep_following_s)
@@ -146,18 +146,39 @@ class Backfill:
             before += mark.offset
         self._moved("fill", total, total)
 
-    def _flip(self, state: Backfilling) -> None:
-        """From one moment to the next, readers find the shadow."""
+    def _flip(self, state: Backfilling, slices: LogSlices) -> None:
+        """From one moment to the next, readers find the shadow.
+
+        Over an alias that stood before the shadow was looked at: while it stands, the store was not flushed.
+        """
         for _ in range(_FLIP_TRIES_MAX):
             before = self._aliases.get(self._view.id)
-            now_id = self._view.id if before is None else before.id
-            if now_id == state.id:
+            if before is None:
+                self._aliases.point(self._view.id, None, self._alias(state.old_id or self._view.id, False))
+                continue
+            if before.id == state.id:
                 return
-            if now_id != state.old_id:
-                raise BackfillError(self._view.name, f"somebody else flipped it to {now_id} meanwhile")
-            if self._aliases.point(self._view.id, before, Alias(state.id, True, time.time_ns() // 1_000)):
+            self._refuse_lost(state, slices)
+            if before.id != state.old_id:
+                raise BackfillError(self._view.name, f"somebody else flipped it to {before.id} meanwhile")
+            if self._aliases.point(self._view.id, before, self._alias(state.id, True)):
                 return
         raise BackfillError(self._view.name, f"its alias changed {_FLIP_TRIES_MAX} times while it was flipped")
+
+    def _alias(self, row_id: str, is_ready: bool) -> Alias:
+        return Alias(row_id, is_ready, time.time_ns() // 1_000)
+
+    def _refuse_lost(self, state: Backfilling, slices: LogSlices) -> None:
+        """A bucket of the shadow that stands before the slice that filled it was lost since."""
+        stored = self._store.marks(state.id, self._view.source.name)
+        for partition, filled in slices.marks.items():
+            marks = stored.get(partition, [])
+            if filled.offset and (not marks or any(mark is None or mark.offset < filled.offset for mark in marks)):
+                raise BackfillError(
+                    self._view.name,
+                    f"the store lost rows of {state.id} after they were filled and compared; run it with --abandon, "
+                    "then again",
+                )
 
     def _save(self, state: Backfilling, **changed: str) -> Backfilling:
         state = msgspec.structs.replace(state, **changed)

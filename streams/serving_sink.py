@@ -286,23 +286,33 @@ class ServingSink:
         """Tell readers that the rows lack something, until they hold what the broker has now."""
         self._barrier = self._ends()
         if alias is not None and alias.is_ready:
-            told = Alias(alias.id, False, self._clock_us())
-            if self._aliases.point(self._view.id, alias, told):
-                self._alias = told
+            self._point(alias, Alias(alias.id, False, self._clock_us()))
 
     def _tell_if_complete(self) -> None:
-        """Give the rows their alias once every bucket holds all that the barrier asks for."""
+        """Call the rows ready once every bucket holds all that the barrier asks for.
+
+        Only over an alias that stood before the buckets were asked: one that is there still was not flushed meanwhile,
+        and neither were they, while no alias is what a flushed store has too.
+        """
         if self._barrier is None:
+            return
+        if self._alias is None and not self._point(None, Alias(self._inner.row_id, False, self._clock_us())):
             return
         stored = self._store.marks(self._inner.row_id, self._view.source.name)
         for partition, end in self._barrier.items():
             marks = stored.get(partition, [])
             if end and (not marks or any(mark is None or mark.offset < end for mark in marks)):
                 return
-        told = Alias(self._inner.row_id, True, self._clock_us())
-        if self._aliases.point(self._view.id, self._alias, told):
-            log.info("%s is complete, served from %s", self._view.name, told.id)
-            self._alias, self._barrier = told, None
+        if self._point(self._alias, Alias(self._inner.row_id, True, self._clock_us())):
+            log.info("%s is complete, served from %s", self._view.name, self._inner.row_id)
+            self._barrier = None
+
+    def _point(self, seen: Alias | None, new: Alias) -> bool:
+        """Write the alias over the one that was seen; where there is another by now, the next look follows it."""
+        is_written = self._aliases.point(self._view.id, seen, new)
+        if is_written:
+            self._alias = new
+        return is_written
 
     def _ends(self) -> dict[int, int]:
         """What there is to hold: nothing of a partition that has no records."""

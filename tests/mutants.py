@@ -41,6 +41,7 @@ TIES = ("tests/kernel/test_ties.py",)
 PLAIN = ("tests/kernel/test_plain.py",)
 CODECS = tuple(f"tests/streams/codecs/test_{name}.py" for name in ("evolution", "framing", "contract", "every_format"))
 PLACES = ("tests/streams/codecs/test_records_of_many.py",)
+SERVING = ("tests/streams/test_serving_sink.py",)
 SLICED = ("tests/streams/test_online_sink.py",)
 LETTERS = ("tests/streams/test_letters.py",)
 PAYLOADS = ("tests/streams/test_payloads.py",)
@@ -244,6 +245,8 @@ MUTANTS = (
     Mutant("the last buckets are in no slice", S + "online_sink.py", "return np.arange(slices + 1) * buckets // slices", "return np.arange(slices + 1) * (buckets - 1) // slices", SIMULATION),
     Mutant("a batch that is half in the store is forgotten", S + "online_sink.py", "            self._failure = error\n            raise\n        self._work = work", "            raise\n        self._work = work", SLICED),
     Mutant("what others have changed is tried again in large slices", S + "online_sink.py", "slices = min(buckets, _SMALL_SLICES) if work.tries else few", "slices = few", SLICED),
+    Mutant("ready is written where there was no alias", S + "serving_sink.py", "if self._alias is None and not self._point(None, Alias(self._inner.row_id, False, self._clock_us())):", "if False:", SERVING),
+    Mutant("a look learns of a loss before it knows what was sent", S + "serving_sink.py", "            self.finish()\n            self._incarnation = incarnation", "            self._incarnation = incarnation", SERVING),
     Mutant("a follower skips the ids between log and rows", S + "engine.py", "            start = log_end\n        self._marks", "            pass\n        self._marks", ("tests/simulation/test_follower.py",)),
     Mutant("a fetch goes on when the flow is stopped", T + "consumer.py", "while not self.should_stop and self.flow_active:", "while not self.should_stop:", ("tests/streams/transport/test_with_faust_at_rest.py",)),
     Mutant("a drop takes what only looks like it", ONLINE + "store.py", " and ours.match(each)]", "]", ("tests/online/test_drop.py",)),

@@ -13,9 +13,11 @@ import pytest
 import redis
 
 from featurestore.client import FeatureStore
+from featurestore.errors import BackfillError
 from featurestore.local import environment_of
 from featurestore.monitoring import prove
 from featurestore.online import Aliases
+from streams.backfill import Backfill
 from streams.build import online_store
 from tests.project import Project
 from tests.streams.test_rebuild import USERS, cut, now_us, send
@@ -199,6 +201,38 @@ def test_rows_that_differ_from_the_log_are_not_flipped_to(project: Make, unique:
     assert made.command("backfill", "by_user", "--abandon").stdout.strip() == "dropped"
     assert made.command("backfill", "by_user").returncode == 0
     assert aliases.id_of(view.id) == f"{view.id}.g3"
+
+
+@pytest.mark.parametrize("what", ["all", "the shadow"])
+def test_a_shadow_that_the_store_lost_before_the_flip_is_not_flipped_to(
+    what: str, project: Make, unique: Callable[[str], str], redis_client: redis.Redis
+) -> None:
+    topic = unique("emptied")
+    made = project(definitions(topic))
+    send(made, topic, HISTORY)
+    worker = made.start_worker()
+    made.wait_until_applied(worker)
+    worker.terminate()
+    assert worker.wait(30) == 0
+    view, store = made.repository.view("by_user"), online_store(made.settings)
+
+    def at(point: str) -> None:
+        if point == "before-flip" and what == "all":
+            redis_client.flushall()
+        elif point == "before-flip":
+            store.drop(f"{view.id}.g2")
+
+    backfill = Backfill(made.settings, view, lambda row_id, log: "not compared", at=at)
+    with pytest.raises(BackfillError, match=r"lost rows of by_user@\w+\.g2 .* --abandon"):
+        backfill.run()
+    assert set(made.store.get_many("by_user", {"user": USERS})["by_user__status"].to_pylist()) == {
+        "STALE" if what == "all" else "PRESENT"
+    }
+    made.command("backfill", "by_user", "--abandon")
+    assert made.command("backfill", "by_user", "--keep-following", "0").returncode == 0
+    table = made.store.get_many("by_user", {"user": USERS})
+    assert set(table["by_user__status"].to_pylist()) == {"PRESENT"}
+    assert sum(table["by_user__n"].to_pylist()) == HISTORY
 
 
 @pytest.mark.parametrize("what", ["no events", "no worker"])

@@ -16,7 +16,7 @@ from featurestore.event_time import Mark
 from featurestore.kernel import Events
 from featurestore.kernel.keys import group_keys
 from featurestore.offline import EventLog
-from featurestore.online import OneServer, OnlineStore
+from featurestore.online import Aliases, OneServer, OnlineStore
 from streams.bounds import Bounds
 from streams.serving_sink import ServingSink
 
@@ -31,6 +31,20 @@ class Restarted(OnlineStore):
 
     def incarnation(self) -> str:
         return str(self.starts)
+
+
+class Flushed(OnlineStore):
+    """A store that is flushed right after it has said for the so-manyth time where buckets stand."""
+
+    flushed_at = 0
+
+    def marks(self, view_id: str, topic: str) -> dict[int, list[Mark | None]]:
+        stood = super().marks(view_id, topic)
+        self.flushed_at -= 1
+        if self.flushed_at == 0:
+            [client] = self._clients()
+            client.flushall()
+        return stood
 
 
 def apply(sink: ServingSink, first: int, end: int) -> None:
@@ -67,3 +81,28 @@ def test_rows_that_the_store_took_and_lost_again_before_that_was_learned_are_mis
         sink.look()
     sink.open(0)
     assert sink.settled(0) == 10
+
+
+@pytest.mark.parametrize("has_alias", [False, True])
+def test_rows_that_were_flushed_right_after_they_were_found_complete_are_not_called_ready(
+    has_alias: bool, redis_client: redis.Redis, unique: Callable[[str], str], tmp_path: Path
+) -> None:
+    store = Flushed(OneServer(redis_client), namespace=unique("serving"), buckets=2)
+    store.ensure_ready()
+    aliases = Aliases(store)
+    sink = ServingSink(store, VIEW, EventLog(tmp_path, TOPIC), lambda: {0: Bounds(0, 10)}, lambda: 1)
+    sink.open(0)
+    apply(sink, 0, 10)
+    sink.heartbeat({0: Mark(10, 10)})
+    if not has_alias:
+        redis_client.hdel(store.name("aliases"), VIEW.id)
+    # A look asks twice: for what was lost, and for what is complete.
+    store.flushed_at = 2
+    sink.look()
+    assert store.flushed_at == 0
+    assert aliases.get(VIEW.id) is None
+    with pytest.raises(LostTailError):
+        sink.look()
+    alias = aliases.get(VIEW.id)
+    assert alias is not None
+    assert not alias.is_ready
