@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from featurestore.errors import DefinitionError
 from featurestore.kernel import Column, DataType, Events, Feature, OwnAggregate, compile_plan, fold, roll_up, values_at
 from featurestore.kernel.aggregates.partial import Array
 
@@ -79,7 +80,11 @@ def check_aggregate(own: OwnAggregate, values: SearchStrategy[Any], *, dtype: Da
             if part:
                 rows = list(fold(rows, events_of([one for _, one in part], [number for number, _ in part]), plan))
         moment_us = max((event_us for _, event_us, _ in drawn), default=0) + 1
-        online = roll_up(rows, moment_us, plan)
+        try:
+            online = roll_up(rows, moment_us, plan)
+        except DefinitionError as error:
+            # What `finish` gives for rows without an event may have the wrong shape too.
+            raise AssertionError(str(error)) from error
         spine = np.arange(_ROWS), np.full(_ROWS, moment_us)
         offline = values_at(events_of(drawn, list(range(len(drawn)))), *spine, plan)
         each = [roll_up([row], moment_us, plan) for row in rows]
