@@ -7,7 +7,7 @@ at any moment leaves a backfill that the next one goes on with. `docs/backfill.m
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -106,7 +106,7 @@ class Backfill:
                 state = self._save(state, stage="flip", old_id=self._aliases.id_of(self._view.id))
             if state.stage == "flip":
                 self._at("before-flip")
-                self._flip(state, slices)
+                self._flip(state, follower.settled())
                 self._at("after-flip")
                 state = self._save(state, stage="flipped")
             follower.for_seconds(keep_following_s)
@@ -146,10 +146,12 @@ class Backfill:
             before += mark.offset
         self._moved("fill", total, total)
 
-    def _flip(self, state: Backfilling, slices: LogSlices) -> None:
+    def _flip(self, state: Backfilling, held: Mapping[int, int]) -> None:
         """From one moment to the next, readers find the shadow.
 
         Over an alias that stood before the shadow was looked at: while it stands, the store was not flushed.
+
+        held  partition -> offset before which the shadow holds everything
         """
         for _ in range(_FLIP_TRIES_MAX):
             before = self._aliases.get(self._view.id)
@@ -158,7 +160,7 @@ class Backfill:
                 continue
             if before.id == state.id:
                 return
-            self._refuse_lost(state, slices)
+            self._refuse_lost(state, held)
             if before.id != state.old_id:
                 raise BackfillError(self._view.name, f"somebody else flipped it to {before.id} meanwhile")
             if self._aliases.point(self._view.id, before, self._alias(state.id, True)):
@@ -168,12 +170,12 @@ class Backfill:
     def _alias(self, row_id: str, is_ready: bool) -> Alias:
         return Alias(row_id, is_ready, time.time_ns() // 1_000)
 
-    def _refuse_lost(self, state: Backfilling, slices: LogSlices) -> None:
-        """A bucket of the shadow that stands before the slice that filled it was lost since."""
+    def _refuse_lost(self, state: Backfilling, held: Mapping[int, int]) -> None:
+        """A bucket of the shadow that stands earlier than it did was lost since."""
         stored = self._store.marks(state.id, self._view.source.name)
-        for partition, filled in slices.marks.items():
+        for partition, end in held.items():
             marks = stored.get(partition, [])
-            if filled.offset and (not marks or any(mark is None or mark.offset < filled.offset for mark in marks)):
+            if end and (not marks or any(mark is None or mark.offset < end for mark in marks)):
                 raise BackfillError(
                     self._view.name,
                     f"the store lost rows of {state.id} after they were filled and compared; run it with --abandon, "

@@ -31,7 +31,7 @@ class Follower:
 
     def __init__(self, settings: Settings, store: OnlineStore, view: FeatureView, row_id: str, topic_id: str) -> None:
         topic = view.source
-        sink = OnlineSink(store, view, row_id=row_id)
+        self._sink = sink = OnlineSink(store, view, row_id=row_id)
         marks: dict[int, Mark] = {}
         broker = broker_of(settings)
         self._admin = admin_client(broker)
@@ -82,6 +82,10 @@ class Follower:
         while time.monotonic() < until:
             self._step()
         self._engine.flush()
+
+    def settled(self) -> dict[int, int]:
+        """Partition -> offset before which the rows hold everything, unless the store has lost some since."""
+        return {partition: self._sink.settled(partition) for partition in range(self._topic.partitions)}
 
     def close(self) -> None:
         self._tail.close()

@@ -205,8 +205,8 @@ class OnlineSink:
         return out
 
     def settled(self, partition: int) -> int:
-        """Every bucket holds all events before this offset."""
-        return min(end or 0 for end in self._ends[partition])
+        """Every bucket holds all events before this offset, as far as is known: 0 of a partition that is not open."""
+        return min((end or 0 for end in self._ends.get(partition, ())), default=0)
 
     def _begin(self, work: _Work) -> None:
         """Read and fold the rows of the events that wait, and send them off, slice by slice."""

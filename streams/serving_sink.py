@@ -172,15 +172,17 @@ class ServingSink:
         alias, incarnation = self._aliases.get(self._view.id), self._store.incarnation()
         self._follow_alias(alias)
         if incarnation != self._incarnation or self._barrier is not None:
-            # A loss shows at a commit, but where nothing comes nothing is committed. First what was sent before it is
-            # to be learned: rows that the store took and lost again would be missed now, and be taken for held then.
+            # First what was sent before the loss is to be learned: rows that the store took and lost again would be
+            # missed now, and be taken for held then.
             self.finish()
             self._incarnation = incarnation
-            lost = [partition for partition in self._inner.lost() if partition not in self._filling]
-            if lost:
-                log.warning("the online store stands earlier than it was left with the rows of %s", self._view.name)
-                self._incomplete(alias)
-                self._take_over_all(lost)
+        # A loss shows at a commit, but where nothing comes nothing is committed; and a node of a cluster may lose its
+        # rows while the alias stands on another one.
+        lost = [partition for partition in self._inner.lost() if partition not in self._filling]
+        if lost:
+            log.warning("the online store stands earlier than it was left with the rows of %s", self._view.name)
+            self._incomplete(alias)
+            self._take_over_all(lost)
         for partition, filling in list(self._filling.items()):
             if filling.is_done:
                 del self._filling[partition]
@@ -285,16 +287,17 @@ class ServingSink:
     def _incomplete(self, alias: Alias | None) -> None:
         """Tell readers that the rows lack something, until they hold what the broker has now."""
         self._barrier = self._ends()
-        if alias is not None and alias.is_ready:
+        if alias is not None:
+            # Also over `filling`: who has looked at the rows before they were lost may not call them ready.
             self._point(alias, Alias(alias.id, False, self._clock_us()))
 
     def _tell_if_complete(self) -> None:
         """Call the rows ready once every bucket holds all that the barrier asks for.
 
         Only over an alias that stood before the buckets were asked: one that is there still was not flushed meanwhile,
-        and neither were they, while no alias is what a flushed store has too.
+        and neither were they (nodes of a cluster apart), while no alias is what a flushed store has too.
         """
-        if self._barrier is None:
+        if self._barrier is None or self._filling:
             return
         if self._alias is None and not self._point(None, Alias(self._inner.row_id, False, self._clock_us())):
             return
@@ -315,10 +318,15 @@ class ServingSink:
         return is_written
 
     def _ends(self) -> dict[int, int]:
-        """What there is to hold: nothing of a partition that has no records."""
+        """What there is to hold: nothing of a partition that never had records.
+
+        Of one whose records have all expired, what the log has, and what the rows held when they were last heard of:
+        the log is written later.
+        """
+        self._events.forget()
         logged = self._events.marks()
         out = {}
         for partition, bounds in self._bounds().items():
-            held = logged[partition].offset if partition in logged else 0
+            held = max(logged[partition].offset if partition in logged else 0, self._inner.settled(partition))
             out[partition] = bounds.end if bounds.low < bounds.end else min(held, bounds.end)
         return out

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
+from itertools import count as counting
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import redis
+from redis.crc import key_slot
 
 from featurestore import Entity, FeatureView, Topic, count
 from featurestore.errors import LostTailError
 from featurestore.event_time import Mark
 from featurestore.kernel import Events
 from featurestore.kernel.keys import group_keys
-from featurestore.offline import EventLog
-from featurestore.online import Aliases, OneServer, OnlineStore
+from featurestore.offline import EventLog, log_schema
+from featurestore.online import Alias, Aliases, OneServer, OnlineStore
 from streams.bounds import Bounds
 from streams.serving_sink import ServingSink
+from tests.cluster import ValkeyCluster
 
 TOPIC = Topic("paid", schema={"user": str, "at": "timestamp"}, event_time="at", partitions=1)
 VIEW = FeatureView("by_user", Entity("user", key="user"), TOPIC, features={"n": count()})
@@ -106,3 +111,103 @@ def test_rows_that_were_flushed_right_after_they_were_found_complete_are_not_cal
     alias = aliases.get(VIEW.id)
     assert alias is not None
     assert not alias.is_ready
+
+
+def logged(folder: Path, end: int) -> None:
+    """The events of offsets before `end`, as an engine's own log has them."""
+    offsets = np.arange(end)
+    moments = dict.fromkeys(("offset", "event_us", "effective_us", "arrival_us"), offsets)
+    others = {"partition": np.zeros(end, dtype=np.int32), "late_by_us": 0 * offsets, "date": ["1970-01-01"] * end}
+    own = {"user": ["u"] * end, "at": pa.array(offsets, pa.timestamp("us", tz="UTC"))}
+    EventLog(folder, TOPIC).append(pa.table(moments | others | own, log_schema(TOPIC)), {0: Mark(end, end)})
+
+
+def is_ready(store: OnlineStore) -> bool:
+    alias = Aliases(store).get(VIEW.id)
+    return alias is not None and alias.is_ready
+
+
+def looked_until_sent_back(sink: ServingSink, store: OnlineStore, deadline: float) -> None:
+    """The fill ends, and nothing is called ready before."""
+    while time.monotonic() < deadline:
+        try:
+            sink.look()
+        except LostTailError:
+            return
+        assert not is_ready(store)
+        time.sleep(0.01)
+    raise AssertionError("the fill has no end")
+
+
+@pytest.mark.parametrize("logged_end", [10, 6])
+def test_an_empty_store_is_not_called_ready_where_only_the_log_has_the_events(
+    logged_end: int, redis_client: redis.Redis, unique: Callable[[str], str], tmp_path: Path
+) -> None:
+    store = OnlineStore(OneServer(redis_client), namespace=unique("serving"), buckets=2)
+    store.ensure_ready()
+    bounds, turn, clock = {0: Bounds(0, 0)}, threading.Lock(), counting(1)
+    sink = ServingSink(store, VIEW, EventLog(tmp_path, TOPIC), lambda: bounds, lambda: next(clock), turn)
+    sink.open(0)
+    bounds[0] = Bounds(0, 10)
+    apply(sink, 0, 10)
+    sink.heartbeat({0: Mark(10, 10)})
+    logged(tmp_path, logged_end)
+    sink.look()
+    assert is_ready(store)
+    bounds[0] = Bounds(10, 10)
+    redis_client.flushall()
+    store.ensure_ready()
+    # Another view is filled first.
+    with turn:
+        sink.look()
+        assert not is_ready(store)
+    deadline = time.monotonic() + 30
+    looked_until_sent_back(sink, store, deadline)
+    # The engine writes what waits before it opens the partition again.
+    logged(tmp_path, 10)
+    sink.open(0)
+    if sink.settled(0) < 10:
+        looked_until_sent_back(sink, store, deadline)
+        sink.open(0)
+    assert is_ready(store)
+    assert sink.settled(0) == 10
+
+
+def test_a_loss_is_told_over_what_another_worker_has_seen_before_it(
+    redis_client: redis.Redis, unique: Callable[[str], str], tmp_path: Path
+) -> None:
+    store = OnlineStore(OneServer(redis_client), namespace=unique("serving"), buckets=2)
+    store.ensure_ready()
+    aliases, clock = Aliases(store), counting(1)
+    sink = ServingSink(store, VIEW, EventLog(tmp_path, TOPIC), lambda: {0: Bounds(0, 20)}, lambda: next(clock))
+    sink.open(0)
+    apply(sink, 0, 10)
+    sink.heartbeat({0: Mark(10, 10)})
+    seen = aliases.get(VIEW.id)
+    assert seen is not None
+    for bucket in range(2):
+        redis_client.delete(store._state_key(VIEW.id, bucket))
+    with pytest.raises(LostTailError):
+        sink.look()
+    assert not aliases.point(VIEW.id, seen, Alias(VIEW.id, True, 99))
+
+
+def test_rows_that_one_node_of_a_cluster_lost_are_missed_while_nothing_comes(tmp_path: Path) -> None:
+    cluster = ValkeyCluster(tmp_path / "cluster")
+    try:
+        store = OnlineStore.at(cluster.url, namespace="part", buckets=16)
+        store.ensure_ready()
+        clock = counting(1)
+        sink = ServingSink(store, VIEW, EventLog(tmp_path, TOPIC), lambda: {0: Bounds(0, 10)}, lambda: next(clock))
+        sink.open(0)
+        apply(sink, 0, 10)
+        sink.heartbeat({0: Mark(10, 10)})
+        sink.look()
+        assert is_ready(store)
+        holder = cluster.node_of(key_slot(store.name("aliases")))
+        next(node for node in cluster.nodes[:3] if node is not holder).client.flushall()
+        with pytest.raises(LostTailError):
+            sink.look()
+        assert not is_ready(store)
+    finally:
+        cluster.stop()
