@@ -26,7 +26,7 @@ Call = tuple[Any, ...]
 # A server that takes longer is as good as gone: the caller gets an error rather than a hang.
 ANSWER_S = 30.0
 _CONNECT_S = 5.0
-_CLUSTER = "+cluster"
+_CLUSTER, _PORT = "+cluster", 6379
 # How long a slot is waited for that is on its way between two nodes, or whose node has no successor yet: by default a
 # replica takes over after 15 s and an election.
 _PATIENCE_S = 30.0
@@ -50,7 +50,9 @@ class Servers(Protocol):
 
 
 def servers_at(url: str, answer_s: float = ANSWER_S) -> Servers:
-    """The servers behind a URL; nothing is sent before the first call. `redis+cluster://` stands for a cluster.
+    """The servers behind a URL; nothing is sent before the first call.
+
+    `redis+cluster://` stands for a cluster; several of its nodes may be named, with commas, for when one is down.
 
     answer_s  a call that takes longer has failed; who is in a hurry tries again at once, and only when the connection
               was lost, not several times with pauses
@@ -115,11 +117,13 @@ class Cluster:
     """A cluster; see `Servers`. redis-py knows which node has which slot; what it sends would be sent one by one."""
 
     def __init__(self, url: str, times: dict[str, float], *, is_hurried: bool) -> None:
-        self._url, self._times, self._is_hurried = url, times, is_hurried
+        (self._url, self._named), self._times, self._is_hurried = _nodes_of(url), times, is_hurried
         self._patience_s = min(_PATIENCE_S, times["socket_timeout"])
         # Over the map of slots: who finds that another one has looked meanwhile takes what that one found.
         self._lock = threading.Lock()
         self._map: RedisCluster | None = None
+        # All nodes of the last map: those that the URL names may be gone for good.
+        self._met: list[tuple[str, int]] = []
         self._looked_s = self._doubted_s = 0.0
         self._failure: Exception | None = None
         # Nodes that take slots over and have none yet, so that they are on no map.
@@ -188,9 +192,15 @@ class Cluster:
                 try:
                     if self._map is None:
                         # Slots that nobody has are the matter of who asks for them.
-                        self._map = RedisCluster.from_url(self._url, require_full_coverage=False, **self._times)
+                        self._map = RedisCluster.from_url(
+                            self._url,
+                            startup_nodes=[ClusterNode(*place) for place in [*self._met, *self._named]],  # type: ignore[no-untyped-call]
+                            require_full_coverage=False,
+                            **self._times,
+                        )
                     else:
                         self._map.nodes_manager.initialize()
+                    self._met = [(node.host, node.port) for node in self._map.get_nodes()]  # type: ignore[no-untyped-call]
                     self._failure = None
                 except (redis.RedisError, redis.exceptions.RedisClusterException) as error:
                     # It may have forgotten the URL for nodes that are gone.
@@ -256,6 +266,16 @@ class Cluster:
             client = redis.Redis.from_url(url, **self._times)
             self._strangers[name] = ClusterNode(host, port, redis_connection=client)  # type: ignore[no-untyped-call]
         return self._strangers[name]
+
+
+def _nodes_of(url: str) -> tuple[str, list[tuple[str, int]]]:
+    """The URL with the first of its nodes alone, and the places of the others."""
+    parts = urlsplit(url)
+    login, at, nodes = parts.netloc.rpartition("@")
+    first, *others = nodes.split(",")
+    places = [urlsplit(f"//{each}") for each in others]
+    alone = urlunsplit(parts._replace(netloc=f"{login}{at}{first}"))
+    return alone, [(place.hostname or "", place.port or _PORT) for place in places]
 
 
 def _by_slot(call: Call) -> list[tuple[Call, list[int]]]:
