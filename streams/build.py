@@ -17,7 +17,7 @@ from featurestore.spec import FeatureView, Repository
 from streams.bounds import bounds_of
 from streams.broker import admin_client, broker_of
 from streams.codecs import codec_of
-from streams.dead_letters import LETTER_BYTES_MAX, DeadLetterBox
+from streams.dead_letters import LETTER_BYTES_MAX, LETTER_QUEUE_BYTES_MAX, DeadLetterBox
 from streams.engine import Engine
 from streams.producer import kafka_producer
 from streams.schemas import schemas_at
@@ -53,7 +53,8 @@ def build_worker(settings: Settings, repository: Repository) -> StreamApp:
         bounds = partial(bounds_of, admin, topic.name, range(topic.partitions))
         return ServingSink(store, view, log, bounds, _now_us, turn)
 
-    letters = DeadLetterBox(kafka_producer(broker, more={"message.max.bytes": LETTER_BYTES_MAX}))
+    bounds = {"message.max.bytes": LETTER_BYTES_MAX, "queue.buffering.max.kbytes": LETTER_QUEUE_BYTES_MAX >> 10}
+    letters = DeadLetterBox(kafka_producer(broker, more=bounds))
     engines = {
         name: Engine(
             repository.topic(name),

@@ -30,6 +30,8 @@ _REPLAYED = b"#replayed"
 # A letter is its record in base64 and more, so it may be larger than what its topic takes: ten times the usual bound.
 # One that the broker refuses would stop its worker for good.
 LETTER_BYTES_MAX = 10 << 20
+# What librdkafka holds of them while the broker takes none, beside those that wait for it.
+LETTER_QUEUE_BYTES_MAX = 32 << 20
 
 
 def dead_letter_topic(topic: str) -> str:

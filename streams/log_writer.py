@@ -18,6 +18,8 @@ from streams.sink import Log
 # Enough rows for a Parquet file worth its commit, or a second. Behind a long backlog commits take long, since they
 # touch many days: then rows wait longer, so that commits stay a tenth of the time.
 ROWS_MAX = 100_000
+# Of large events fewer rows: twice as many bytes may wait while a commit is at work.
+BYTES_MAX = 32 << 20
 _AGE_MIN_US = SECOND_US
 _AGE_MAX_US = 10 * SECOND_US
 _SHARE = 10
@@ -40,7 +42,7 @@ class LogWriter:
         self._commit: Future[int] | None = None
         self._failure: Exception | None = None
         self._tables: list[pa.Table] = []
-        self._rows = 0
+        self._rows = self._bytes = 0
         self._since_us: int | None = None
         self._age_us = _AGE_MIN_US
 
@@ -48,6 +50,7 @@ class LogWriter:
         """More rows; none is fine, they move the marks."""
         self._tables.append(table)
         self._rows += len(table)
+        self._bytes += table.nbytes
         if self._since_us is None:
             self._since_us = self._clock_us()
 
@@ -56,16 +59,17 @@ class LogWriter:
         """Whether what waits should be written now."""
         if self._since_us is None:
             return False
-        if self._commit is not None and not self._commit.done() and self._rows < 2 * ROWS_MAX:
+        batches = max(self._rows / ROWS_MAX, self._bytes / BYTES_MAX)
+        if self._commit is not None and not self._commit.done() and batches < 2:
             return False
-        return self._rows >= ROWS_MAX or self._clock_us() - self._since_us >= self._age_us
+        return batches >= 1 or self._clock_us() - self._since_us >= self._age_us
 
     def write(self, marks: Mapping[int, Mark]) -> None:
         """Begin to write all that waits, which brings the log to `marks`."""
         self.finish()
         if self._since_us is None:
             return
-        tables, self._tables, self._rows, self._since_us = self._tables, [], 0, None
+        tables, self._tables, self._rows, self._bytes, self._since_us = self._tables, [], 0, 0, None
         self._commit = self._thread.submit(self._write, tables, dict(marks))
 
     def look(self) -> None:

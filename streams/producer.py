@@ -30,6 +30,8 @@ _POLL_S = 0.1
 # Events that one record holds at most, where a format has many; brokers take records of a megabyte.
 _BATCH_EVENTS = 1_000
 _RECORD_BYTES_MAX = 900_000
+# What waits to be sent, while the broker is slow; more than as many records as may wait have as a rule.
+_QUEUE_BYTES_MAX = 128 << 20
 
 
 def kafka_producer(
@@ -46,7 +48,6 @@ def kafka_producer(
         {
             **client_config(broker),
             **({} if on_error is None else {"error_cb": on_error}),
-            **(more or {}),
             "enable.idempotence": True,
             "acks": "all",
             "compression.type": compression,
@@ -54,6 +55,9 @@ def kafka_producer(
             # Java's hash, so that every client puts a key into the same partition.
             "partitioner": "murmur2_random",
             "queue.buffering.max.messages": 200_000,
+            # A gibibyte by itself.
+            "queue.buffering.max.kbytes": _QUEUE_BYTES_MAX >> 10,
+            **(more or {}),
         }
     )
 

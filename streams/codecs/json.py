@@ -136,9 +136,12 @@ class JsonCodec:
         out = []
         for event in events:
             try:
-                # Not by reading it again: bytes are written as base64, which would read as text.
+                # Not only by reading it again: bytes are written as base64, which would read as text. But also so: a
+                # Decimal is a number here and a text there.
                 self.typed(event)
-                out.append(msgspec.json.encode(event))
+                encoded = msgspec.json.encode(event)
+                self._one.decode(encoded)
+                out.append(encoded)
             except (msgspec.ValidationError, UnicodeEncodeError, TypeError) as error:
                 raise InvalidEventError(self._topic.name, str(error)) from error
         return out

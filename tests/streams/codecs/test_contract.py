@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,13 @@ def test_producer_and_engine_refuse_the_same_for_the_same_reason(format: Format,
         assert f"out_of_range: {one.detail}" in str(refused.value)
     taken = [event for event, (_, said) in zip(events, CASES, strict=True) if said is None]
     assert rows(decoded) == taken == rows(held.codec.decode(held.records(*taken)))
+
+
+@pytest.mark.parametrize("value", [Decimal("1.25"), Decimal("NaN"), Decimal(3)])
+def test_a_decimal_for_a_float_is_refused_where_it_would_be_written_as_text(value: Decimal) -> None:
+    codec = codec_of(Topic("paid", schema={"user": str, "at": "timestamp", "amount": float}, event_time="at"))
+    with pytest.raises(InvalidEventError, match="amount"):
+        codec.encode([{"user": "u", "at": 1, "amount": value}])
 
 
 def test_a_row_of_a_record_of_many_is_rejected_by_its_place(tmp_path: Path) -> None:
