@@ -65,6 +65,18 @@ def test_what_looks_at_other_rows_or_runs_python_is_refused(written: object) -> 
 
 
 @pytest.mark.parametrize(
+    "written", [pl.col("a").is_in(pl.col("b")), pl.col("s").replace(pl.col("s").str.to_uppercase(), "x")], ids=str
+)
+def test_a_function_that_is_not_known_to_look_at_other_rows_is_found_by_trying(
+    written: pl.Expr, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As a later Polars may bring one.
+    monkeypatch.setattr("featurestore.kernel.expressions._SETS", frozenset())
+    with pytest.raises(DefinitionError, match="look at each other"):
+        expression("where of 'x'", said("where of 'x'", written), TYPES)
+
+
+@pytest.mark.parametrize(
     "written",
     [
         pl.col("s").is_in(["DE", "Categorical"]),
