@@ -17,7 +17,7 @@ from featurestore.spec import FeatureView, Repository
 from streams.bounds import bounds_of
 from streams.broker import admin_client, broker_of
 from streams.codecs import codec_of
-from streams.dead_letters import LETTER_BYTES_MAX, LETTER_QUEUE_BYTES_MAX, DeadLetterBox
+from streams.dead_letters import LETTER_BYTES_MAX, LETTER_QUEUE_BYTES_MAX, DeadLetterBox, dead_letter_topic
 from streams.engine import Engine
 from streams.producer import kafka_producer
 from streams.schemas import schemas_at
@@ -43,7 +43,8 @@ def build_worker(settings: Settings, repository: Repository) -> StreamApp:
     topics = sorted({view.source.name for view in repository.views.values()})
     broker = broker_of(settings)
     known = Topics(broker)
-    ids = known.ids(topics)
+    # A letter that finds no topic would end the worker at the first event that cannot be applied.
+    ids = known.ids([*topics, *(dead_letter_topic(name, settings.project) for name in topics)])
     schemas = schemas_at(settings.schema_address)
     admin, turn = admin_client(broker), Lock()
 
@@ -54,7 +55,7 @@ def build_worker(settings: Settings, repository: Repository) -> StreamApp:
         return ServingSink(store, view, log, bounds, _now_us, turn)
 
     bounds = {"message.max.bytes": LETTER_BYTES_MAX, "queue.buffering.max.kbytes": LETTER_QUEUE_BYTES_MAX >> 10}
-    letters = DeadLetterBox(kafka_producer(broker, more=bounds))
+    letters = DeadLetterBox(kafka_producer(broker, more=bounds), settings.project)
     engines = {
         name: Engine(
             repository.topic(name),
@@ -78,6 +79,7 @@ def build_worker(settings: Settings, repository: Repository) -> StreamApp:
         session_s=settings.worker_session_s,
         instance_id=settings.worker_id,
         drain_s=settings.worker_drain_s,
+        project=settings.project,
     )
     port = EnginePort(engines, options, broker.login, partial(known.ids, topics))
     folder = Path(settings.offline_path).parent / "faust"

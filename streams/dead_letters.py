@@ -34,9 +34,9 @@ LETTER_BYTES_MAX = 10 << 20
 LETTER_QUEUE_BYTES_MAX = 32 << 20
 
 
-def dead_letter_topic(topic: str) -> str:
-    """Name of the Kafka topic that holds the letters of `topic`."""
-    return topic + _SUFFIX
+def dead_letter_topic(topic: str, project: str) -> str:
+    """Name of the Kafka topic that holds a project's letters of `topic`: another one may apply what this one cannot."""
+    return f"{topic}.{project}{_SUFFIX}"
 
 
 class Replayed(msgspec.Struct, frozen=True):
@@ -71,8 +71,8 @@ class DeadLetterBox:
     flush_s  how long the broker may take; then none of them is taken for stored ever after
     """
 
-    def __init__(self, producer: Producer, flush_s: float = _FLUSH_S) -> None:
-        self._producer, self._flush_s = producer, flush_s
+    def __init__(self, producer: Producer, project: str, flush_s: float = _FLUSH_S) -> None:
+        self._producer, self._project, self._flush_s = producer, project, flush_s
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="dead-letters")
         self._failed: list[str] = []
         # Over all below: letters that wait to be sent, and what the broker may not hold: number of a put -> letters,
@@ -142,7 +142,7 @@ class DeadLetterBox:
 
     def _produce(self, pack: Pack, delivered: Callable[[KafkaError | None, object], None]) -> None:
         deadline = time.monotonic() + self._flush_s
-        topic = dead_letter_topic(pack.topic)
+        topic = dead_letter_topic(pack.topic, self._project)
         while True:
             try:
                 self._producer.produce(topic, key=pack.key, value=pack.value, on_delivery=delivered)
@@ -168,17 +168,21 @@ class DeadLetterBox:
                 del self._unstored[number]
 
 
-def read_letters(broker: Broker | str, topics: Sequence[str], timeout_s: float = 10.0) -> list[DeadLetter]:
+def read_letters(
+    broker: Broker | str, project: str, topics: Sequence[str], timeout_s: float = 10.0
+) -> list[DeadLetter]:
     """Every letter of the topics as of now, each once, by topic, partition and offset of its event."""
-    letters = [held.letter for held in held_letters(broker, topics, timeout_s)]
+    letters = [held.letter for held in held_letters(broker, project, topics, timeout_s)]
     return sorted(letters, key=_order)
 
 
-def held_letters(broker: Broker | str, topics: Sequence[str], timeout_s: float = 10.0) -> list[HeldLetter]:
+def held_letters(
+    broker: Broker | str, project: str, topics: Sequence[str], timeout_s: float = 10.0
+) -> list[HeldLetter]:
     """Every letter of the topics as of now, each once, in the order in which they were written first."""
     letters: dict[bytes, HeldLetter] = {}
     taken_back: dict[str, Replayed] = {}
-    for message in _records(broker, [dead_letter_topic(topic) for topic in topics], timeout_s):
+    for message in _records(broker, [dead_letter_topic(topic, project) for topic in topics], timeout_s):
         key, value = message.key() or b"", message.value() or b""
         if key.endswith(_REPLAYED):
             replayed = msgspec.json.decode(value, type=Replayed)

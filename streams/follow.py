@@ -56,7 +56,7 @@ class Follower:
         )
         starts = {partition: self._engine.open(partition) for partition in range(topic.partitions)}
         self._topic = topic
-        self._tail = Tail(broker, topic.name, starts)
+        self._tail = Tail(broker, settings.project, topic.name, starts)
 
     def until_caught_up(self, moved: Callable[[int, int], None] = lambda done, total: None) -> None:
         """Return when the rows hold everything that the topic had when this was called.

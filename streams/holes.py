@@ -8,12 +8,15 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from featurestore.errors import BrokerError
 from streams.broker import Broker, client_config
+from streams.headers import is_for
 
 _ANSWER_S = 10.0
 
 
-def records_in(broker: Broker, topic: str, gaps: Iterable[tuple[int, int, int]]) -> list[tuple[int, int]]:
+def records_in(broker: Broker, project: str, topic: str, gaps: Iterable[tuple[int, int, int]]) -> list[tuple[int, int]]:
     """Which (partition, offset) in these gaps hold a record after all; those of aborted transactions are none.
+
+    Nor are those that were sent again for another project.
 
     gaps  (partition, first offset, end offset), half-open
     """
@@ -42,7 +45,8 @@ def records_in(broker: Broker, topic: str, gaps: Iterable[tuple[int, int, int]])
                 offset = message.offset()
                 if error is not None or offset is None or offset >= end:
                     break
-                found.append((partition, offset))
+                if is_for(message, project):
+                    found.append((partition, offset))
     finally:
         consumer.close()
     return found

@@ -48,7 +48,7 @@ def ledgers(settings: Settings, repository: Repository) -> list[TopicLedger]:
     out = []
     for progress in Progress(settings, repository).look():
         broker, topic = broker_of(settings), repository.topic(progress.topic)
-        held = held_letters(broker, [progress.topic])
+        held = held_letters(broker, settings.project, [progress.topic])
         columns = ["partition", "offset", *(["position"] if topic.is_batched else [])]
         table = EventLog(settings.offline_path, topic).read([*columns, "late_by_us"])
         places = list(zip(*(table[column].to_pylist() for column in columns), strict=True))
@@ -62,7 +62,7 @@ def ledgers(settings: Settings, repository: Repository) -> list[TopicLedger]:
         twice = len(places) - len(logged) + len(logged & other)
         known = {place[:2] for place in logged | late | other}
         gaps = [gap for p, end in progress.ends.items() for gap in _gaps(p, end, known)]
-        missing = records_in(broker, progress.topic, gaps)
+        missing = records_in(broker, settings.project, progress.topic, gaps)
         without = sum(end - first for _, first, end in gaps) - len(missing)
         applied = {place[:2] for place in logged - late - repeated}
         reasons: dict[tuple[int, int], str] = {}

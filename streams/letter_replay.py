@@ -1,9 +1,9 @@
 """Taking dead letters back, each exactly once, however often the command is killed, repeated, or run by two at a time.
 
 A batch of letters is one Kafka transaction: their events go into the source topic again, and beside each letter goes
-the record that it was taken back. Readers see both or neither. The transactional id is the topic's, so a run that
-begins ends the one before: the broker aborts what that had open, and refuses what it sends later. Letters are read
-after that, so none that another run took back is taken again.
+the record that it was taken back. Readers see both or neither. The transactional id is the project's and the topic's,
+so a run that begins ends the one before: the broker aborts what that had open, and refuses what it sends later. Letters
+are read after that, so none that another run took back is taken again.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from streams.broker import Broker
 from streams.codecs import Codec, codec_of
 from streams.dead_letters import LETTER_BYTES_MAX, Replayed, dead_letter_topic, held_letters
 from streams.decided import decided
+from streams.headers import REPLAYED_FOR, REPLAYED_FROM
 from streams.letters import DeadLetter
 from streams.producer import kafka_producer
 from streams.sink import Log
@@ -69,7 +70,7 @@ class LetterReport:
 
 
 class LetterReplay:
-    """Takes letters of one topic back.
+    """Takes a project's letters of one topic back; for others that read the topic, nothing has come.
 
     lateness_us  the longest that any view of the topic waits
     newest_us    partition -> newest event time that its log has: what is too late by it will be too late
@@ -81,6 +82,7 @@ class LetterReplay:
     def __init__(
         self,
         broker: Broker | str,
+        project: str,
         topic: Topic,
         lateness_us: int,
         newest_us: Mapping[int, int],
@@ -89,7 +91,7 @@ class LetterReplay:
         codec: Codec | None = None,
         log: Log | None = None,
     ) -> None:
-        self._broker, self._topic, self._lateness_us = broker, topic, lateness_us
+        self._broker, self._project, self._topic, self._lateness_us = broker, project, topic, lateness_us
         self._newest_us, self._clock_us, self._on_step = newest_us, clock_us, on_step
         self._codec, self._log = codec or codec_of(topic), log
 
@@ -102,7 +104,7 @@ class LetterReplay:
     def run(self, wanted: Wanted) -> LetterReport:
         """Take the letters back that the definition accepts by now; raises LetterReplayError, and is safe to repeat."""
         more = {
-            "transactional.id": f"featurestore-dead-letters-{self._topic.name}",
+            "transactional.id": f"featurestore-dead-letters-{self._project}-{self._topic.name}",
             "transaction.timeout.ms": _TRANSACTION_MS,
             "message.timeout.ms": _TRANSACTION_MS,
             "message.max.bytes": LETTER_BYTES_MAX,
@@ -130,6 +132,7 @@ class LetterReplay:
 
     def _take_back(self, producer: Producer, batch: Sequence[DeadLetter], report: LetterReport) -> None:
         topic = self._topic.name
+        letters = dead_letter_topic(topic, self._project)
         offsets: dict[str, int] = {}
         failed: list[str] = []
         self._on_step("begun", report.replayed)
@@ -147,7 +150,7 @@ class LetterReplay:
                 partition=letter.partition,
                 key=letter.record_key,
                 value=letter.payload,
-                headers=[("replayed-from", letter.key)],
+                headers=[(REPLAYED_FROM, letter.key), (REPLAYED_FOR, self._project.encode())],
                 on_delivery=delivered,
             )
         producer.flush(_ANSWER_S)
@@ -157,7 +160,7 @@ class LetterReplay:
             raise LetterReplayError(topic, report.replayed, what)
         for letter in batch:
             replayed = Replayed(letter.place, offsets[letter.place])
-            producer.produce(dead_letter_topic(topic), key=replayed.key, value=msgspec.json.encode(replayed))
+            producer.produce(letters, key=replayed.key, value=msgspec.json.encode(replayed))
         # A commit waits for all that was sent, and fails when some of it could not be stored.
         self._on_step("noted", report.replayed)
         _commit(producer)
@@ -167,7 +170,7 @@ class LetterReplay:
     def _checked(self, wanted: Wanted) -> tuple[list[DeadLetter], LetterReport]:
         """The wanted letters that the definition accepts by now, and what is to be said of the others."""
         report, good = LetterReport(), []
-        held = [each for each in held_letters(self._broker, [self._topic.name]) if wanted(each.letter)]
+        held = [each for each in held_letters(self._broker, self._project, [self._topic.name]) if wanted(each.letter)]
         report.before = sum(each.replayed is not None for each in held)
         open_letters = [each.letter for each in held if each.replayed is None]
         # Events of one partition come back in the order in which they came.

@@ -253,7 +253,7 @@ class Replay:
         starts = {partition: engine.open(partition) for partition in asked.first}
         total = sum(asked.end[partition] - mark.offset for partition, mark in begin.items())
         heard = time.monotonic()
-        with Tail(broker_of(self._settings), self._topic.name, starts) as tail:
+        with Tail(broker_of(self._settings), self._settings.project, self._topic.name, starts) as tail:
             while any(mark.offset < asked.end[partition] for partition, mark in engine.marks().items()):
                 batches = tail.read(_READ_S)
                 heard = time.monotonic() if batches else heard

@@ -11,6 +11,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from featurestore.errors import TopicError
 from streams.broker import Broker, client_config
+from streams.headers import is_for
 from streams.transport import Batch
 
 _CONSUME_MAX = 10_000
@@ -19,13 +20,14 @@ _CONSUME_MAX = 10_000
 class Tail:
     """Reads on for ever; `ends` says which partitions have been read to their end as it was then.
 
-    starts  partition -> the first offset to read
+    project  what was sent again for another one is no record here
+    starts   partition -> the first offset to read
 
     Raises TopicError where the broker does not have what is to be read.
     """
 
-    def __init__(self, broker: Broker | str, topic: str, starts: Mapping[int, int]) -> None:
-        self._topic, self._next = topic, dict(starts)
+    def __init__(self, broker: Broker | str, project: str, topic: str, starts: Mapping[int, int]) -> None:
+        self._project, self._topic, self._next = project, topic, dict(starts)
         self.ends: set[int] = set()
         self._consumer = Consumer(
             {
@@ -51,7 +53,8 @@ class Tail:
             for message in run:
                 error = message.error()
                 if error is None:
-                    records.append(message)
+                    if is_for(message, self._project):
+                        records.append(message)
                     self.ends.discard(partition)
                     end = (message.offset() or 0) + 1
                 elif error.code() == KafkaError._PARTITION_EOF:

@@ -21,8 +21,8 @@ class Topics:
     def __init__(self, broker: Broker | str) -> None:
         self._admin = admin_client(broker)
 
-    def create(self, topics: Iterable[Topic], replication: int = 1) -> list[str]:
-        """Create what is missing, with dead letters beside it, and add partitions; returns the names of the new ones.
+    def create(self, topics: Iterable[Topic], project: str, replication: int = 1) -> list[str]:
+        """Create what is missing, with the project's dead letters beside it, and add partitions; returns what is new.
 
         The broker stamps records itself (LogAppendTime): arrival is then the same for every reader, and for ever.
         """
@@ -31,7 +31,7 @@ class Topics:
             stamped = {"message.timestamp.type": "LogAppendTime"}
             new.append(NewTopic(topic.name, topic.partitions, replication, config=stamped))
             letters = {"cleanup.policy": "compact", "max.message.bytes": str(LETTER_BYTES_MAX)}
-            new.append(NewTopic(dead_letter_topic(topic.name), 1, replication, config=letters))
+            new.append(NewTopic(dead_letter_topic(topic.name, project), 1, replication, config=letters))
         made = []
         for name, done in self._admin.create_topics(new, operation_timeout=_TIMEOUT_S).items() if new else ():
             try:

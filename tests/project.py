@@ -36,7 +36,7 @@ class Project:
                 **settings,
             }
         )
-        Topics(stack.kafka_bootstrap).create(self.repository.topics.values())
+        Topics(stack.kafka_bootstrap).create(self.repository.topics.values(), name)
         self.store = FeatureStore(self.settings, self.repository)
         self._workers: list[subprocess.Popen[bytes]] = []
 

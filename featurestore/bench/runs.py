@@ -43,7 +43,7 @@ class Run:
 
 def send_backlog(stack: LocalStack, definitions: Path, backlog: Backlog, events: int, say: Say) -> None:
     """Make the backlog's topic, and fill it."""
-    Topics(stack.kafka_bootstrap).create(load(definitions).topics.values())
+    Topics(stack.kafka_bootstrap).create(load(definitions).topics.values(), "bench")
     # Plain Faust cannot read lz4 without more packages.
     with EventProducer(stack.kafka_bootstrap, compression="none") as producer:
         for key, value in payments(backlog, events, time.time_ns() // 1_000):
@@ -60,8 +60,9 @@ def steady_payments(stack: LocalStack, topic: str, events_a_second: int, seconds
 def bench_settings(
     stack: LocalStack, folder: Path, definitions: Path, project: str, batch_records_max: int = BATCH_RECORDS_MAX
 ) -> Settings:
-    """A store of its own on the stack: the same topics read from their beginning, rows and log apart from others'."""
+    """A store of its own on the stack: the same topics read from their beginning, rows, log and letters apart."""
     settings = local_settings(stack, folder, definitions, project)
+    Topics(stack.kafka_bootstrap).create(load(definitions).topics.values(), project)
     return settings.model_copy(update={"batch_records_max": batch_records_max, "worker_port": free_port()})
 
 

@@ -37,7 +37,6 @@ from featurestore.settings import Settings
 from featurestore.spec import load
 from streams.producer import EventProducer
 from streams.progress import Progress
-from streams.topics import Topics
 
 _LIMIT_S = 300.0
 # Plain Faust is slow enough to be measured on fewer.
@@ -167,7 +166,6 @@ class _Backlogs:
         what = f"fraud, {workers} there before"
         backlog = Backlog(re.sub(r"\W+", "-", f"payments {what} {folder.name}"))
         definitions = write_definitions(folder / backlog.topic, backlog.topic)
-        Topics(self._stack.kafka_bootstrap).create(load(definitions).topics.values())
         settings = self._settings(folder, what, definitions)
         own = [settings.model_copy(update={"worker_port": free_port()}) for _ in range(workers)]
         ports = [each.worker_port for each in own]
@@ -255,7 +253,6 @@ def _steady(stack: LocalStack, folder: Path, say: Say) -> list[Figure]:
     definitions = write_definitions(folder / topic, topic)
     (folder / "steady").mkdir()
     settings = bench_settings(stack, folder / "steady", definitions, "steady")
-    Topics(stack.kafka_bootstrap).create(load(definitions).topics.values())
     worker = bench_worker(settings, folder / "steady")
     # Longer than all that is measured; it is ended as soon as that is done.
     seconds = _STEADY_S + _KILLS * _LIMIT_S

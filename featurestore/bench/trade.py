@@ -30,7 +30,6 @@ from featurestore.settings import Settings
 from featurestore.spec import load
 from streams.producer import EventProducer
 from streams.progress import Progress, TopicProgress
-from streams.topics import Topics
 
 _LIVE = "payments-live"
 _WAIT_MAX_S, _LOOK_S = 60.0, 0.1
@@ -196,7 +195,6 @@ def _loads(stack: LocalStack, folder: Path, sizes: Sizes, say: Say) -> tuple[Loa
     definitions = write_definitions(folder / "definitions-live", _LIVE)
     (folder / "live").mkdir()
     settings = bench_settings(stack, folder / "live", definitions, "live")
-    Topics(stack.kafka_bootstrap).create(load(definitions).topics.values())
     worker, points = bench_worker(settings, folder / "live"), []
     try:
         with EventProducer(stack.kafka_bootstrap) as producer:

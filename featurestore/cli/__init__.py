@@ -108,7 +108,7 @@ def apply() -> None:
 
     chosen = Settings()
     repository = load(chosen.definitions)
-    made = Topics(broker_of(chosen)).create(repository.topics.values())
+    made = Topics(broker_of(chosen)).create(repository.topics.values(), chosen.project)
     rows = [[view.name, view.version, view.source.name, str(len(view.outputs))] for view in repository.views.values()]
     show_table("feature views", ["view", "version", "topic", "features"], rows)
     console.print(f"created {len(made)} topics" + (": " + ", ".join(made) if made else ""))

@@ -113,6 +113,7 @@ def replay_letters(
         log = EventLog(chosen.offline_path, wanted_topic)
         replay = LetterReplay(
             broker_of(chosen),
+            chosen.project,
             wanted_topic,
             max(view.lateness_us for view in views),
             {partition: mark.newest_us for partition, mark in log.marks().items()},
@@ -158,7 +159,7 @@ def _read(topic: str | None) -> tuple[Settings, Repository, list[HeldLetter]]:
     from streams.dead_letters import held_letters
 
     chosen, repository = _chosen()
-    return chosen, repository, held_letters(broker_of(chosen), _topics(repository, topic))
+    return chosen, repository, held_letters(broker_of(chosen), chosen.project, _topics(repository, topic))
 
 
 def _row(held: HeldLetter) -> list[str]:

@@ -55,7 +55,7 @@ def stream(
                 now = progress.look()
                 looked = time.monotonic()
                 done = sum(one.done for one in now)
-                letters = read_letters(broker_of(settings), [one.topic for one in now])
+                letters = read_letters(broker_of(settings), settings.project, [one.topic for one in now])
                 dead = Counter(letter.topic for letter in letters)
                 show(progress_table(now, dead, (done - before) / (looked - began)))
                 worker.check()

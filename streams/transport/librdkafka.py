@@ -110,6 +110,8 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {  # name -> result, arguments
     "message_timestamp": (c_int64, c_void_p, POINTER(c_int)),
     "message_leader_epoch": (c_int32, c_void_p),
     "message_destroy": (None, c_void_p),
+    "message_headers": (c_int, c_void_p, POINTER(c_void_p)),
+    "header_get_last": (c_int, c_void_p, c_char_p, POINTER(c_void_p), POINTER(c_size_t)),
 }
 
 

@@ -29,24 +29,30 @@ _ERROR, _PARTITION = (getattr(Message, name).offset // 4 for name in ("err", "pa
 _WORDS = 9
 
 _ABSENT = np.int64(-1)
-_NONE = -1
+NO_RECORD, NOT_OURS = -1, -2
 
 
 @loop
-def survey(messages, size, group, topic, partition, count, value_bytes, key_bytes):  # type: ignore[no-untyped-def]
+def survey(messages, size, group, topic, partition, count, value_bytes, key_bytes, header, ours, functions):  # type: ignore[no-untyped-def]  # fmt: skip
     """Which records are of one partition.
 
     messages                       addresses, `size` of them
-    group                          out: of each message, -1 where it tells of an error
+    group                          out: of each message, NO_RECORD where it tells of an error, NOT_OURS
     topic, partition               out: whose a group is; the topic's address
     count, value_bytes, key_bytes  out: of a group
+    header, ours                   a record with this header (its name ends with a zero) and another value is not ours
+    functions                      addresses, as for `take`
     returns                        how many groups there are
     """
     groups = last = 0
+    held = np.empty(3, dtype=np.int64)
     for index in range(size):
         words, halves = _words(messages[index]), _halves(messages[index])
         if halves[_ERROR] != 0:
-            group[index] = _NONE
+            group[index] = NO_RECORD
+            continue
+        if _is_for_others(messages[index], header, ours, functions, held):
+            group[index] = NOT_OURS
             continue
         # Records of one partition come in long runs.
         if groups == 0 or topic[last] != words[_TOPIC] or partition[last] != halves[_PARTITION]:
@@ -71,7 +77,8 @@ def take(messages, size, group, which, values, value_at, value_size, keys, key_a
     values, value_at, value_size  out: the bytes, and where each begins in them and how many it has, -1 for None
     keys, key_at, key_size        out: the same of the keys
     offsets, stamps               out
-    functions                     addresses: message_timestamp, message_leader_epoch, message_destroy
+    functions                     addresses: message_timestamp, message_leader_epoch, message_destroy,
+                                  message_headers, header_get_last
     returns                       the leader epoch of the last one
     """
     kind = np.empty(1, dtype=np.int32)  # of a time stamp, which nobody asks for
@@ -126,12 +133,16 @@ def _function(gives: Any, arguments: int) -> Any:
     signature = held(*[types.int64] * (arguments + 1))
     if arguments == 1:
         return intrinsic(lambda context, at, one: (signature, build))
-    return intrinsic(lambda context, at, one, two: (signature, build))
+    if arguments == 2:
+        return intrinsic(lambda context, at, one, two: (signature, build))
+    return intrinsic(lambda context, at, one, two, three, four: (signature, build))
 
 
 _stamp = _function(ir.IntType(64), 2)
 _epoch = _function(ir.IntType(32), 1)
 _destroy = _function(ir.VoidType(), 1)
+_headers = _function(ir.IntType(32), 2)
+_last = _function(ir.IntType(32), 4)
 
 
 def _copied(context, to, source, count):  # type: ignore[no-untyped-def]
@@ -162,3 +173,17 @@ def _words(message):  # type: ignore[no-untyped-def]
 @loop
 def _halves(message):  # type: ignore[no-untyped-def]
     return carray(_pointer(message), 2 * _WORDS, np.int32)
+
+
+@loop
+def _is_for_others(message, header, ours, functions, held):  # type: ignore[no-untyped-def]
+    """Whether the record has the header, and another value there."""
+    to = np.int64(held.ctypes.data)
+    if _headers(functions[3], message, to) != 0:
+        return False
+    if _last(functions[4], held[0], np.int64(header.ctypes.data), to + 8, to + 16) != 0:
+        return False
+    if held[2] != len(ours):
+        return True
+    value = carray(_pointer(held[1]), held[2], np.uint8)
+    return not np.array_equal(value, ours)

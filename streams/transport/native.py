@@ -18,6 +18,7 @@ import numpy.typing as npt
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from featurestore.errors import TransportError
+from streams.headers import REPLAYED_FOR
 from streams.payloads import Payloads
 from streams.transport import librdkafka as c
 from streams.transport import message_loop
@@ -26,6 +27,7 @@ Ints = npt.NDArray[np.int64]
 OnRebalance = Callable[["NativeConsumer", list[TopicPartition]], None]
 
 _CALLBACKS = ("stats_cb", "error_cb", "on_commit", "logger")
+_HEADER = np.frombuffer(REPLAYED_FOR.encode() + b"\0", dtype=np.uint8)
 # syslog's levels -> Python's.
 _LOG_LEVELS = (50, 50, 50, 40, 30, 20, 20, 10)
 _FOR_EVER_MS = -1
@@ -67,11 +69,14 @@ def _library() -> c.Library:
 class NativeConsumer:
     """config: librdkafka's options, and the functions `stats_cb`, `error_cb` and `on_commit`, and a `logger`.
 
+    project  what was sent again for another one is no record here; "" for one that has none
+
     A fatal error goes to `error_cb` as itself. Raises KafkaException for options that librdkafka refuses,
     TransportError for those that need another function of ours.
     """
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Mapping[str, Any], project: str = "") -> None:
+        self._project = np.frombuffer(project.encode(), dtype=np.uint8)
         self._client: int | None = None
         self._queue: int | None = None
         self._raised: BaseException | None = None
@@ -86,6 +91,8 @@ class NativeConsumer:
                 c.address_of(self._c.message_timestamp),
                 c.address_of(self._c.message_leader_epoch),
                 c.address_of(self._c.message_destroy),
+                c.address_of(self._c.message_headers),
+                c.address_of(self._c.header_get_last),
             ],
             dtype=np.int64,
         )
@@ -189,9 +196,20 @@ class NativeConsumer:
 
     def _runs(self, room: _Room, size: int) -> tuple[list[Run], list[Said]]:
         groups = message_loop.survey(
-            room.messages, size, room.group, room.topic, room.partition, room.count, room.value_bytes, room.key_bytes
+            room.messages,
+            size,
+            room.group,
+            room.topic,
+            room.partition,
+            room.count,
+            room.value_bytes,
+            room.key_bytes,
+            _HEADER,
+            self._project,
+            self._functions,
         )
-        said = [self._said(int(room.messages[index])) for index in np.flatnonzero(room.group[:size] < 0).tolist()]
+        no_records = np.flatnonzero(room.group[:size] == message_loop.NO_RECORD).tolist()
+        said = [self._said(int(room.messages[index])) for index in no_records]
         return [self._run(room, size, group) for group in range(groups)], said
 
     def _run(self, room: _Room, size: int, group: int) -> Run:

@@ -36,6 +36,7 @@ class ReaderOptions:
     session_s          a dead worker's partitions are another's after this long
     instance_id        a lasting name: a member that comes back under it within the session gets its partitions at once
     drain_s            how long the batch at work is waited for when partitions leave or the worker stops
+    project            what was sent again for another project is no record for this one
     config             anything else that librdkafka takes
     """
 
@@ -46,6 +47,7 @@ class ReaderOptions:
     session_s: float = 10.0
     instance_id: str = ""
     drain_s: float = 8.0
+    project: str = ""
     config: Mapping[str, Any] = field(default_factory=dict)
 
 

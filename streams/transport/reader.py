@@ -118,12 +118,12 @@ class Reader:
         client: Mapping[str, Any],
         options: ReaderOptions,
         owner: Owner,
-        consumer_class: Callable[[dict[str, Any]], NativeConsumer] = NativeConsumer,
+        consumer_class: Callable[[dict[str, Any], str], NativeConsumer] = NativeConsumer,
     ) -> None:
         self._options, self._owner = options, owner
         self._is_cooperative = options.rebalance == "cooperative"
         callbacks = {"stats_cb": self._on_statistics, "error_cb": self._on_error, "on_commit": self._on_commit}
-        self._consumer = consumer_class({**consumer_config(options, client), **callbacks})
+        self._consumer = consumer_class({**consumer_config(options, client), **callbacks}, options.project)
         self._consume_max = min(_CONSUME_MAX, options.batch_records_max)
         self._commands: deque[Callable[[], None]] = deque()
         # Over what the event loop asks of and tells the poll thread: ranges, queues, parts and counts.

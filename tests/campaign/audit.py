@@ -92,12 +92,12 @@ def check_log(path: str, expected: Expected) -> None:
         expect(one[2:] == wanted, f"times of {one[:2]} in the log are {one[2:]}, must be {wanted}")
 
 
-def check_letters(bootstrap: str, topic: str, expected: Expected) -> int:
+def check_letters(bootstrap: str, project: str, topic: str, expected: Expected) -> int:
     """Every dead record has its letter, with its own bytes and the right kind of reason, and no other has one.
 
     Returns how many were written more than once: a replay may do that.
     """
-    letters, repeats = read_letters(bootstrap, f"{topic}.dead")
+    letters, repeats = read_letters(bootstrap, f"{topic}.{project}.dead")
     _same_places("the dead letters", set(letters), set(expected.dead))
     for place, kind in expected.dead.items():
         reason, payload = letters[place]

@@ -105,7 +105,7 @@ class World:
         )
         self.admin = AdminClient({"bootstrap.servers": self.broker.bootstrap, "log_level": 0})
         if create:
-            Topics(self.broker.bootstrap).create(self.repository.topics.values())
+            Topics(self.broker.bootstrap).create(self.repository.topics.values(), self.name)
         # Audits go around any proxy.
         self.direct = self.settings.model_copy(
             update={"redis_url": self.online_url or self.valkey.url, "kafka_bootstrap": self.broker.bootstrap}
@@ -222,7 +222,7 @@ class World:
         """Everything, at rest: values, log, letters, watermarks. Returns a sentence of what was compared."""
         expected = self.expected()
         audit.check_log(str(self.log_path), expected)
-        repeats = audit.check_letters(self.broker.bootstrap, self.topic, expected)
+        repeats = audit.check_letters(self.broker.bootstrap, self.settings.project, self.topic, expected)
         newest_us = expected.newest_us
         later = [newest_us, newest_us + 1, newest_us + 59_000_000 + self.draw.randrange(2_000_000)]
         later += [newest_us + 3_540_000_000 + self.draw.randrange(120_000_000)]

@@ -79,7 +79,7 @@ def test_apply_send_and_get(made: Project, tmp_path: Path) -> None:
 
 def test_letters_are_counted_listed_and_shown_with_all_their_facts(made: Project) -> None:
     topic = next(iter(made.repository.topics))
-    box = DeadLetterBox(kafka_producer(made.settings.kafka_bootstrap))
+    box = DeadLetterBox(kafka_producer(made.settings.kafka_bootstrap), made.settings.project)
     box.put(
         [
             DeadLetter(topic, 0, 7, "wrong_type", "Expected `int` - at `$.group`", b'{"group": "[x]"}', b"ann"),

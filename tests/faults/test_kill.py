@@ -85,7 +85,7 @@ def test_sums_are_exact_after_twenty_kills_at_random_moments(
         "FEATURESTORE_BATCH_RECORDS_MAX": "500",
     }
     payments = repository.topic("payments")
-    Topics(stack.kafka_bootstrap).create([payments])
+    Topics(stack.kafka_bootstrap).create([payments], "kill")
     base_us = time.time_ns() // 1_000 - 600_000_000
     sent = [
         {
@@ -120,7 +120,7 @@ def test_sums_are_exact_after_twenty_kills_at_random_moments(
     finally:
         worker.kill()
     check_log(log, EVENTS)
-    letters = read_letters(stack.kafka_bootstrap, ["payments"])
+    letters = read_letters(stack.kafka_bootstrap, "kill", ["payments"])
     assert [letter.reason for letter in letters] == ["broken_json"] * broken
     check_rows(OnlineStore(OneServer(redis_client), namespace="kill", buckets=8), repository, sent)
 

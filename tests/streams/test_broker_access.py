@@ -114,7 +114,7 @@ def test_every_client_logs_in_over_tls_and_no_one_tells_the_password(
         project.wait_until_applied(worker)
         table = project.store.get_many("by_user", {"user": ["u0", "u1", "u2"]})
         assert table["by_user__n"].to_pylist() == [100, 100, 100]
-        assert [letter.reason for letter in read_letters(broker, ["guarded"])] == ["broken_json"]
+        assert [letter.reason for letter in read_letters(broker, "guarded", ["guarded"])] == ["broken_json"]
         worker.terminate()
         assert worker.wait(60) == 0, project.said()
         shown = project.command("settings").stdout

@@ -93,7 +93,7 @@ def test_a_letter_that_could_not_be_stored_is_never_taken_for_stored() -> None:
         def poll(self, timeout_s: float) -> int:
             return 0
 
-    box = DeadLetterBox(Refusing())  # type: ignore[arg-type]
+    box = DeadLetterBox(Refusing(), "tests")  # type: ignore[arg-type]
     box.put([DeadLetter("paid", 0, offset, "wrong_type", "", b"") for offset in range(3)])
     for _ in range(2):
         with pytest.raises(DeadLetterError, match="3 outstanding") as raised:
@@ -112,7 +112,7 @@ def test_letters_that_find_no_room_end_the_worker_once_and_wait_within_bounds() 
             time.sleep(0.01)
             return 0
 
-    box = DeadLetterBox(Full(), flush_s=1.0)  # type: ignore[arg-type]
+    box = DeadLetterBox(Full(), "tests", flush_s=1.0)  # type: ignore[arg-type]
 
     def put(payload: bytes, letters: int = 1) -> None:
         box.put([DeadLetter("paid", 0, 0, "wrong_type", "", payload)] * letters)

@@ -24,6 +24,6 @@ def test_the_largest_record_that_a_topic_takes_becomes_a_letter_with_all_its_byt
     assert producer.flush(30) == 0
     worker = made.start_worker()
     made.wait_until_applied(worker)
-    [letter] = read_letters(made.settings.kafka_bootstrap, [topic])
+    [letter] = read_letters(made.settings.kafka_bootstrap, made.settings.project, [topic])
     assert letter.reason == "broken_json"
     assert letter.payload == payload

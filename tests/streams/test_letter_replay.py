@@ -84,7 +84,7 @@ def lettered(stack: LocalStack, project: Make, unique: Callable[[str], str]) -> 
     """A topic with 1,300 letters of a definition that has been mended since, and 20 that are broken for ever."""
     topic = unique("lettered")
     made = project(definitions(topic, '("amount",)'))
-    box = DeadLetterBox(kafka_producer(stack.kafka_bootstrap))
+    box = DeadLetterBox(kafka_producer(stack.kafka_bootstrap), made.settings.project)
     fresh = now_us()
     box.put(
         [
@@ -102,7 +102,7 @@ def lettered(stack: LocalStack, project: Make, unique: Callable[[str], str]) -> 
 
 def replay(made: Project, on_step: Callable[[Step, int], None] = lambda step, done: None) -> LetterReplay:
     [topic] = made.repository.topics.values()
-    return LetterReplay(made.settings.kafka_bootstrap, topic, 3_600_000_000, {}, now_us, on_step)
+    return LetterReplay(made.settings.kafka_bootstrap, made.settings.project, topic, 3_600_000_000, {}, now_us, on_step)
 
 
 def topic_of(made: Project) -> str:
@@ -114,7 +114,7 @@ import os, pathlib, signal, sys, time
 from featurestore.spec import load
 from streams.letter_replay import LetterReplay, Wanted
 
-bootstrap, folder, step, batch = sys.argv[1:]
+bootstrap, project, folder, step, batch = sys.argv[1:]
 seen = []
 
 def end(at, replayed):
@@ -123,7 +123,7 @@ def end(at, replayed):
         os.kill(os.getpid(), signal.SIGKILL)
 
 [topic] = load(pathlib.Path(folder)).topics.values()
-LetterReplay(bootstrap, topic, 3_600_000_000, {}, lambda: time.time_ns() // 1_000, end).run(Wanted())
+LetterReplay(bootstrap, project, topic, 3_600_000_000, {}, lambda: time.time_ns() // 1_000, end).run(Wanted())
 """
 
 
@@ -133,7 +133,16 @@ def test_a_replay_killed_at_a_step_of_a_batch_is_gone_on_with_and_nothing_comes_
     lettered: Project, step: str, batch: int
 ) -> None:
     made, bootstrap = lettered, lettered.settings.kafka_bootstrap
-    command = [sys.executable, "-c", KILLED, bootstrap, str(made.settings.definitions), step, str(batch)]
+    command = [
+        sys.executable,
+        "-c",
+        KILLED,
+        bootstrap,
+        made.settings.project,
+        str(made.settings.definitions),
+        step,
+        str(batch),
+    ]
     killed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     report = replay(made).run(Wanted())
@@ -218,9 +227,12 @@ def test_an_event_comes_back_with_its_key_into_its_partition_and_says_from_where
     assert (record.partition(), record.key(), record.headers()) == (
         1,
         b"u0",
-        [("replayed-from", f"{topic}/1/3".encode())],
+        [("replayed-from", f"{topic}/1/3".encode()), ("replayed-for", lettered.settings.project.encode())],
     )
-    held = {each.letter.place: each for each in held_letters(lettered.settings.kafka_bootstrap, [topic])}
+    held = {
+        each.letter.place: each
+        for each in held_letters(lettered.settings.kafka_bootstrap, lettered.settings.project, [topic])
+    }
     assert {place for place, each in held.items() if each.replayed} == {f"{topic}/1/3"}
     replayed = held[f"{topic}/1/3"].replayed
     assert replayed is not None
@@ -231,7 +243,7 @@ def test_a_letter_that_a_worker_writes_again_is_not_taken_back_again(lettered: P
     # A worker that reads the topic again, as after a loss of the online store, writes its letters again.
     replay(lettered).run(Wanted())
     topic = topic_of(lettered)
-    box = DeadLetterBox(kafka_producer(lettered.settings.kafka_bootstrap))
+    box = DeadLetterBox(kafka_producer(lettered.settings.kafka_bootstrap), lettered.settings.project)
     box.put([DeadLetter(topic, 0, 5, "wrong_type", "null", line("u1", now_us(), None))])
     box.flush()
     again = replay(lettered).run(Wanted())
@@ -250,7 +262,7 @@ def test_letters_that_would_die_of_their_time_are_left_with_the_reason(
 ) -> None:
     topic = unique("untimely")
     made = project(definitions(topic))
-    box, moment = DeadLetterBox(kafka_producer(stack.kafka_bootstrap)), now_us()
+    box, moment = DeadLetterBox(kafka_producer(stack.kafka_bootstrap), made.settings.project), now_us()
     box.put(
         [
             DeadLetter(topic, 0, 0, "future", "ahead", line("a", moment - 60_000_000, 1.0)),
@@ -263,9 +275,9 @@ def test_letters_that_would_die_of_their_time_are_left_with_the_reason(
     )
     box.flush()
     # Partition 0 has come as far as now; what is two hours behind it is too late for every view.
-    taken = LetterReplay(stack.kafka_bootstrap, made.repository.topic(topic), 3_600_000_000, {0: moment}, now_us).run(
-        Wanted()
-    )
+    taken = LetterReplay(
+        stack.kafka_bootstrap, made.settings.project, made.repository.topic(topic), 3_600_000_000, {0: moment}, now_us
+    ).run(Wanted())
     assert taken.replayed == 2
     assert taken.left == {"future": 1, "too_late": 2, "no_value": 1}
     assert sorted(sources(stack.kafka_bootstrap, topic)) == [f"{topic}/0/0", f"{topic}/1/4"]
@@ -276,7 +288,7 @@ def test_a_letter_whose_event_counts_where_it_stands_or_may_yet_is_left(
 ) -> None:
     topic = unique("undecided")
     made = project(definitions(topic))
-    box, moment = DeadLetterBox(kafka_producer(stack.kafka_bootstrap)), now_us()
+    box, moment = DeadLetterBox(kafka_producer(stack.kafka_bootstrap), made.settings.project), now_us()
     box.put([DeadLetter(topic, 0, n, "wrong_type", "was", line("a", moment, 1.0)) for n in range(3)])
     box.flush()
     # A worker posted the letters and was killed; the next one, with a mended definition, took the second event.
@@ -285,7 +297,9 @@ def test_a_letter_whose_event_counts_where_it_stands_or_may_yet_is_left(
     place = {"partition": 0, "offset": 1, "event_us": moment, "effective_us": moment, "arrival_us": moment}
     event = {**place, "late_by_us": 0, "date": "2026-01-01", "user": "a", "at": moment, "amount": 1.0}
     log.append(pa.Table.from_pylist([event], log_schema(paid)), {0: Mark(2, moment)})
-    taken = LetterReplay(stack.kafka_bootstrap, paid, 3_600_000_000, {}, now_us, log=EventLog(tmp_path, paid))
+    taken = LetterReplay(
+        stack.kafka_bootstrap, made.settings.project, paid, 3_600_000_000, {}, now_us, log=EventLog(tmp_path, paid)
+    )
     report = taken.run(Wanted())
     assert (report.replayed, report.left) == (1, {"applied": 1, "undecided": 1})
     assert list(sources(stack.kafka_bootstrap, topic)) == [f"{topic}/0/0"]
@@ -343,7 +357,48 @@ def test_a_letter_larger_than_a_record_may_be_does_not_stop_its_worker(
         producer.send_raw(topic, b"u1", large)
         producer.send(made.repository.topic(topic), {"user": "u1", "at": now_us(), "amount": 1.0})
     made.wait_until_applied(worker)
-    [held] = held_letters(made.settings.kafka_bootstrap, [topic])
+    [held] = held_letters(made.settings.kafka_bootstrap, made.settings.project, [topic])
     assert held.letter.payload == large
     assert held.letter.record_key == b"u1"
     assert JsonCodec(made.repository.topic(topic)).decode([held.letter.payload]).rejected[0].reason == "broken_json"
+
+
+def test_what_one_project_takes_back_counts_for_no_other_that_reads_the_topic(
+    project: Make, unique: Callable[[str], str]
+) -> None:
+    topic = unique("shared")
+    strict = definitions(topic).replace("partitions=", 'ranges={"amount": (0.0, 10.0)}, partitions=')
+    assert strict != definitions(topic)
+    lenient, mending = project(definitions(topic)), project(strict)
+    worker, other = lenient.start_worker(), mending.start_worker()
+    with EventProducer(lenient.settings.kafka_bootstrap) as producer:
+        for amount in (5.0, 50.0, 60.0, 6.0):
+            producer.send(lenient.repository.topic(topic), {"user": "a", "at": now_us(), "amount": amount})
+        # What neither can apply is a letter of each.
+        producer.send_raw(topic, b"a", b"{broken")
+    lenient.wait_until_applied(worker)
+    mending.wait_until_applied(other)
+
+    def counted(made: Project) -> int:
+        return int(made.store.get("by_user", {"user": "a"})["by_user__n"])
+
+    assert (counted(lenient), counted(mending)) == (4, 2)
+    other.terminate()
+    assert other.wait(30) == 0
+    mending.define(definitions(topic))
+    other = mending.start_worker()
+    replayed = mending.command("dead-letters", "replay", "--json")
+    assert replayed.returncode == 0, replayed.stderr
+    assert json.loads(replayed.stdout)["topics"][topic]["replayed"] == 2
+    mending.wait_until_applied(other)
+    lenient.wait_until_applied(worker)
+    assert (counted(lenient), counted(mending)) == (4, 4)
+    [first], [second] = ledgers(lenient.settings, lenient.repository), ledgers(mending.settings, mending.repository)
+    assert first.balanced, first
+    assert second.balanced, second
+    assert (first.records, first.applied, first.dead, first.replayed) == (5, 4, {"broken_json": 1}, 0)
+    assert (second.records, second.applied, second.replayed) == (7, 4, 2)
+    assert second.dead == {"broken_json": 1, "out_of_range": 2}
+    # Who reads the topic beside the workers leaves them out as well.
+    assert lenient.command("backfill", "by_user", "--keep-following", "0").returncode == 0
+    assert counted(lenient) == 4

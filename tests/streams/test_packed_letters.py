@@ -18,7 +18,7 @@ from tests.streams.test_letter_replay import records
 def test_letters_of_every_form_are_read_alike_each_once(stack: LocalStack, unique: Callable[[str], str]) -> None:
     topic = unique("forms")
     Topics(stack.kafka_bootstrap).create(
-        [Topic(topic, schema={"user": str, "at": "timestamp"}, event_time="at", key="user", partitions=1)]
+        [Topic(topic, schema={"user": str, "at": "timestamp"}, event_time="at", key="user", partitions=1)], "forms"
     )
 
     def of(offsets: Iterable[int], detail: str = "") -> list[DeadLetter]:
@@ -27,17 +27,17 @@ def test_letters_of_every_form_are_read_alike_each_once(stack: LocalStack, uniqu
     producer = kafka_producer(stack.kafka_bootstrap)
     # As an earlier version wrote them.
     for letter in of(range(3), "earlier"):
-        producer.produce(f"{topic}.dead", key=letter.key, value=msgspec.json.encode(letter))
+        producer.produce(f"{topic}.forms.dead", key=letter.key, value=msgspec.json.encode(letter))
     producer.flush()
-    box = DeadLetterBox(producer)
+    box = DeadLetterBox(producer, "forms")
     box.put(of(range(2, 1_500)))
     box.put([*of([1_500]), DeadLetter(topic, 0, 1_501, "wrong_type", "", b"x" * 700_000), *of([1_502])])
     # A worker that was killed finds other batch edges.
     box.put(of(range(1_000, 1_200), "again"))
     box.flush()
-    held = [each.letter for each in held_letters(stack.kafka_bootstrap, [topic])]
+    held = [each.letter for each in held_letters(stack.kafka_bootstrap, "forms", [topic])]
     assert [letter.offset for letter in held] == list(range(1_503))
     said = {letter.offset: letter.detail for letter in held if letter.detail}
     assert said == {0: "earlier", 1: "earlier"} | dict.fromkeys(range(1_000, 1_200), "again")
     assert {letter.payload for letter in held} == {b"\xff\x00", b"x" * 700_000}
-    assert len(records(stack.kafka_bootstrap, f"{topic}.dead", partitions=1)) == 3 + 3 + 3 + 1
+    assert len(records(stack.kafka_bootstrap, f"{topic}.forms.dead", partitions=1)) == 3 + 3 + 3 + 1

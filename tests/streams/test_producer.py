@@ -22,7 +22,7 @@ SCHEMA = {"user": str, "at": "timestamp", "n": int, "note": str}
 
 def topic_of(stack: LocalStack, name: str, **said: object) -> Topic:
     topic = Topic(name, SCHEMA, "at", key="user", partitions=3, nullable=("note",), **said)  # type: ignore[arg-type]
-    Topics(stack.kafka_bootstrap).create([topic])
+    Topics(stack.kafka_bootstrap).create([topic], "tests")
     return topic
 
 

@@ -25,7 +25,7 @@ def test_it_is_told_once_the_broker_has_the_new_one(stack: LocalStack, unique: C
     topic = Topic(unique("again"), schema={"user": str, "at": "timestamp"}, event_time="at")
     topics, admin = Topics(stack.kafka_bootstrap), admin_client(stack.kafka_bootstrap)
     told, errors = threading.Event(), list[TopicError]()
-    topics.create([topic])
+    topics.create([topic], "tests")
 
     def failed(error: TopicError) -> None:
         errors.append(error)
@@ -35,7 +35,7 @@ def test_it_is_told_once_the_broker_has_the_new_one(stack: LocalStack, unique: C
     [deleted] = admin.delete_topics([topic.name], operation_timeout=30).values()
     deleted.result()
     # The broker says that it is deleted before its name is free.
-    while topic.name not in topics.create([topic]):
+    while topic.name not in topics.create([topic], "tests"):
         assert not told.wait(0.1)
     assert told.wait(60)
     assert f"topic {topic.name!r}: it was deleted and made again" in str(errors[0])

@@ -204,7 +204,7 @@ def test_bad_events_become_letters_and_the_good_ones_around_them_count(
         ):
             producer.send_raw(topic, b"u1", payload)
     made.wait_until_applied(worker)
-    letters = read_letters(made.settings.kafka_bootstrap, [topic])
+    letters = read_letters(made.settings.kafka_bootstrap, made.settings.project, [topic])
     assert [(one.offset, one.reason) for one in letters] == [
         (1, "broken_json"),
         (2, "future"),
@@ -287,7 +287,7 @@ def test_a_topic_made_again_ends_the_worker_before_it_mixes_two_topics(
         done.result()
     topics = Topics(made.settings.kafka_bootstrap)
     deadline = time.monotonic() + 30
-    while topic not in topics.create(made.repository.topics.values()):
+    while topic not in topics.create(made.repository.topics.values(), made.settings.project):
         assert time.monotonic() < deadline, "the broker is slow to delete"
         time.sleep(0.2)
     send(made, topic, 400)

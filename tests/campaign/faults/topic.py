@@ -58,7 +58,7 @@ def made_again(world: World) -> str:
     for done in world.admin.delete_topics([world.topic], operation_timeout=30).values():
         done.result()
     topics, deadline = Topics(world.broker.bootstrap), time.monotonic() + 30
-    while world.topic not in topics.create(world.repository.topics.values()):
+    while world.topic not in topics.create(world.repository.topics.values(), world.name):
         expect(time.monotonic() < deadline, "the broker is slow to delete")
         time.sleep(0.2)
     recorder = world.recorder(**{"client.id": "again"})
@@ -175,7 +175,7 @@ def _compacted(world: World) -> str:
         "min.cleanable.dirty.ratio": "0.01",
         "max.compaction.lag.ms": "500",
     }
-    dead = NewTopic(f"{hole.topic}.dead", 1, 1, config={"cleanup.policy": "compact"})
+    dead = NewTopic(f"{hole.topic}.{hole.name}.dead", 1, 1, config={"cleanup.policy": "compact"})
     for done in world.admin.create_topics([NewTopic(hole.topic, 1, 1, config=config), dead]).values():
         done.result(20.0)
     for _ in range(4):

@@ -143,7 +143,7 @@ def test_a_bad_row_of_a_record_is_a_letter_of_its_own_and_lateness_goes_row_by_r
             producer.send_raw(topic.name, b"u1", each)
     worker = made.start_worker()
     made.wait_until_applied(worker)
-    letters = read_letters(made.settings.kafka_bootstrap, [topic.name])
+    letters = read_letters(made.settings.kafka_bootstrap, made.settings.project, [topic.name])
     assert [(one.offset, one.position, one.reason) for one in letters] == [
         (0, 3, "too_late"),
         (0, 4, "out_of_range"),
@@ -192,7 +192,7 @@ def test_a_worker_whose_registry_does_not_answer_ends_and_its_restart_loses_noth
     worker = made.start_worker()
     made.wait_until_applied(worker)
     assert made.store.get("by_avro", {"user": "u1"})["by_avro__n"] == 10
-    assert not read_letters(made.settings.kafka_bootstrap, [topic.name])
+    assert not read_letters(made.settings.kafka_bootstrap, made.settings.project, [topic.name])
 
 
 def test_a_definition_that_gains_a_column_goes_on_in_the_same_log(

@@ -81,7 +81,7 @@ class Member:
         sinks: Sinks,
         options: ReaderOptions | None = None,
         body: Callable[[Batch], None] = lambda batch: None,
-        consumer_class: Callable[[dict[str, Any]], NativeConsumer] = NativeConsumer,
+        consumer_class: Callable[[dict[str, Any], str], NativeConsumer] = NativeConsumer,
     ) -> None:
         self.sinks, self._body = sinks, body
         self.assignments: list[list[Place]] = []

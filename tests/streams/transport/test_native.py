@@ -13,12 +13,25 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 from featurestore.errors import TransportError
 from featurestore.local import LocalStack
 from streams.broker import client_config
+from streams.headers import is_for
 from streams.transport.native import NativeConsumer
 from streams.transport.options import ReaderOptions, consumer_config
 from tests.streams.transport.harness import LIMIT_S, make_topic
 
 PARTITIONS = 3
 LAST = b"the last one"
+# Of records for all, for us, and for others.
+HEADERS: list[list[tuple[str, bytes | None]] | None] = [
+    None,
+    [("a", b"b"), ("", None)],
+    [("replayed-from", b"paid/0/7"), ("replayed-for", b"us")],
+    [("replayed-for", b"them"), ("replayed-for", b"us")],
+    [("replayed-for", b"us"), ("replayed-for", b"them")],
+    [("a", None), ("replayed-for", b"ut"), ("b", b"us")],
+    [("replayed-for", b"use")],
+    [("replayed-for", b"")],
+    [("replayed-for", None)],
+]
 Told = dict[int, list[tuple[Any, ...]]]
 
 
@@ -41,7 +54,7 @@ def write(bootstrap: str, topic: str, draw: random.Random) -> None:
                 key=payload(draw),
                 partition=draw.randrange(PARTITIONS),
                 timestamp=draw.choice([0, 1, 1_700_000_000_000, 2**40]),
-                headers=draw.choice([None, {"a": b"b"}, {"": None}]),
+                headers=draw.choice(HEADERS),
             )
         if number == large:
             producer.produce(topic, value=draw.randbytes(900_000), partition=0)
@@ -68,8 +81,10 @@ def options(bootstrap: str, group: str) -> dict[str, Any]:
     return consumer_config(ReaderOptions(), {**client_config(bootstrap), "group.id": group})
 
 
-def as_messages(bootstrap: str, topic: str, starts: list[TopicPartition]) -> tuple[Told, dict[int, int | None]]:
-    """One record after the other, and the offset at which each partition ends."""
+def as_messages(
+    bootstrap: str, topic: str, starts: list[TopicPartition], project: str
+) -> tuple[Told, dict[int, int | None]]:
+    """One record after the other, but for those of other projects, and the offset at which each partition ends."""
     consumer, told, ends = Consumer(options(bootstrap, topic)), defaultdict(list), dict[int, int | None]()
     consumer.assign(starts)
     while not is_read(told, ends):
@@ -77,6 +92,8 @@ def as_messages(bootstrap: str, topic: str, starts: list[TopicPartition]) -> tup
             partition, error = message.partition(), message.error()
             assert partition is not None
             if error is None:
+                if not is_for(message, project):
+                    continue
                 told[partition].append(
                     (message.offset(), message.timestamp()[1], message.value(), message.key(), message.leader_epoch())
                 )
@@ -87,8 +104,10 @@ def as_messages(bootstrap: str, topic: str, starts: list[TopicPartition]) -> tup
     return told, ends
 
 
-def as_columns(bootstrap: str, topic: str, starts: list[TopicPartition], at_once: int) -> tuple[Told, dict[int, int]]:
-    consumer, told, ends = NativeConsumer(options(bootstrap, topic)), defaultdict(list), dict[int, int]()
+def as_columns(
+    bootstrap: str, topic: str, starts: list[TopicPartition], project: str, at_once: int
+) -> tuple[Told, dict[int, int]]:
+    consumer, told, ends = NativeConsumer(options(bootstrap, topic), project), defaultdict(list), dict[int, int]()
     consumer.assign(starts)
     while not is_read(told, ends):
         runs, said = consumer.consume(at_once, 1.0)
@@ -110,11 +129,16 @@ def test_the_columns_are_what_messages_say(stack: LocalStack, unique: Callable[[
     make_topic(stack.kafka_bootstrap, topic, PARTITIONS)
     write(stack.kafka_bootstrap, topic, draw)
     starts = [TopicPartition(topic, partition, 0) for partition in range(PARTITIONS)]
-    wanted = as_messages(stack.kafka_bootstrap, topic, starts)
-    assert sum(map(len, wanted[0].values())) > 100
-    assert 900_000 in {len(value or b"") for told in wanted[0].values() for _, _, value, _, _ in told}
-    for at_once in (7, 500):
-        assert as_columns(stack.kafka_bootstrap, topic, starts, at_once) == wanted
+    counts = {}
+    for project in ("us", "nobody", ""):
+        wanted = as_messages(stack.kafka_bootstrap, topic, starts, project)
+        counts[project] = sum(map(len, wanted[0].values()))
+        assert counts[project] > 40
+        assert 900_000 in {len(value or b"") for told in wanted[0].values() for _, _, value, _, _ in told}
+        for at_once in (7, 500):
+            assert as_columns(stack.kafka_bootstrap, topic, starts, project, at_once) == wanted
+    assert counts["us"] > counts["nobody"]
+    assert counts[""] > counts["nobody"]
 
 
 @pytest.mark.parametrize(

@@ -93,8 +93,8 @@ def test_the_group_is_told_what_is_settled_by_the_poll_thread_alone(stack: Local
     fill(stack.kafka_bootstrap, topic, {0: 1_000})
     sinks, made = Sinks(), []
 
-    def consumer(config: dict[str, Any]) -> Watched:
-        made.append(Watched(config))
+    def consumer(config: dict[str, Any], project: str) -> Watched:
+        made.append(Watched(config, project))
         return made[0]
 
     member = Member(stack.kafka_bootstrap, topic, topic, sinks, consumer_class=consumer)
