@@ -41,6 +41,7 @@ TIES = ("tests/kernel/test_ties.py",)
 PLAIN = ("tests/kernel/test_plain.py",)
 CODECS = tuple(f"tests/streams/codecs/test_{name}.py" for name in ("evolution", "framing", "contract", "every_format"))
 PLACES = ("tests/streams/codecs/test_records_of_many.py",)
+NATIVE = ("tests/streams/transport/test_native.py",)
 SERVING = ("tests/streams/test_serving_sink.py",)
 SLICED = ("tests/streams/test_online_sink.py",)
 LETTERS = ("tests/streams/test_letters.py",)
@@ -246,6 +247,10 @@ MUTANTS = (
     Mutant("a batch that is half in the store is forgotten", S + "online_sink.py", "            self._failure = error\n            raise\n        self._work = work", "            raise\n        self._work = work", SLICED),
     Mutant("what others have changed is tried again in large slices", S + "online_sink.py", "slices = min(buckets, _SMALL_SLICES) if work.tries else few", "slices = few", SLICED),
     Mutant("ready is written where there was no alias", S + "serving_sink.py", "if self._alias is None and not self._point(None, Alias(self._inner.row_id, False, self._clock_us())):", "if False:", SERVING),
+    Mutant("a loss is not told over filling", S + "serving_sink.py", "        if alias is not None:\n            # Also over", "        if alias is not None and alias.is_ready:\n            # Also over", SERVING),
+    Mutant("a loss is looked for where the server was started anew alone", S + "serving_sink.py", "lost = [partition for partition in self._inner.lost() if", "lost = [partition for partition in (self._inner.lost() if self._barrier else ()) if", SERVING),
+    Mutant("what another project took back is taken", T + "message_loop.py", "if _is_for_others(messages[index], header, ours, functions, held):", "if False:", NATIVE),
+    Mutant("rows for the log are counted and not weighed", S + "log_writer.py", "batches = max(self._rows / ROWS_MAX, self._bytes / BYTES_MAX)", "batches = self._rows / ROWS_MAX", ("tests/streams/test_log_writer.py",)),
     Mutant("a look learns of a loss before it knows what was sent", S + "serving_sink.py", "            self.finish()\n            self._incarnation = incarnation", "            self._incarnation = incarnation", SERVING),
     Mutant("a follower skips the ids between log and rows", S + "engine.py", "            start = log_end\n        self._marks", "            pass\n        self._marks", ("tests/simulation/test_follower.py",)),
     Mutant("a fetch goes on when the flow is stopped", T + "consumer.py", "while not self.should_stop and self.flow_active:", "while not self.should_stop:", ("tests/streams/transport/test_with_faust_at_rest.py",)),
