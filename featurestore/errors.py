@@ -311,9 +311,23 @@ class RecordsGoneError(FeatureStoreError):
         else:
             gone = f"offset {offset} of {topic}/{partition} is out of range at the broker: records were deleted before "
             gone += "they were applied, or the log was cut"
+        if offset is not None and low is not None and offset < low:
+            advice = (
+                f"`featurestore skip-expired --topic {topic}` goes on without them; a longer retention saves others"
+            )
+        else:
+            advice = "give the topic a longer retention and fill its views anew in another project"
+        super().__init__(f"{gone} ({what}); nothing is skipped by itself: {advice}")
+
+
+class WorkersRunningError(FeatureStoreError):
+    """What was asked for needs all workers of the project to have ended."""
+
+    def __init__(self, group: str, members: int) -> None:
+        self.group, self.members = group, members
         super().__init__(
-            f"{gone} ({what}); nothing is skipped, so give the topic a longer retention and fill its views anew in "
-            "another project"
+            f"workers of the group {group!r} are running ({members}) and may still write events of before; stop them "
+            "first (one that was killed, or has a worker_id, is counted until worker_session_s have passed)"
         )
 
 

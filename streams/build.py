@@ -32,6 +32,11 @@ def online_store(settings: Settings) -> OnlineStore:
     return OnlineStore.at(settings.redis_url, namespace=settings.project, buckets=settings.buckets)
 
 
+def worker_group(settings: Settings) -> str:
+    """The consumer group of a project's workers."""
+    return f"{settings.project}-worker"
+
+
 def build_worker(settings: Settings, repository: Repository) -> StreamApp:
     """One worker for all topics that a view reads."""
     # What takes long at its first use is used now, before a partition is taken over. Outside a worker's own process the
@@ -83,7 +88,7 @@ def build_worker(settings: Settings, repository: Repository) -> StreamApp:
     )
     port = EnginePort(engines, options, broker.login, partial(known.ids, topics))
     folder = Path(settings.offline_path).parent / "faust"
-    return stream_app(f"{settings.project}-worker", settings.kafka_bootstrap, port, str(folder))
+    return stream_app(worker_group(settings), settings.kafka_bootstrap, port, str(folder))
 
 
 def _now_us() -> int:

@@ -72,6 +72,9 @@ class LogFill:
         while stands.offset < end.offset:
             stop = min(stands.offset + self._events_max, end.offset)
             table = self._slices.read(self._columns(), partition, stands.offset, stop, self._since_us)
+            if not len(table):
+                # What expired unread, or what no window reaches, may be billions of offsets.
+                stop = self._slices.next_offset(partition, stop, end.offset, self._since_us)
             # What is too far back to be read is older than anything that was: the newest is the newest all the same.
             newest_us = max(stands.newest_us, pc.max(table["effective_us"]).as_py() or 0)
             stands = end if stop == end.offset else Mark(stop, newest_us, topic_id)

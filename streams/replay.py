@@ -292,13 +292,15 @@ class Replay:
         entities: dict[str, dict[bytes, dict[str, Any]]] = {view.name: {} for view in self._views}
         keys = sorted({key for view in self._views for key in view.entity.keys})
         for partition, (first, _) in asked.first.items():
-            for start in range(first, asked.end[partition], _COUNTED_OFFSETS):
-                stop = min(start + _COUNTED_OFFSETS, asked.end[partition])
+            start, end = first, asked.end[partition]
+            while start < end:
+                stop = min(start + _COUNTED_OFFSETS, end)
                 part = slices.read(["effective_us", "late_by_us", *keys], partition, start, stop)
                 events += len(part)
                 moment = max(moment, pc.max(part["effective_us"]).as_py() or 0)
                 for view in self._views:
                     self._count(view, part, counts[view.name], entities[view.name])
+                start = stop if len(part) else slices.next_offset(partition, stop, end)
         dead = Counter(letter.reason for letter in _FileLetters(self.folder / "letters.jsonl").read())
         views = [self._of_view(view, counts[view.name], entities[view.name], moment) for view in self._views]
         offsets = sum(asked.end[partition] - first for partition, (first, _) in asked.first.items())

@@ -63,7 +63,9 @@ class Tail:
                     end = max(end, message.offset() or 0)
                 elif error.code() == KafkaError._AUTO_OFFSET_RESET:
                     what = f"the broker has partition {partition} no longer from offset {self._next[partition]} on"
-                    raise TopicError(self._topic, f"{what}, and the event log does not reach that far")
+                    what += ", and the event log does not reach that far"
+                    advice = f"`featurestore skip-expired --topic {self._topic}` goes on without what has expired"
+                    raise TopicError(self._topic, f"{what}; {advice}")
                 else:
                     raise KafkaException(error)
             if end > self._next[partition]:

@@ -17,6 +17,7 @@ from rich.table import Column, Table
 
 from featurestore.cli import backfill
 from featurestore.cli.dead_letters import letters_app
+from featurestore.cli.expired import skip_expired
 from featurestore.errors import FeatureStoreError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -25,6 +26,7 @@ console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ e
 errors = Console(stderr=True)
 app.add_typer(letters_app, name="dead-letters")
 backfill.add_to(app, console, errors)
+app.command("skip-expired")(skip_expired)
 
 
 def main() -> None:

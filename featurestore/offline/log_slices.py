@@ -49,15 +49,12 @@ class LogSlices:
         since_us  leave events with an earlier effective time out
         """
         assert self._dataset is not None, "there is a version to read"
-        wanted = (
-            (pc.field("partition") == partition)
-            & (pc.field("offset") >= first_offset)
-            & (pc.field("offset") < end_offset)
-        )
-        if since_us is not None:
-            day = as_datetime(since_us - since_us % DAY_US).date().isoformat()
-            wanted = wanted & (pc.field("date") >= day) & (pc.field("effective_us") >= since_us)
-        return columns_of(self._dataset, self.topic, columns, wanted)
+        return columns_of(self._dataset, self.topic, columns, _within(partition, first_offset, end_offset, since_us))
+
+    def next_offset(self, partition: int, first_offset: int, end_offset: int, since_us: int | None = None) -> int:
+        """The first offset at which `read` finds an event between these; `end_offset` where it finds none."""
+        found = self._lowest(_within(partition, first_offset, end_offset, since_us))
+        return end_offset if found is None else found
 
     def newest_before_us(self, partition: int, offset: int) -> int:
         """The newest effective event time of the partition's events before an offset, 0 without one."""
@@ -72,15 +69,7 @@ class LogSlices:
 
     def first_offset(self, partition: int, arrival_us: int) -> int | None:
         """The first offset that arrived at a moment or after it; None where none did."""
-        if self._dataset is None:
-            return None
-        wanted = (pc.field("partition") == partition) & (pc.field("arrival_us") >= arrival_us)
-        found = None
-        for batch in self._dataset.to_batches(columns=["offset"], filter=wanted):
-            if len(batch):
-                lowest = pc.min(batch["offset"]).as_py()
-                found = lowest if found is None else min(found, lowest)
-        return found
+        return self._lowest((pc.field("partition") == partition) & (pc.field("arrival_us") >= arrival_us))
 
     def some_entities(self, keys: Sequence[str], limit: int) -> pa.Table:
         """Some of the entities that the log names: those first by a hash, so that they are spread and always the same.
@@ -97,3 +86,25 @@ class LogSlices:
             kept = dict(sorted(kept.items())[:limit])
         schema = pa.schema([self._dataset.schema.field(name) for name in keys])
         return pa.Table.from_pylist(list(kept.values()), schema)
+
+    def _lowest(self, wanted: pc.Expression) -> int | None:
+        """The lowest offset among some events; None where there are none."""
+        if self._dataset is None:
+            return None
+        found: int | None = None
+        for batch in self._dataset.to_batches(columns=["offset"], filter=wanted):
+            if len(batch):
+                lowest = pc.min(batch["offset"]).as_py()
+                found = lowest if found is None else min(found, lowest)
+        return found
+
+
+def _within(partition: int, first_offset: int, end_offset: int, since_us: int | None) -> pc.Expression:
+    """A range of one partition's offsets; of its events those from a moment on."""
+    wanted = (
+        (pc.field("partition") == partition) & (pc.field("offset") >= first_offset) & (pc.field("offset") < end_offset)
+    )
+    if since_us is None:
+        return wanted
+    day = as_datetime(since_us - since_us % DAY_US).date().isoformat()
+    return wanted & (pc.field("date") >= day) & (pc.field("effective_us") >= since_us)

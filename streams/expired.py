@@ -1,0 +1,98 @@
+"""Records that the broker deleted before they were read: a worker stops at them, and goes on where a person says so.
+
+What is written is one mark of the event log: rows are filled up to a mark from the log, which has nothing of such
+records, and from there on the topic is read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
+
+from confluent_kafka import KafkaError, KafkaException
+
+from featurestore.errors import WorkersRunningError
+from featurestore.event_time import Mark
+from featurestore.offline import EventLog, log_schema
+from featurestore.settings import Settings
+from featurestore.spec import Repository
+from streams.bounds import bounds_of
+from streams.broker import admin_client, broker_of, refusal
+from streams.build import worker_group
+from streams.topics import Topics
+
+_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """Offsets of one partition that can be read no more.
+
+    first  what comes next in the event log
+    end    the first offset that the broker still has
+    """
+
+    topic: str
+    partition: int
+    first: int
+    end: int
+
+    @property
+    def offsets(self) -> int:
+        return self.end - self.first
+
+
+def expired(settings: Settings, repository: Repository, topic: str | None = None) -> list[Expired]:
+    """What the broker deleted and the event log lacks, of one topic, or of all that a view reads.
+
+    Raises UnknownObjectError and TopicError where the definitions or the broker have no such topic.
+    """
+    read = sorted({view.source.name for view in repository.views.values()})
+    broker = broker_of(settings)
+    admin, topics = admin_client(broker), Topics(broker)
+    found = []
+    for name in read if topic is None else [topic]:
+        wanted = repository.topic(name)
+        # The bounds of a topic that is not there are none, which would read as if nothing had expired.
+        topics.ids([name])
+        marks = EventLog(settings.offline_path, wanted).marks()
+        for partition, bounds in sorted(bounds_of(admin, name, range(wanted.partitions)).items()):
+            first = marks[partition].offset if partition in marks else 0
+            if first < bounds.low:
+                found.append(Expired(name, partition, first, bounds.low))
+    return found
+
+
+def skip_expired(settings: Settings, repository: Repository, topic: str | None = None) -> list[Expired]:
+    """Bring the event log past what `expired` finds, in one commit a topic; returns what it found.
+
+    Raises WorkersRunningError, and as `expired`.
+    """
+    _refuse_workers(settings)
+    found = expired(settings, repository, topic)
+    for name, parts in groupby(found, attrgetter("topic")):
+        log = EventLog(settings.offline_path, repository.topic(name))
+        held = log.marks()
+        # Lateness is judged on from the newest event that is known: those that expired are not.
+        newest_us = {partition: mark.newest_us for partition, mark in held.items()}
+        marks = {part.partition: Mark(part.end, newest_us.get(part.partition, 0)) for part in parts}
+        log.append(log_schema(log.topic).empty_table(), marks)
+    return found
+
+
+def _refuse_workers(settings: Settings) -> None:
+    """A worker at work may hold events from before the skip, and would find the log behind them."""
+    group = worker_group(settings)
+    # By its name until the answer is there: a client that nobody holds ends what was asked of it.
+    admin = admin_client(broker_of(settings))
+    asked = admin.describe_consumer_groups([group], request_timeout=_TIMEOUT_S)
+    try:
+        members = len(asked[group].result(_TIMEOUT_S).members)
+    except KafkaException as error:
+        # What a newer broker says of a group that never was; an older one describes it without members.
+        if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
+            return
+        raise refusal(error.args[0]) or error from error
+    if members:
+        raise WorkersRunningError(group, members)
