@@ -44,8 +44,9 @@ class _StoppedError(Exception):
 class _Filling:
     """A partition on its way from the log, in a thread that does not keep a dying process alive."""
 
-    def __init__(self, turn: Lock, work: Callable[[Callable[[int], None]], None]) -> None:
+    def __init__(self, turn: Lock, work: Callable[[Callable[[int], None]], int]) -> None:
         self._stop, self._turn, self._work = Event(), turn, work
+        self._reached = 0
         self._error: BaseException | None = None
         self._thread = Thread(target=self._run, name="fill", daemon=True)
         self._thread.start()
@@ -58,16 +59,17 @@ class _Filling:
     def is_done(self) -> bool:
         return not self._thread.is_alive()
 
-    def result(self) -> None:
-        """Raises what the work raised."""
+    def result(self) -> int:
+        """The offset that was reached; raises what the work raised."""
         if self._error is not None:
             raise self._error
+        return self._reached
 
     def _run(self) -> None:
         try:
             with self._turn:
                 self._moved(0)
-                self._work(self._moved)
+                self._reached = self._work(self._moved)
         except _StoppedError:
             pass
         except BaseException as error:  # told to the engine's thread, which ends the process
@@ -105,8 +107,8 @@ class ServingSink:
         self._inner = OnlineSink(store, view, commits)
         self._rows_before = 0
         self._filling: dict[int, _Filling] = {}
-        # Filled just now: what is left is read from Kafka, however fast the log grows meanwhile.
-        self._filled: set[int] = set()
+        # Filled just now, and how far: what is left is read from Kafka, however fast the log grows meanwhile.
+        self._filled: dict[int, int] = {}
         self._topic_ids: dict[int, str] = {}
         # Partitions that the engine must read again from earlier: it learns of one at a time.
         self._back: set[int] = set()
@@ -170,6 +172,7 @@ class ServingSink:
     def look(self) -> None:
         """See what others did to the alias and the store, and what became of the fills."""
         alias, incarnation = self._aliases.get(self._view.id), self._store.incarnation()
+        is_lacking = bool(self._filling) or (self._barrier is not None and incarnation != self._incarnation)
         self._follow_alias(alias)
         if incarnation != self._incarnation or self._barrier is not None:
             # First what was sent before the loss is to be learned: rows that the store took and lost again would be
@@ -179,6 +182,9 @@ class ServingSink:
         # A loss shows at a commit, but where nothing comes nothing is committed; and a node of a cluster may lose its
         # rows while the alias stands on another one.
         lost = [partition for partition in self._inner.lost() if partition not in self._filling]
+        if is_lacking and alias is not None and alias.is_ready:
+            # What came back older, while it was being mended, has brought its alias along.
+            self._incomplete(alias)
         if lost:
             log.warning("the online store stands earlier than it was left with the rows of %s", self._view.name)
             self._incomplete(alias)
@@ -186,8 +192,7 @@ class ServingSink:
         for partition, filling in list(self._filling.items()):
             if filling.is_done:
                 del self._filling[partition]
-                filling.result()
-                self._filled.add(partition)
+                self._filled[partition] = filling.result()
                 self._back.add(partition)
         self._tell_if_complete()
         for partition in list(self._back):
@@ -197,18 +202,20 @@ class ServingSink:
 
     def _follow_alias(self, alias: Alias | None) -> None:
         """Go on with the rows that the alias names."""
-        self._alias = alias
+        is_news, self._alias = alias != self._alias, alias
         row_id = self._view.id if alias is None else alias.id
         if row_id != self._inner.row_id:
             log.info("%s is served from %s now", self._view.name, row_id)
             self._rows_before += self._inner.rows_written
             self._inner = OnlineSink(self._store, self._view, self._commits, row_id)
             self._barrier = None
+            self._filled.clear()
             self._take_over_all(self._topic_ids)
         if alias is not None and alias.is_ready:
             # Whoever wrote this has seen the rows complete.
             self._barrier = None
-        elif self._barrier is None:
+        elif is_news or self._barrier is None:
+            # What one barrier asked for says nothing of a loss that came after it, and took or changed the alias.
             self._barrier = self._ends()
 
     # -- fills -------------------------------------------------------------------------------------------------------
@@ -222,15 +229,17 @@ class ServingSink:
     def _take_over(self, partition: int) -> Mark | None:
         """Learn where the partition's rows stand, and begin to fill them where the log is the better source."""
         self._stop_fill(partition)
+        is_filled = partition in self._filled
+        stood = max(self._inner.settled(partition), self._filled.pop(partition, 0))
         mark = self._inner.open(partition, self._topic_ids[partition])
         stands = 0 if mark is None else mark.offset
+        if stands < stood:
+            self._incomplete(self._alias)
         self._events.forget()
         logged = self._events.marks().get(partition)
         if logged is None or logged.offset <= stands:
             return mark
         lost = self._bounds()[partition].low > stands
-        is_filled = partition in self._filled
-        self._filled.discard(partition)
         if mark is not None and not lost and (is_filled or logged.offset - stands <= READ_AGAIN_MAX):
             return mark
         log.info(
@@ -243,7 +252,7 @@ class ServingSink:
         self._filling[partition] = _Filling(self._turn, lambda moved: self._fill(row_id, partition, topic_id, moved))
         return logged
 
-    def _fill(self, row_id: str, partition: int, topic_id: str, moved: Callable[[int], None]) -> None:
+    def _fill(self, row_id: str, partition: int, topic_id: str, moved: Callable[[int], None]) -> int:
         # A sink of its own: the engine's is used from the engine's thread.
         with ThreadPoolExecutor(1, thread_name_prefix="fill-commit") as commits:
             sink = OnlineSink(self._store, self._view, commits, row_id)
@@ -252,7 +261,7 @@ class ServingSink:
                 slices = LogSlices.newest(EventLog(self._events.path.parent, self._view.source))
                 # The log went on meanwhile; what is left at last is read from Kafka.
                 if stands and slices.marks[partition].offset - stands <= READ_AGAIN_MAX:
-                    return
+                    return stands
                 LogFill(slices, self._view).fill(sink, partition, topic_id, moved)
                 stands = slices.marks[partition].offset
 
@@ -297,9 +306,11 @@ class ServingSink:
         Only over an alias that stood before the buckets were asked: one that is there still was not flushed meanwhile,
         and neither were they (nodes of a cluster apart), while no alias is what a flushed store has too.
         """
-        if self._barrier is None or self._filling:
+        if self._barrier is None:
             return
         if self._alias is None and not self._point(None, Alias(self._inner.row_id, False, self._clock_us())):
+            return
+        if self._filling:
             return
         stored = self._store.marks(self._inner.row_id, self._view.source.name)
         for partition, end in self._barrier.items():
