@@ -6,14 +6,12 @@ two sinks move on their own; a restart begins at the lower of them and what the 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
-from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -28,6 +26,7 @@ from featurestore.kernel.keys import group_keys
 from featurestore.offline import log_schema
 from featurestore.spec import Topic
 from streams.codecs import Codec, Decoded, codec_of
+from streams.counts import Counts, counts_of
 from streams.decided import Decided, decided
 from streams.log_writer import LogWriter
 from streams.payloads import Payloads
@@ -40,19 +39,8 @@ from streams.watermark import Judged, judge
 HEARTBEAT_US = SECOND_US
 
 # Event times are not negative, so before the first event nothing is late.
-_NO_EVENT = 0
+_BEGIN = Mark(0, 0)
 Ints = npt.NDArray[np.int64]
-
-
-@dataclass(slots=True)
-class Counts:
-    """What this engine did since it started; replays count again, but for dead letters that the log has passed."""
-
-    batches: int = 0
-    applied: int = 0
-    repeated: int = 0
-    clamped: int = 0
-    dead: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +48,7 @@ class _Part:
     """One batch, decoded and judged.
 
     before  where its partition stood
+    counts  of those of its records that were not counted before
     """
 
     batch: Batch
@@ -67,6 +56,7 @@ class _Part:
     judged: Judged
     event_us: Ints
     before: Mark
+    counts: Counts
 
     def mark(self, topic_id: str) -> Mark:
         """Where its partition stands afterwards."""
@@ -132,13 +122,20 @@ class Engine:
         log_thread: Executor | None = None,
         codec: Codec | None = None,
     ) -> None:
-        self.topic, self.topic_id, self.counts = topic, topic_id, Counts()
+        self.topic, self.topic_id = topic, topic_id
+        # Replaced, never changed: who looks from another thread sees numbers that belong together.
+        self.counts = Counts()
+        # Partition -> offset before which all is counted. It never falls, and stays when the partition is given up.
+        self._counted: dict[int, int] = {}
         self._sinks, self._letters, self._clock_us = sinks, letters, clock_us
         self._log = LogWriter(log, clock_us, letters.flush, log_thread)
         self._held, self._decided, self._repeats = log, dict[int, Decided](), Repeats(topic, log)
         self._codec = codec or codec_of(topic)
         self._lateness_max_us = lateness_us
         self._marks: dict[int, Mark] = {}
+        # By view and partition, up to where all its rows are known to hold everything.
+        self._settled: dict[tuple[str, int], Mark] = {}
+        self._watermarks: dict[str, int] = {}
         self._beat_us = clock_us()
 
     def open(self, partition: int) -> int:
@@ -156,10 +153,11 @@ class Engine:
         self.flush()
         self._log.forget()
         logged = self._log.marks().get(partition)
-        marks = [logged, *(sink.open(partition, self.topic_id) for sink in self._sinks)]
+        stand = [sink.open(partition, self.topic_id) for sink in self._sinks]
+        marks = [logged, *stand]
         known = [mark for mark in marks if mark is not None]
-        start = min(known, key=lambda mark: mark.offset) if len(known) == len(marks) else Mark(0, _NO_EVENT)
-        log_end = self._held.decided(partition) or Mark(0, _NO_EVENT)
+        start = min(known, key=lambda mark: mark.offset) if len(known) == len(marks) else _BEGIN
+        log_end = self._held.decided(partition) or _BEGIN
         if self.topic.dedupe is not None and log_end.offset < start.offset:
             # Rows of a follower that are ahead of the workers' log: the ids in between are in no log, so they are read.
             start = log_end
@@ -168,6 +166,11 @@ class Engine:
             self._held, partition, start.offset, log_end.offset, is_batched=self.topic.is_batched
         )
         self._repeats.open(partition, log_end.offset, log_end.newest_us)
+        for sink, mark in zip(self._sinks, stand, strict=True):
+            self._settled.pop((sink.view.name, partition), None)
+            if mark is not None:
+                self._settle(sink, {partition: mark})
+        self._watermarks = self._lowest()
         return start.offset
 
     def reopen(self, partition: int) -> None:
@@ -188,6 +191,15 @@ class Engine:
         """Where the engine stands in each of its partitions; safe to ask from any thread."""
         return dict(self._marks)
 
+    def watermarks(self) -> dict[str, int]:
+        """View -> what lookups call its watermark, but of this engine's partitions; safe to ask from any thread.
+
+        Every event up to this moment that was in time is in the view's rows: the newest event time of the partition
+        that is furthest behind, less the lateness. As of the last second. A view is missing while its rows are not
+        known to hold what the engine has passed, and while none of its partitions has had a record.
+        """
+        return self._watermarks
+
     def close(self, partition: int) -> int | None:
         """Give a partition up; the offset before which every sink holds everything, None where that is unknown."""
         self.flush()
@@ -196,6 +208,8 @@ class Engine:
         self._repeats.close(partition)
         for sink in self._sinks:
             sink.close(partition)
+            self._settled.pop((sink.view.name, partition), None)
+        self._watermarks = self._lowest()
         return end
 
     def apply(self, *batches: Batch) -> None:
@@ -230,8 +244,9 @@ class Engine:
         for partition in new:
             self._repeats.keep(partition)
         self._gather(taken)
-        self.counts.batches += len(parts)
-        self.counts.clamped += int((taken.effective_us < taken.event_us).sum())
+        # Only now: a batch that a sink refused comes again.
+        self._counted.update({p: max(mark.offset, self._counted.get(p, 0)) for p, mark in new.items()})
+        self.counts = sum((part.counts for part in parts), self.counts)
         self.tick()
 
     def tick(self) -> None:
@@ -251,6 +266,27 @@ class Engine:
         marks = {partition: mark for partition, mark in self._marks.items() if mark.offset}
         for sink in self._sinks:
             sink.heartbeat(marks)
+            self._settle(sink, marks)
+        self._watermarks = self._lowest()
+
+    def _settle(self, sink: Sink, marks: Mapping[int, Mark]) -> None:
+        """Note up to where a sink holds everything; one that is ahead of the others stays there."""
+        for partition, mark in marks.items():
+            place = sink.view.name, partition
+            # Rows that are filled from the log hold less than the engine has passed.
+            if sink.settled(partition) >= mark.offset >= self._settled.get(place, _BEGIN).offset:
+                self._settled[place] = mark
+
+    def _lowest(self) -> dict[str, int]:
+        # One without a record, here or in the log, holds nothing back.
+        some = {p for p, mark in self._marks.items() if mark.offset or self._decided[p].end}
+        out = {}
+        for view in [sink.view for sink in self._sinks]:
+            settled = [self._settled.get((view.name, partition)) for partition in some]
+            known = [mark.newest_us for mark in settled if mark is not None]
+            if known and len(known) == len(settled):
+                out[view.name] = max(min(known) - view.lateness_us, 0)
+        return out
 
     def flush(self) -> None:
         """Bring the log to where the engine stands, and wait for all commits that are at work."""
@@ -281,14 +317,18 @@ class Engine:
                 raise TopicError(self.topic.name, f"{what} ({BATCHED_OFFSETS_MAX})")
         out = []
         for batch, values, decoded in self._decoded(batches):
-            before, past = self._marks[batch.partition], self._decided[batch.partition]
-            decoded = past.undecided(decoded, batch.offsets)
+            before, past, read = self._marks[batch.partition], self._decided[batch.partition], decoded
+            decoded = past.undecided(read, batch.offsets)
             event = _times(decoded, self.topic)
             judged = judge(event, batch.timestamps_us[decoded.index], before.newest_us)
             judged = self._repeats.mark(batch.partition, decoded.arrays, batch.offsets[decoded.index], judged, past)
-            part = _Part(batch, decoded, judged, event, before)
-            self._post(part, values)
-            out.append(part)
+            late = ~judged.future & (judged.late_by_us > self._lateness_max_us) & (judged.late_by_us != REPEATED_US)
+            together = replace(batch, values=values)
+            letters = letters_of(self.topic.name, together, decoded, event, judged, late, self._lateness_max_us)
+            self._letters.put(letters)
+            first = self._counted.get(batch.partition, 0)
+            counts = counts_of(batch, read, decoded, event, judged, late, letters, first)
+            out.append(_Part(batch, decoded, judged, event, before, counts))
         return out
 
     def _decoded(self, batches: Sequence[Batch]) -> list[tuple[Batch, Payloads, Decoded]]:
@@ -302,17 +342,6 @@ class Engine:
             (batch, whole[begin:end], decoded.between(begin, end))
             for batch, (begin, end) in zip(batches, edges, strict=True)
         ]
-
-    def _post(self, part: _Part, values: Payloads) -> None:
-        batch, decoded, judged, event = part.batch, part.decoded, part.judged, part.event_us
-        repeated = judged.late_by_us == REPEATED_US
-        late = ~judged.future & ~repeated & (judged.late_by_us > self._lateness_max_us)
-        together = replace(batch, values=values)
-        letters = letters_of(self.topic.name, together, decoded, event, judged, late, self._lateness_max_us)
-        self._letters.put(letters)
-        self.counts.dead.update(map(attrgetter("reason"), letters))
-        self.counts.repeated += int(repeated.sum())
-        self.counts.applied += int((~judged.future & ~repeated & ~late).sum())
 
     def _gather(self, taken: _Taken) -> None:
         kept = np.flatnonzero(~taken.future)

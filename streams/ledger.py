@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from featurestore.errors import UnknownObjectError
 from featurestore.event_time import REPEATED_US
 from featurestore.offline import EventLog
 from featurestore.settings import Settings
@@ -43,10 +44,18 @@ class TopicLedger:
         return self.records == self.applied + self.repeated + sum(self.dead.values()) and not self.twice
 
 
-def ledgers(settings: Settings, repository: Repository) -> list[TopicLedger]:
-    """Of every topic that a view reads, from the log, the letters and the broker; the stream must stand still."""
+def ledgers(settings: Settings, repository: Repository, only: str | None = None) -> list[TopicLedger]:
+    """Of every topic that a view reads, from the log, the letters and the broker; the stream must stand still.
+
+    only  of this topic; raises UnknownObjectError where no view reads it
+    """
+    read = {view.source.name for view in repository.views.values()}
+    if only is not None and only not in read:
+        raise UnknownObjectError("topic that a view reads", only, read)
     out = []
     for progress in Progress(settings, repository).look():
+        if only not in (None, progress.topic):
+            continue
         broker, topic = broker_of(settings), repository.topic(progress.topic)
         held = held_letters(broker, settings.project, [progress.topic])
         columns = ["partition", "offset", *(["position"] if topic.is_batched else [])]

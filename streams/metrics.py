@@ -23,6 +23,7 @@ STUCK_S = 30.0
 class WorkerMetrics:
     """Metrics of all engines of a worker; reads what they counted, and changes nothing.
 
+    Records and events are counted once by a process, however often they are read again (`Counts` says how they add up).
     ends      end offset of each partition as the broker last told it
     ticked_s  when the worker last ticked, of `time.monotonic`
     """
@@ -34,39 +35,54 @@ class WorkerMetrics:
 
     def collect(self) -> Iterator[Metric]:
         """Called by Prometheus' client at every look."""
-        applied = CounterMetricFamily(
-            "featurestore_events_applied", "Events taken by a view at least", labels=["topic"]
+        records, applied, clamped, repeated, batches = (
+            CounterMetricFamily(f"featurestore_{name}", meaning, labels=["topic"])
+            for name, meaning in (
+                ("records", "Records that came in, each once; applied, repeated and dead add up to it"),
+                ("events_applied", "Events taken by a view at least, each once"),
+                ("events_clamped", "Applied or left out events of the future, by a little, each once"),
+                ("events_repeated", "Events whose id was seen already, left out, each once"),
+                ("batches", "Batches applied, also those that are read again"),
+            )
         )
-        clamped = CounterMetricFamily(
-            "featurestore_events_clamped", "Events of the future, by a little", labels=["topic"]
+        dead = CounterMetricFamily("featurestore_events_dead", "Dead letters, each once", labels=["topic", "reason"])
+        rows = CounterMetricFamily(
+            "featurestore_rows_written",
+            "Rows sent to the online store, also when events are read again",
+            labels=["view"],
         )
-        repeated = CounterMetricFamily(
-            "featurestore_events_repeated", "Events whose id was seen already, left out", labels=["topic"]
-        )
-        dead = CounterMetricFamily("featurestore_events_dead", "Dead letters", labels=["topic", "reason"])
-        batches = CounterMetricFamily("featurestore_batches", "Batches applied", labels=["topic"])
-        rows = CounterMetricFamily("featurestore_rows_written", "Rows sent to the online store", labels=["view"])
         place = ["topic", "partition"]
         stands = GaugeMetricFamily("featurestore_offset", "Next offset to apply", labels=place)
         newest = GaugeMetricFamily("featurestore_newest_event_seconds", "Newest event time applied", labels=place)
         lag = GaugeMetricFamily("featurestore_lag_events", "Records of the broker not applied yet", labels=place)
+        watermark = GaugeMetricFamily(
+            "featurestore_watermark_seconds",
+            "Every event up to here that was not too late is in the view's rows, of this worker's partitions: "
+            "newest event time less lateness, of the one that is furthest behind",
+            labels=["view"],
+        )
         ends = self._ends()
         for topic, engine in self._engines.items():
-            applied.add_metric([topic], engine.counts.applied)
-            clamped.add_metric([topic], engine.counts.clamped)
-            batches.add_metric([topic], engine.counts.batches)
+            # Taken once: the engine goes on, and what is told must add up.
+            counts = engine.counts
+            records.add_metric([topic], counts.records)
+            applied.add_metric([topic], counts.applied)
+            clamped.add_metric([topic], counts.clamped)
+            repeated.add_metric([topic], counts.repeated)
+            batches.add_metric([topic], counts.batches)
+            for reason, count in counts.dead.items():
+                dead.add_metric([topic, reason], count)
             for view, count in engine.rows_written().items():
                 rows.add_metric([view], count)
-            repeated.add_metric([topic], engine.counts.repeated)
-            for reason, count in list(engine.counts.dead.items()):
-                dead.add_metric([topic, reason], count)
+            for view, moment_us in engine.watermarks().items():
+                watermark.add_metric([view], moment_us / SECOND_US)
             for partition, mark in engine.marks().items():
                 labels = [topic, str(partition)]
                 stands.add_metric(labels, mark.offset)
                 newest.add_metric(labels, mark.newest_us / SECOND_US)
                 if (topic, partition) in ends:
                     lag.add_metric(labels, max(ends[topic, partition] - mark.offset, 0))
-        yield from (applied, clamped, repeated, dead, batches, rows, stands, newest, lag)
+        yield from (records, applied, clamped, repeated, dead, batches, rows, stands, newest, watermark, lag)
 
     def health(self) -> tuple[int, bytes]:
         """HTTP status and what it is made from."""

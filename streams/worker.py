@@ -276,7 +276,10 @@ def run_worker(
         code = ended.code if isinstance(ended.code, int) else 1
         for topic, engine in app.port.engines.items():
             counts = engine.counts
-            log.info("%s: applied %d, clamped %d, dead %s", topic, counts.applied, counts.clamped, dict(counts.dead))
+            log.info(
+                "%s: %d records, applied %d, repeated %d, clamped %d, dead %s",
+                *(topic, counts.records, counts.applied, counts.repeated, counts.clamped, dict(counts.dead)),
+            )
         if consumer.has_abandoned:
             code = EXIT_ABANDONED
         log.info("worker ended after %.0f s with code %d", time.monotonic() - started, code)

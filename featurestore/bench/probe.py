@@ -75,5 +75,14 @@ def cpu_s(pid: int) -> float:
 
 def peak_mb(pid: int) -> float:
     """The most memory that a process had at once; Linux alone tells."""
+    return _memory_mb(pid, "VmHWM")
+
+
+def held_mb(pid: int) -> float:
+    """The memory that a process has now; Linux alone tells."""
+    return _memory_mb(pid, "VmRSS")
+
+
+def _memory_mb(pid: int, which: str) -> float:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(float(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+    return next(float(line.split()[1]) / 1024 for line in lines if line.startswith(which))

@@ -12,12 +12,15 @@ from typing import Any, Literal
 
 from rich.table import Table
 
+# Where a figure stands: a figure without a floor is at its aim, or short of it.
+Standing = Literal["at the aim", "above the floor", "short of the aim", "under the floor"]
+
 
 @dataclass(frozen=True, slots=True)
 class Figure:
     """One ratio, what is wanted of it, and what it was computed from.
 
-    target  what we want; floor: what it must not fall below, where one is set
+    target  what we aim at; floor: what it must not fall below, where one is set
     raw     the measured things, by name with their unit
     """
 
@@ -32,7 +35,19 @@ class Figure:
     @property
     def met(self) -> bool:
         """Against the target."""
-        return self.value >= self.target if self.better == "higher" else self.value <= self.target
+        return self._reaches(self.target)
+
+    @property
+    def stands(self) -> Standing:
+        """Against the target and the floor."""
+        if self.met:
+            return "at the aim"
+        if self.floor is None:
+            return "short of the aim"
+        return "above the floor" if self._reaches(self.floor) else "under the floor"
+
+    def _reaches(self, bound: float) -> bool:
+        return self.value >= bound if self.better == "higher" else self.value <= bound
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +69,7 @@ class Bench:
                 "floor": one.floor,
                 "better": one.better,
                 "met": one.met,
+                "stands": one.stands,
                 "raw": {name: round(value, 6) for name, value in one.raw.items()},
             }
             for one in self.figures
@@ -66,7 +82,7 @@ class Bench:
         table = Table(
             title=f"bench {self.name} on {machine()}, load before {self.load_before:.2f}", title_justify="left"
         )
-        for column in ("figure", "value", "target", "floor", "met", "measured"):
+        for column in ("figure", "value", "aim", "floor", "stands", "measured"):
             table.add_column(column, justify="left" if column in ("figure", "measured") else "right")
         for one in self.figures:
             sign = "at least" if one.better == "higher" else "at most"
@@ -77,7 +93,7 @@ class Bench:
                 f"{one.value:.3g} {one.unit}",
                 f"{sign} {one.target:g}",
                 floor,
-                "yes" if one.met else "NO",
+                one.stands.upper() if one.stands == "under the floor" else one.stands,
                 raw,
             )
         return table

@@ -32,11 +32,17 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One backlog done: events a second, what it cost, and how often a row was written."""
+    """One backlog done: events a second, what it cost, and how often a row was written.
+
+    peak_mb           the most memory that a worker had at once
+    middle_mb, end_mb what one had when half of the events were in their rows, and when all were
+    """
 
     rate: float
     log_behind_s: float
     peak_mb: float
+    middle_mb: float
+    end_mb: float
     rows_an_event: float
     events_a_batch: float
 
@@ -95,6 +101,7 @@ def backlog_rate(
     began: float,
     *,
     at_once: bool = False,
+    looked: Callable[[int], None] = lambda _: None,
     applied: Callable[[], None] = lambda: None,
 ) -> tuple[float, float]:
     """Events a second until every event is in its row, and the seconds that the log took after that.
@@ -103,12 +110,15 @@ def backlog_rate(
     no more of them. Raises FeatureStoreError when the log takes longer.
     at_once  what is there was seen from `began` on; otherwise what comes before the first look that sees anything is
              taken for start-up
+    looked   is called at each look until then, with how many events are in their rows
     applied  is called when every event is in its row
     """
     seen_s, seen, rows_s = 0.0, 0, 0.0
     while True:
         [now] = progress.look()
         seconds = time.monotonic() - began
+        if not rows_s:
+            looked(now.online)
         if now.online >= events and not rows_s:
             rows_s = seconds
             applied()

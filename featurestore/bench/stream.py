@@ -8,15 +8,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import repeat
+from operator import itemgetter
 from pathlib import Path
 from statistics import median
 
 from featurestore.bench.payments import BACKLOGS, PARTITIONS, UNIFORM, Backlog, write_definitions
-from featurestore.bench.probe import Probe, cpu_s, peak_mb, percentile_ms
+from featurestore.bench.probe import Probe, cpu_s, held_mb, peak_mb, percentile_ms
 from featurestore.bench.report import Bench, Figure, load_now
 from featurestore.bench.runs import (
     Run,
@@ -58,6 +59,19 @@ def bench_stream(*, events: int, rounds: int, say: Say) -> Bench:
     return Bench("stream", tuple(figures), load_before)
 
 
+class _Memory:
+    """What workers have, the largest of them, at each look at a run."""
+
+    def __init__(self, pids: Sequence[int], events: int) -> None:
+        self._pids, self._events = pids, events
+        self.middle_mb = self.end_mb = 0.0
+
+    def look(self, online: int) -> None:
+        self.end_mb = max(map(held_mb, self._pids))
+        if not self.middle_mb and 2 * online >= self._events:
+            self.middle_mb = self.end_mb
+
+
 class _Backlogs:
     """Runs every job over its backlog, and keeps what each run gave."""
 
@@ -66,7 +80,8 @@ class _Backlogs:
         self._rates: dict[str, list[float]] = {}
         self._runs: dict[str, list[Run]] = {}
         self._cores: dict[str, dict[str, float]] = {}
-        self._lookups_ms: dict[str, float] = {}
+        # In milliseconds, with the costs of the worker's run beside which they were made.
+        self._lookups: dict[str, float] = {}
         self._definitions = {
             (backlog.topic, heavy): write_definitions(
                 folder / f"{backlog.topic}-{'heavy' if heavy else 'fraud'}", backlog.topic, heavy=heavy
@@ -80,13 +95,16 @@ class _Backlogs:
     def measure(self, number: int) -> None:
         here = self._folder / f"round-{number}"
         here.mkdir()
-        bootstrap, topic = self._stack.kafka_bootstrap, UNIFORM.topic
+        bootstrap = self._stack.kafka_bootstrap
+        uniform, interleaved, zipf, bad = (backlog.topic for backlog in BACKLOGS)
         if not number:
             # First, while the disk is idle: the kernel writes the gigabytes of the other runs down for a while.
             self._look_beside(here)
-        ceiling = ("featurestore.bench.peers.ceiling", bootstrap, topic, f"ceiling-{number}", str(self._events))
-        self._rated("ceiling", _peer(here, *ceiling))
-        uniform, interleaved, zipf, bad = (backlog.topic for backlog in BACKLOGS)
+        # Records of an interleaved topic have other keys and lie otherwise: it has a ceiling of its own.
+        for what, topic in (("ceiling", uniform), ("ceiling, interleaved", interleaved)):
+            group = f"ceiling-{topic}-{number}"
+            ceiling = ("featurestore.bench.peers.ceiling", bootstrap, topic, group, str(self._events))
+            self._rated(what, _peer(here, *ceiling))
         self._ran("fraud", here, uniform)
         self._ran("fraud, interleaved", here, interleaved)
         self._ran("fraud, zipf", here, zipf)
@@ -96,41 +114,59 @@ class _Backlogs:
         self._ran("fraud, fsync always", here, uniform, fsync="always")
         self._ran("heavy", here, uniform, heavy=True)
         self._ran("heavy, interleaved", here, interleaved, heavy=True)
-        vanilla = ("featurestore.bench.peers.vanilla_faust", bootstrap, self._stack.redis_url, topic)
+        vanilla = ("featurestore.bench.peers.vanilla_faust", bootstrap, self._stack.redis_url, uniform)
         self._rated("plain Faust", _peer(here, *vanilla, f"vanilla-{number}", str(_FAUST_EVENTS)))
 
     def figures(self) -> list[Figure]:
-        rate = {what: median(each) for what, each in self._rates.items()}
-        top, one = rate["ceiling"], rate["fraud"]
-
-        def figure(title: str, of: str, against: float, unit: str, aim: float, floor: float) -> Figure:
-            raw = {"events_a_second": rate[of], "against": against, **self._costs(of)}
-            return Figure(title, rate[of] / against, unit, aim, "higher", raw, floor)
-
-        looked = self._lookups_ms
-        peak = max(run.peak_mb for run in self._runs["fraud"])
+        top, own, one = "ceiling", "ceiling, interleaved", "fraud"
+        looked = self._lookups
         return [
-            figure("fraud job against plain Faust with take(1000)", "fraud", rate["plain Faust"], "x", 45.0, 30.0),
-            figure("fraud job against the ceiling", "fraud", top, "", 0.45, 0.30),
-            figure("fraud job, interleaved, against the ceiling", "fraud, interleaved", top, "", 0.28, 0.20),
-            figure("fraud job, Zipf(1.1) cards, against the ceiling", "fraud, zipf", top, "", 0.45, 0.30),
-            figure("heavy job against the ceiling", "heavy", top, "", 0.35, 0.25),
-            figure("heavy job, interleaved, against the ceiling", "heavy, interleaved", top, "", 0.22, 0.14),
-            self._scaled(rate["fraud, 1 there before"], rate["fraud, 2 there before"]),
-            figure("10 % bad events against clean", "fraud, 10 % bad", one, "", 0.95, 0.90),
-            figure("fsync always against each second", "fraud, fsync always", one, "", 0.9, 0.8),
-            Figure("worker's memory at 50,000 cards", peak, "MB", 400.0, "lower", {}, 600.0),
+            self._figure("fraud job against plain Faust with take(1000)", "fraud", "plain Faust", "x", 45.0, 30.0),
+            self._figure("fraud job against the ceiling", "fraud", top, "", 0.45, 0.30),
+            self._figure("fraud job, interleaved, against its own ceiling", "fraud, interleaved", own, "", 0.28, 0.20),
+            self._figure("fraud job, Zipf(1.1) cards, against the ceiling", "fraud, zipf", top, "", 0.45, 0.30),
+            self._figure("heavy job against the ceiling", "heavy", top, "", 0.35, 0.25),
+            self._figure("heavy job, interleaved, against its own ceiling", "heavy, interleaved", own, "", 0.22, 0.14),
+            self._scaled(),
+            self._figure("10 % bad events against clean", "fraud, 10 % bad", one, "", 0.95, 0.90),
+            self._figure("fsync always against each second", "fraud, fsync always", one, "", 0.9, 0.8),
+            self._memory(),
             Figure("lookup beside a full-speed worker, p99", looked["p99"], "ms", 2.5, "lower", looked, 5.0),
         ]
 
-    def _scaled(self, one: float, two: float) -> Figure:
+    def _figure(self, title: str, of: str, against: str, unit: str, aim: float, floor: float, **more: float) -> Figure:
+        """One rate against another one, medians both; what a batch was is told of each side that is ours."""
+        ours, theirs = median(self._rates[of]), median(self._rates[against])
+        beside = self._costs(against) if against in self._runs else {}
+        raw = {
+            "events_a_second": ours,
+            **self._costs(of),
+            "against": theirs,
+            **{f"against_{name}": value for name, value in beside.items()},
+            **more,
+        }
+        return Figure(title, ours / theirs, unit, aim, "higher", raw, floor)
+
+    def _scaled(self) -> Figure:
+        one, two = (f"fraud, {workers} there before" for workers in (1, 2))
         cores = {
             f"{name}_cores_with_{workers}": used
-            for workers in (1, 2)
-            for name, used in self._cores[f"fraud, {workers} there before"].items()
+            for workers, what in ((1, one), (2, two))
+            for name, used in self._cores[what].items()
         }
-        raw = {"events_a_second": two, "against": one, **self._costs("fraud, 2 there before"), **cores}
-        return Figure("fraud job, 2 workers against 1", two / one, "x", 1.6, "higher", raw, 1.3)
+        return self._figure("fraud job, 2 workers against 1", two, one, "x", 1.6, 1.3, **cores)
+
+    def _memory(self) -> Figure:
+        """Of the run that took most; it is flat when the end of a run has no more than its middle."""
+        most = max(self._runs["fraud"], key=lambda run: run.peak_mb)
+        raw = {
+            "events_a_batch": most.events_a_batch,
+            "rows_an_event": most.rows_an_event,
+            "middle_mb": most.middle_mb,
+            "end_mb": most.end_mb,
+            "end_against_middle": most.end_mb / most.middle_mb,
+        }
+        return Figure("worker's memory at 50,000 cards", most.peak_mb, "MB", 400.0, "lower", raw, 600.0)
 
     def _costs(self, what: str) -> dict[str, float]:
         runs = self._runs[what]
@@ -150,9 +186,11 @@ class _Backlogs:
         with _fsync(self._stack, fsync):
             began = time.monotonic()
             worker = bench_worker(settings, folder / settings.project)
+            memory = _Memory([worker.pid], self._events)
             try:
-                rate, behind = backlog_rate(progress, self._events, [worker], began)
-                run = Run(rate, behind, peak_mb(worker.pid), *shares_of(worker_sums(settings.worker_port)))
+                rate, behind = backlog_rate(progress, self._events, [worker], began, looked=memory.look)
+                shares = shares_of(worker_sums(settings.worker_port))
+                run = Run(rate, behind, peak_mb(worker.pid), memory.middle_mb, memory.end_mb, *shares)
             finally:
                 worker.stop()
         self._runs.setdefault(what, []).append(run)
@@ -191,9 +229,12 @@ class _Backlogs:
                         name: (sum(map(cpu_s, each)) - before[name]) / took for name, each in pids.items()
                     }
 
-                rate, behind = backlog_rate(progress, self._events, running, began, at_once=True, applied=applied)
+                memory = _Memory(pids["workers"], self._events)
+                rate, behind = backlog_rate(
+                    progress, self._events, running, began, at_once=True, looked=memory.look, applied=applied
+                )
                 peak = max(peak_mb(each.pid) for each in running)
-                run = Run(rate, behind, peak, *shares_of(worker_sums(*ports)))
+                run = Run(rate, behind, peak, memory.middle_mb, memory.end_mb, *shares_of(worker_sums(*ports)))
             finally:
                 for worker in running:
                     worker.stop()
@@ -219,15 +260,24 @@ class _Backlogs:
             worker = bench_worker(settings, folder / settings.project)
             try:
                 beside = probe.lookups_for(min(3.0, self._events / 500_000))
+                # Of few events: the lookups may end before the first batch does.
+                deadline = time.monotonic() + _LIMIT_S
+                while not (sums := worker_sums(settings.worker_port)).get("featurestore_batches_total"):
+                    worker.check()
+                    if time.monotonic() > deadline:
+                        raise FeatureStoreError("bench stream: the worker beside the lookups applies nothing")
+                    time.sleep(0.1)
+                shares = _named(shares_of(sums))
             finally:
                 worker.stop()
-        self._lookups_ms = {
+        self._lookups = {
             "alone_p50": percentile_ms(alone, 50),
             "alone_p99": percentile_ms(alone, 99),
             "p50": percentile_ms(beside, 50),
             "p99": percentile_ms(beside, 99),
         }
-        self._say(f"lookups: {', '.join(f'{name} {value:.2f} ms' for name, value in self._lookups_ms.items())}")
+        self._say(f"lookups: {', '.join(f'{name} {value:.2f} ms' for name, value in self._lookups.items())}")
+        self._lookups.update(shares)
 
     def _settings(self, folder: Path, what: str, definitions: Path) -> Settings:
         """A store of its own. What others have left in the same Valkey would make it slower, run after run."""
@@ -262,36 +312,50 @@ def _steady(stack: LocalStack, folder: Path, say: Say) -> list[Figure]:
             probe = Probe(FeatureStore(settings), producer, topic)
             probe.freshness_for(4.0)
             pids = {"worker": worker.pid, "valkey": stack.valkey_pid}
+            sums = worker_sums(settings.worker_port)
             before, began = {name: cpu_s(pid) for name, pid in pids.items()}, time.perf_counter()
             fresh = probe.freshness_for(_STEADY_S)
             took = time.perf_counter() - began
             cores = {name: (cpu_s(pid) - before[name]) / took for name, pid in pids.items()}
+            after, records = worker_sums(settings.worker_port), "featurestore_records_total"
+            shares = _named(shares_of(after, sums))
+            # A machine that is too busy to send or to apply the load tells nothing of it.
+            shares["applied_a_second"] = (after[records] - sums[records]) / took
             say(
                 f"freshness p50 {percentile_ms(fresh, 50):.0f} ms, p99 {percentile_ms(fresh, 99):.0f} ms, cores {cores}"
             )
-            back = []
+            back: list[tuple[float, dict[str, float]]] = []
             for _ in range(_KILLS):
                 worker.kill()
                 killed = time.perf_counter()
                 worker = bench_worker(settings, folder / "steady")
                 probe.freshness_s()
-                back.append(time.perf_counter() - killed)
-                say(f"fresh again {back[-1]:.1f} s after SIGKILL")
+                took = time.perf_counter() - killed
+                # All that the new worker did until then: it began where the last one left off.
+                back.append((took, _named(shares_of(worker_sums(settings.worker_port)))))
+                say(f"fresh again {took:.1f} s after SIGKILL")
             if stream.poll() is not None:
                 raise FeatureStoreError("bench stream: the steady load ended before the measurement did")
     finally:
         stream.kill()
         stream.wait()
         worker.stop()
-    raw = {"events_a_second": _STEADY_EVENTS_A_SECOND, "probes": len(fresh), "load_average": load_now(), **cores}
+    said = {"events_a_second": _STEADY_EVENTS_A_SECOND, **shares, **cores}
+    raw = {**said, "probes": len(fresh), "load_average": load_now()}
     p50, p99 = percentile_ms(fresh, 50), percentile_ms(fresh, 99)
-    used = sum(cores.values())
+    used, (slowest, caught_up) = sum(cores.values()), max(back, key=itemgetter(0))
+    again = {"events_a_second": _STEADY_EVENTS_A_SECOND, **caught_up, "kills": _KILLS}
     return [
         Figure("freshness at 20,000 events/s, p50", p50, "ms", 16.0, "lower", raw, 40.0),
         Figure("freshness at 20,000 events/s, p99", p99, "ms", 40.0, "lower", raw, 100.0),
-        Figure("worker and Valkey at 20,000 events/s", used, "cores", 0.35, "lower", cores, 0.6),
-        Figure("fresh again after SIGKILL under load, slowest", max(back), "s", 5.0, "lower", {"kills": _KILLS}, 10.0),
+        Figure("worker and Valkey at 20,000 events/s", used, "cores", 0.35, "lower", said, 0.6),
+        Figure("fresh again after SIGKILL under load, slowest", slowest, "s", 5.0, "lower", again, 10.0),
     ]
+
+
+def _named(shares: tuple[float, float]) -> dict[str, float]:
+    rows_an_event, events_a_batch = shares
+    return {"events_a_batch": events_a_batch, "rows_an_event": rows_an_event}
 
 
 def _peer(folder: Path, module: str, *arguments: str) -> float:

@@ -337,6 +337,37 @@ def aggregates() -> None:
 
 
 @app.command()
+def ledger(
+    topic: Annotated[str | None, typer.Option(help="only this topic")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+) -> None:
+    """Prove that every record is applied, a repeat or a dead letter, once; the stream must stand still.
+
+    Everything is read: the event log, the dead letters, and of the broker what neither of them knows. While events
+    come, or a worker is behind, the counts cannot be equal. Exit code 1 where a topic is not balanced.
+    """
+    from featurestore.settings import Settings
+    from featurestore.spec import load
+    from streams.ledger import ledgers
+
+    chosen = Settings()
+    found = ledgers(chosen, load(chosen.definitions), topic)
+    if as_json:
+        print(json.dumps({"topics": [{**asdict(one), "balanced": one.balanced} for one in found]}))
+    else:
+        rows = []
+        for one in found:
+            dead = ", ".join(f"{reason} {count:,}" for reason, count in one.dead.items())
+            numbers = (one.records, one.applied, one.repeated, sum(one.dead.values()))
+            more = [dead, f"{one.twice:,}", f"{one.replayed:,}", "yes" if one.balanced else "NO"]
+            rows.append([one.topic, *(f"{number:,}" for number in numbers), *more])
+        columns = ["topic", "records", "applied", "repeated", "dead", "by reason", "twice", "replayed", "balanced"]
+        show_table("ledger: records = applied + repeated + dead", columns, rows)
+    if not all(one.balanced for one in found):
+        raise typer.Exit(1)
+
+
+@app.command()
 def compact() -> None:
     """Make few large files of the many small ones that live events leave in the logs; may run beside a worker."""
     from featurestore.client import FeatureStore

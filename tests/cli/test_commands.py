@@ -13,7 +13,7 @@ import pytest
 
 from streams.dead_letters import DeadLetterBox
 from streams.letters import DeadLetter
-from streams.producer import kafka_producer
+from streams.producer import EventProducer, kafka_producer
 from tests.project import Project
 
 DEFINITIONS = """
@@ -46,6 +46,7 @@ def made(project: Make, unique: Callable[[str], str]) -> Project:
         (["dead-letters", "replay", "--topic", "stepz"], "'steps-"),
         (["train", "walkr", "--spine", "pyproject.toml"], "'walker'"),
         (["train", "walker", "--spine", "none.parquet"], "none.parquet"),
+        (["ledger", "--topic", "stepz"], "'steps-"),
         (["send", "stepz", "none.json"], "none.json"),
         (["send", "stepz", "pyproject.toml"], "'steps-"),
     ],
@@ -105,6 +106,31 @@ def test_letters_are_counted_listed_and_shown_with_all_their_facts(made: Project
     missing = made.command("dead-letters", "show", f"{topic}/1/7")
     assert missing.returncode == 1
     assert f"'{topic}/1/8'" in missing.stderr
+
+
+def test_the_ledger_says_whether_every_record_is_somewhere_once(made: Project) -> None:
+    topic = next(iter(made.repository.topics))
+    empty = made.command("ledger")
+    assert empty.returncode == 0, empty.stderr
+    with EventProducer(made.settings.kafka_bootstrap) as producer:
+        for payload in (b'{"user": "a", "group": 1, "at": 5}', b"{", b'{"user": "a", "group": "x", "at": 6}', b"{{"):
+            producer.send_raw(topic, b"a", payload)
+    # Nobody has applied anything yet.
+    behind = made.command("ledger")
+    assert behind.returncode == 1, behind.stderr
+    assert "NO" in behind.stdout
+    made.wait_until_applied(made.start_worker())
+    shown = made.command("ledger", "--topic", topic)
+    assert shown.returncode == 0, shown.stderr
+    assert "broken_json 2, wrong_type 1" in shown.stdout
+    assert "yes" in shown.stdout
+    said = json.loads(made.command("ledger", "--json").stdout)
+    wanted = {"topic": topic, "records": 4, "applied": 1, "repeated": 0, "twice": 0, "replayed": 0, "balanced": True}
+    assert said == {"topics": [{**wanted, "dead": {"broken_json": 2, "wrong_type": 1}}]}
+    assert "must stand still" in made.command("ledger", "--help").stdout
+    missing = made.command("ledger", "--topic", topic[:-1] + "x")
+    assert missing.returncode == 1
+    assert repr(topic) in missing.stderr
 
 
 def test_plan_tells_what_apply_would_change_and_changes_nothing(made: Project) -> None:

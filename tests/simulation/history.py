@@ -93,7 +93,9 @@ class History:
         weights = [weight * self._draw.choice([0, 1, 1, 3]) for weight in _WEIGHTS[2:]]
         for _ in range(_STEPS):
             self._step([*_WEIGHTS[:2], *weights])
+            self._check_counts()
         self._heal()
+        self._check_counts()
         self._check()
 
     # -- what may happen --------------------------------------------------------------------------------------------
@@ -313,6 +315,15 @@ class History:
                     raise ViolationError(
                         f"the group was told {end} of {partition}, a bucket of {view.name} stands at {mark}"
                     )
+
+    def _check_counts(self) -> None:
+        """What a worker tells of itself adds up, and nothing is counted twice."""
+        for worker in [*self._workers, *self._zombies]:
+            counts = worker.engine.counts
+            if counts.records != counts.applied + counts.repeated + counts.dead.total():
+                raise ViolationError(f"{self._name(worker)} has counts that do not add up: {counts}")
+            if counts.records > sum(map(len, self._held)):
+                raise ViolationError(f"{self._name(worker)} counts {counts.records} records, there are fewer")
 
     def _check(self) -> None:
         applied, dead, newest_us = self._expected()

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from featurestore.errors import LostTailError
+from streams.counts import Counts
 from streams.transport import Batch, ReaderOptions
 from streams.worker import EnginePort, run_worker, stream_app
 
@@ -23,7 +24,7 @@ class JournalEngine:
 
     def __init__(self, topic: str, spec: dict[str, Any]) -> None:
         self.topic = SimpleNamespace(name=topic)
-        self.counts = SimpleNamespace(applied=0, clamped=0, repeated=0, batches=0, dead={})
+        self.counts = Counts()
         self._spec, self._ends = spec, dict[int, int]()
         self._journal = Path(spec["folder"]) / "journal"
         self._lost = spec.get("lose_at")
@@ -52,6 +53,9 @@ class JournalEngine:
         return self._ends.get(partition)
 
     def rows_written(self) -> dict[str, int]:
+        return {}
+
+    def watermarks(self) -> dict[str, int]:
         return {}
 
     def marks(self) -> dict[int, Any]:

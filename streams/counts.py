@@ -1,0 +1,98 @@
+"""What an engine counts of its records: each one once, however often its partition is read again."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
+
+import numpy as np
+import numpy.typing as npt
+
+from featurestore.event_time import REPEATED_US
+from streams.codecs import Decoded
+from streams.letters import DeadLetter
+from streams.transport import Batch
+from streams.watermark import Judged
+
+Ints = npt.NDArray[np.int64]
+
+# Of a record that the log passed as a dead letter before this engine read it: the reason is in its letter alone.
+DECIDED_BEFORE = "decided_before"
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Records and events since the engine was made; what is read again counts in `batches` alone.
+
+    records == applied + repeated + dead. Where records hold many events, the three count events, and a record that
+    is bad as a whole is one of the dead: they add up to the events of the good records and the bad records.
+
+    batches   applied, again ones too; of each partition
+    applied   taken by a view at least
+    repeated  left out, since their id was seen already
+    clamped   of the future by a little: they count, as of their arrival
+    dead      by reason, `DECIDED_BEFORE` among them
+    """
+
+    batches: int = 0
+    records: int = 0
+    applied: int = 0
+    repeated: int = 0
+    clamped: int = 0
+    dead: Counter[str] = field(default_factory=Counter)
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(
+            self.batches + other.batches,
+            self.records + other.records,
+            self.applied + other.applied,
+            self.repeated + other.repeated,
+            self.clamped + other.clamped,
+            self.dead + other.dead,
+        )
+
+
+def counts_of(
+    batch: Batch,
+    read: Decoded,
+    undecided: Decoded,
+    event_us: Ints,
+    judged: Judged,
+    late: npt.NDArray[np.bool_],
+    letters: Sequence[DeadLetter],
+    first: int,
+) -> Counts:
+    """One batch, of which the records before offset `first` have been counted.
+
+    read       what its bytes hold ...
+    undecided  ... without what the log has passed as dead letters, as what follows
+    late       (n) which events are later than any view waits
+    letters    of the events that are not applied
+    """
+    cut = int(np.searchsorted(batch.offsets, first))
+    begin = int(np.searchsorted(undecided.index, cut))
+    future, late = judged.future[begin:], late[begin:]
+    repeated = judged.late_by_us[begin:] == REPEATED_US
+    clamped = judged.effective_us[begin:] < event_us[begin:]
+    # Those counted before are letters of the range between the log and the engine: few, and seldom read again.
+    new = [each for each in letters if each.offset >= first] if cut else letters
+    dead = Counter(map(attrgetter("reason"), new))
+    if passed := _held(read, cut) - _held(undecided, cut):
+        dead[DECIDED_BEFORE] = passed
+    return Counts(
+        1,
+        len(batch.offsets) - cut,
+        int((~future & ~repeated & ~late).sum()),
+        int(repeated.sum()),
+        int((clamped & ~future).sum()),
+        dead,
+    )
+
+
+def _held(decoded: Decoded, cut: int) -> int:
+    """Events and bad records, from a place in the batch on."""
+    events = len(decoded.index) - int(np.searchsorted(decoded.index, cut))
+    return events + len(decoded.rejected) - bisect_left(decoded.rejected, cut, key=attrgetter("index"))
