@@ -173,6 +173,32 @@ def test_an_empty_store_is_not_called_ready_where_only_the_log_has_the_events(
     assert sink.settled(0) == 10
 
 
+def test_rows_that_came_back_older_between_a_fill_and_what_is_read_next_are_not_called_ready(
+    redis_client: redis.Redis, unique: Callable[[str], str], tmp_path: Path
+) -> None:
+    store = OnlineStore(OneServer(redis_client), namespace=unique("serving"), buckets=2)
+    store.ensure_ready()
+    bounds, clock = {0: Bounds(0, 6)}, counting(1)
+    sink = ServingSink(store, VIEW, EventLog(tmp_path, TOPIC), lambda: bounds, lambda: next(clock))
+    sink.open(0)
+    apply(sink, 0, 6)
+    sink.heartbeat({0: Mark(6, 6)})
+    sink.look()
+    assert is_ready(store)
+    saved = {name: redis_client.dump(name) for name in redis_client.scan_iter("*")}
+    bounds[0] = Bounds(0, 10)
+    apply(sink, 6, 10)
+    sink.heartbeat({0: Mark(10, 10)})
+    logged(tmp_path, 10)
+    redis_client.flushall()
+    looked_until_sent_back(sink, store, time.monotonic() + 30)
+    for name, dumped in saved.items():
+        redis_client.restore(name, 0, dumped, replace=True)
+    assert is_ready(store)
+    sink.open(0)
+    assert not is_ready(store)
+
+
 def test_a_loss_is_told_over_what_another_worker_has_seen_before_it(
     redis_client: redis.Redis, unique: Callable[[str], str], tmp_path: Path
 ) -> None:
