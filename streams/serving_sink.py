@@ -173,6 +173,7 @@ class ServingSink:
         """See what others did to the alias and the store, and what became of the fills."""
         alias, incarnation = self._aliases.get(self._view.id), self._store.incarnation()
         is_lacking = bool(self._filling) or (self._barrier is not None and incarnation != self._incarnation)
+        row_id = self._inner.row_id
         self._follow_alias(alias)
         if incarnation != self._incarnation or self._barrier is not None:
             # First what was sent before the loss is to be learned: rows that the store took and lost again would be
@@ -182,12 +183,12 @@ class ServingSink:
         # A loss shows at a commit, but where nothing comes nothing is committed; and a node of a cluster may lose its
         # rows while the alias stands on another one.
         lost = [partition for partition in self._inner.lost() if partition not in self._filling]
-        if is_lacking and alias is not None and alias.is_ready:
-            # What came back older, while it was being mended, has brought its alias along.
+        # Rows that came back older while they were being mended have brought their alias along; a flip has not.
+        is_older = is_lacking and alias is not None and alias.is_ready and alias.id == row_id
+        if is_older or lost:
             self._incomplete(alias)
         if lost:
             log.warning("the online store stands earlier than it was left with the rows of %s", self._view.name)
-            self._incomplete(alias)
             self._take_over_all(lost)
         for partition, filling in list(self._filling.items()):
             if filling.is_done:
