@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -95,4 +94,4 @@ def counts_of(
 def _held(decoded: Decoded, cut: int) -> int:
     """Events and bad records, from a place in the batch on."""
     events = len(decoded.index) - int(np.searchsorted(decoded.index, cut))
-    return events + len(decoded.rejected) - bisect_left(decoded.rejected, cut, key=attrgetter("index"))
+    return events + len(decoded.rejected) - int(np.searchsorted(decoded.rejected.records, cut))

@@ -59,7 +59,7 @@ class Decided:
         """
         if not len(offsets) or offsets[0] >= self.end:
             return decoded
-        rejected = tuple(bad for bad in decoded.rejected if offsets[bad.index] >= self.end)
+        rejected = decoded.rejected.where(offsets[decoded.rejected.records] >= self.end)
         # Beyond the log's end nothing is in a gap.
         places = offsets[decoded.index]
         if decoded.position is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import repeat
-from operator import attrgetter, is_not
+from operator import is_not
 
 import numpy as np
 import numpy.typing as npt
@@ -30,9 +30,7 @@ def letters_of(
     lateness_us  ... and how long that is
     """
     bad = decoded.rejected
-    record = np.array(list(map(attrgetter("index"), bad)), dtype=np.int64)
-    reasons, details, positions = (list(map(attrgetter(name), bad)) for name in ("reason", "detail", "position"))
-    rejected = _letters(topic, batch, record, reasons, details, positions)
+    rejected = _letters(topic, batch, bad.records, bad.reasons, bad.details, bad.positions)
     future, late_at = np.flatnonzero(judged.future), np.flatnonzero(late)
     ahead_s = (event_us[future] - judged.effective_us[future]) // SECOND_US
     ahead = [f"{each} s ahead of its arrival" for each in ahead_s.tolist()]

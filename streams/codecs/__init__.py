@@ -10,12 +10,13 @@ from typing import assert_never
 
 from featurestore.errors import SchemaRegistryError
 from featurestore.spec import Topic
-from streams.codecs.codec import Codec, Decoded, Rejected
+from streams.codecs.codec import Codec, Decoded
 from streams.codecs.contract import ContractCodec
 from streams.codecs.json import JsonCodec
+from streams.codecs.rejections import Rejected, Rejections
 from streams.schemas import Schemas
 
-__all__ = ["Codec", "Decoded", "Rejected", "codec_of"]
+__all__ = ["Codec", "Decoded", "Rejected", "Rejections", "codec_of"]
 
 
 def codec_of(topic: Topic, schemas: Schemas | None = None) -> Codec:

@@ -18,9 +18,10 @@ import pyarrow.compute as pc
 from featurestore.errors import InvalidEventError
 from featurestore.kernel import ARROW_TYPES, PLACES_MAX, DataType
 from featurestore.spec import Topic
-from streams.codecs.codec import Decoded, Rejected, in_order, without
+from streams.codecs.codec import Decoded, without
 from streams.codecs.columns import microseconds, not_numbers, outside_time
 from streams.codecs.json import JsonCodec
+from streams.codecs.rejections import Rejected, Rejections
 
 BROKEN = "broken_arrow"
 _NANOSECONDS_IN = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000, "ns": 1}
@@ -62,7 +63,7 @@ class ArrowCodec:
         }
         index = np.repeat(np.array([place for place, _, _ in parts], dtype=np.int64), counts)
         position = np.concatenate([np.arange(count, dtype=np.int64) for count in counts] or [np.zeros(0, np.int64)])
-        return without(Decoded(index, arrays, in_order(rejected), position), reasons)
+        return without(Decoded(index, arrays, Rejections.of(rejected), position), reasons)
 
     def encode(self, events: Sequence[Mapping[str, Any]]) -> list[bytes]:
         rows = []

@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any, Protocol
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from streams.codecs.rejections import Rejected, Rejections
+
 Ints = npt.NDArray[np.int64]
-
-
-class Rejected(msgspec.Struct, frozen=True, gc=False):
-    """A record that breaks the contract: where it stands in the batch, and why.
-
-    A struct, since a batch may have as many of these as it has records: made in a tenth of a dataclass' time.
-
-    position  of the event in its record, where only that event is meant and the others of the record are taken
-    """
-
-    index: int
-    reason: str
-    detail: str
-    position: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +25,16 @@ class Decoded:
 
     index: Ints
     arrays: Mapping[str, pa.Array]
-    rejected: tuple[Rejected, ...]
+    rejected: Rejections
     position: Ints | None = None
 
     def between(self, first: int, end: int) -> Decoded:
         """What came of the records [first, end) of the batch, as if they were all of it."""
         low, high = np.searchsorted(self.index, [first, end]).tolist()
-        begin, stop = (bisect_left(self.rejected, edge, key=attrgetter("index")) for edge in (first, end))
-        rejected = self.rejected[begin:stop]
-        if first:
-            shifted = [Rejected(bad.index - first, bad.reason, bad.detail, bad.position) for bad in rejected]
-            rejected = tuple(shifted)
         return Decoded(
             self.index[low:high] - first,
             {name: array.slice(low, high - low) for name, array in self.arrays.items()},
-            rejected,
+            self.rejected.between(first, end),
             None if self.position is None else self.position[low:high],
         )
 
@@ -82,12 +62,11 @@ def without(decoded: Decoded, reasons: Mapping[int, tuple[str, str]]) -> Decoded
     if not reasons:
         return decoded
     kept = np.ones(len(decoded.index), dtype=np.bool_)
-    rejected = list(decoded.rejected)
     places = np.fromiter(reasons, dtype=np.int64, count=len(reasons))
     kept[places] = False
     index = decoded.index[places].tolist()
     position = [None] * len(places) if decoded.position is None else decoded.position[places].tolist()
-    rejected += [
+    more = [
         Rejected(record, reason, detail, within)
         for record, (reason, detail), within in zip(index, reasons.values(), position, strict=True)
     ]
@@ -95,11 +74,6 @@ def without(decoded: Decoded, reasons: Mapping[int, tuple[str, str]]) -> Decoded
     return Decoded(
         decoded.index[kept],
         {name: array.filter(chosen) for name, array in decoded.arrays.items()},
-        in_order(rejected),
+        Rejections.of([*decoded.rejected, *more]),
         None if decoded.position is None else decoded.position[kept],
     )
-
-
-def in_order(rejected: Sequence[Rejected]) -> tuple[Rejected, ...]:
-    """By record, then by place in the record."""
-    return tuple(sorted(rejected, key=lambda one: (one.index, -1 if one.position is None else one.position)))

@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 from featurestore.event_time import moment_us
 from featurestore.kernel import ARROW_TYPES, DataType
 from featurestore.spec import Topic
-from streams.codecs.codec import Decoded, Ints, Rejected, in_order, without
+from streams.codecs.codec import Decoded, Ints, without
+from streams.codecs.rejections import Rejected, Rejections
 
 # The last microsecond of the year 9999, as for JSON.
 MOMENT_MAX_US = 253_402_300_799_999_999
@@ -48,7 +49,7 @@ def decoded_of(
         if name not in topic.nullable and arrays[name].null_count:
             for place in np.flatnonzero(np.asarray(arrays[name].is_null())).tolist():
                 reasons.setdefault(place, ("missing_field", f"no value - at `$.{name}`"))
-    decoded = Decoded(np.array(index, dtype=np.int64), arrays, in_order(rejected))
+    decoded = Decoded(np.array(index, dtype=np.int64), arrays, Rejections.of(rejected))
     return without(decoded, reasons)
 
 

@@ -17,9 +17,10 @@ import pyarrow as pa
 
 from featurestore.errors import IncompatibleSchemaError, InvalidEventError, UnknownSchemaError
 from featurestore.spec import Topic
-from streams.codecs.codec import Decoded, Rejected, in_order
+from streams.codecs.codec import Decoded
 from streams.codecs.columns import decoded_of, microseconds
 from streams.codecs.json import JsonCodec
+from streams.codecs.rejections import Rejected, Rejections
 from streams.schemas import Kind, Schemas, WrittenSchema
 
 MAGIC = 0
@@ -166,7 +167,7 @@ def schema_id(payload: bytes) -> int:
 def _together(topic: Topic, parts: Sequence[Decoded | None], rejected: Sequence[Rejected]) -> Decoded:
     """Parts of a batch as one, in the order of its records."""
     there = [part for part in parts if part is not None]
-    bad = in_order([*rejected, *(one for part in there for one in part.rejected)])
+    bad = Rejections.of([*rejected, *(one for part in there for one in part.rejected)])
     if not there:
         return decoded_of(topic, (), dict.fromkeys(topic.schema, ()), bad)
     if len(there) == 1:

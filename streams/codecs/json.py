@@ -21,7 +21,8 @@ from featurestore.event_time import moment_us
 from featurestore.kernel import ARROW_TYPES, DataType, arrow_type, decimal_type
 from featurestore.spec import Topic
 from streams.codecs import json_columns
-from streams.codecs.codec import Decoded, Ints, Rejected
+from streams.codecs.codec import Decoded, Ints
+from streams.codecs.rejections import Rejected, Rejections
 from streams.payloads import picked
 
 _INT64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
@@ -56,26 +57,31 @@ class JsonCodec:
         event = msgspec.defstruct("Event", fields, kw_only=True, frozen=False, gc=False)
         self._event = event
         self._one = msgspec.json.Decoder(event)
-        self._reader = json_columns.reader(topic)
+        self._reader = json_columns.reader(topic, self._refusal)
 
     def decode(self, payloads: Sequence[bytes | None]) -> Decoded:
         """Columns of the records that keep the contract; each of the others with its reason."""
         if self._reader is None:
             return self._decode_one_by_one(payloads, np.arange(len(payloads)))
-        plain, arrays = self._reader.read(payloads)
-        if len(plain) == len(payloads):
-            return Decoded(plain, arrays, ())
-        is_other = np.ones(len(payloads), dtype=np.bool_)
-        is_other[plain] = False
-        others = self._decode_one_by_one(payloads, np.flatnonzero(is_other))
+        read = self._reader.read(payloads)
+        if not len(read.unsure):
+            return Decoded(read.index, read.arrays, read.rejected)
+        others = self._decode_one_by_one(payloads, read.unsure)
+        rejected = Rejections.of([*read.rejected, *others.rejected])
         if not len(others.index):
-            return Decoded(plain, arrays, others.rejected)
-        index = np.concatenate((plain, others.index))
+            return Decoded(read.index, read.arrays, rejected)
+        index = np.concatenate((read.index, others.index))
         order = np.argsort(index)
         both = {
-            name: pa.concat_arrays([array, others.arrays[name]]).take(pa.array(order)) for name, array in arrays.items()
+            name: pa.concat_arrays([array, others.arrays[name]]).take(pa.array(order))
+            for name, array in read.arrays.items()
         }
-        return Decoded(index[order], both, others.rejected)
+        return Decoded(index[order], both, rejected)
+
+    def _refusal(self, payload: bytes) -> Rejected | None:
+        """What msgspec says of one record; None where it takes it."""
+        rejected = self._decode_one_by_one([payload], np.arange(1)).rejected
+        return rejected[0] if rejected else None
 
     def _decode_one_by_one(self, payloads: Sequence[bytes | None], places: Ints) -> Decoded:
         """The records at these places of a batch, by msgspec: each as it would be alone."""
@@ -84,7 +90,7 @@ class JsonCodec:
         arrays = {
             name: _array(list(map(attrgetter(name), events)), dtype) for name, dtype in self._topic.schema.items()
         }
-        return self._since_1970(Decoded(np.array(index, dtype=np.int64), arrays, tuple(rejected)))
+        return self._since_1970(Decoded(np.array(index, dtype=np.int64), arrays, Rejections.of(rejected)))
 
     def _since_1970(self, decoded: Decoded) -> Decoded:
         """Numbers below zero are refused while they are decoded; text can still say an earlier moment."""
@@ -101,7 +107,7 @@ class JsonCodec:
             rejected.append(Rejected(int(decoded.index[place]), "wrong_type", f"a moment before 1970 - at `$.{name}`"))
         kept = np.flatnonzero(~bad)
         arrays = {name: array.take(pa.array(kept)) for name, array in decoded.arrays.items()}
-        return Decoded(decoded.index[kept], arrays, tuple(sorted(rejected, key=lambda one: one.index)))
+        return Decoded(decoded.index[kept], arrays, Rejections.of(rejected))
 
     def check(self, event: Mapping[str, Any]) -> bytes:
         """The bytes of one event; raises `msgspec.ValidationError` as the engine would refuse it."""
@@ -182,7 +188,7 @@ class JsonCodec:
                 continue
             kept.append(event)
             places.append(place)
-        return kept, places, sorted(rejected, key=lambda one: one.index)
+        return kept, places, rejected
 
     def _events(self, payloads: Sequence[bytes | None], places: Ints) -> tuple[list[Any], list[int], list[Rejected]]:
         events, index, rejected, decode = [], [], [], self._one.decode

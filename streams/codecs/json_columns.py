@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,10 @@ import pyarrow as pa
 from featurestore.kernel import ARROW_TYPES, DataType
 from featurestore.spec import Topic
 from streams.codecs import json_loop
+from streams.codecs.json_words import Words
+from streams.codecs.rejections import NONE_REJECTED, Rejected, Rejections
 from streams.gather import gather
-from streams.payloads import Payloads
+from streams.payloads import ABSENT, Payloads
 
 _KINDS: dict[DataType, int] = {
     "string": json_loop.STRING,
@@ -29,18 +32,38 @@ _BYTES_MAX = 2**31 - 1
 
 Ints = npt.NDArray[np.int64]
 Truths = npt.NDArray[np.bool_]
+_NOWHERE = np.zeros(0, dtype=np.int64)
 
 
-def reader(topic: Topic) -> ColumnReader | None:
-    """For topics that the loop can read; None where one has more fields than that, or decimals."""
+def reader(topic: Topic, ask: Callable[[bytes], Rejected | None]) -> ColumnReader | None:
+    """For topics that the loop can read; None where one has more fields than that, or decimals.
+
+    ask  what msgspec says of one record; None where it takes it
+    """
     can = len(topic.schema) <= _FIELDS_MAX and set(topic.schema.values()) <= set(_KINDS)
-    return ColumnReader(topic) if can else None
+    return ColumnReader(topic, ask) if can else None
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What became of n records: three parts of them, each rising by their places in the batch.
+
+    index, arrays  those that were read, and their columns
+    rejected       those that keep no contract for sure
+    unsure         places of all others
+    """
+
+    index: Ints
+    arrays: Mapping[str, pa.Array]
+    rejected: Rejections
+    unsure: Ints
 
 
 class ColumnReader:
     """Reads the plain ones among the records of a topic."""
 
-    def __init__(self, topic: Topic) -> None:
+    def __init__(self, topic: Topic, ask: Callable[[bytes], Rejected | None]) -> None:
+        self._words = Words(topic, ask)
         names = [name.encode() for name in topic.schema]
         self._schema = dict(topic.schema)
         self._names = np.frombuffer(b"".join(names), dtype=np.uint8)
@@ -48,14 +71,15 @@ class ColumnReader:
         self._kinds = np.array([_KINDS[dtype] for dtype in topic.schema.values()], dtype=np.int64)
         self._nullable = np.array([name in topic.nullable for name in topic.schema], dtype=np.bool_)
 
-    def read(self, payloads: Sequence[bytes | None]) -> tuple[Ints, Mapping[str, pa.Array]]:
-        """Which of the records were read, in rising order, and their columns."""
+    def read(self, payloads: Sequence[bytes | None]) -> Read:
+        """Read the records that are plain."""
         records = Payloads.of(payloads)
         assert records.size_bytes <= _BYTES_MAX
         data = records.data
         shape = len(self._kinds), len(records)
         start, length, whole = (np.empty(shape, dtype=np.int64) for _ in range(3))
         real, state, good = np.empty(shape), np.empty(shape, dtype=np.uint8), np.empty(len(records), dtype=np.bool_)
+        fault, where = np.empty(len(records), dtype=np.int64), np.zeros(len(records), dtype=np.int64)
         json_loop.read_objects(
             data,
             records.starts,
@@ -70,7 +94,11 @@ class ColumnReader:
             real,
             state,
             good,
+            fault,
+            where,
         )
+        # To the loop a record without a value is one without bytes.
+        fault[records.lengths == ABSENT] = json_loop.UNSURE
         self._read_texts(data.data, start, length, real, state, good)
         index = np.flatnonzero(good)
         arrays = {}
@@ -82,7 +110,10 @@ class ColumnReader:
             else:
                 numbers = _some(real[field] if dtype == "float64" else whole[field], index)
                 arrays[name] = _numbers(numbers, dtype, valid)
-        return index, arrays
+        if len(index) == len(records):
+            return Read(index, arrays, NONE_REJECTED, _NOWHERE)
+        bad = np.flatnonzero(~good)
+        return Read(index, arrays, *self._words.of(bad, fault[bad], where[bad]))
 
     def _read_texts(self, raw: memoryview, start: Ints, length: Ints, real: Any, state: Any, good: Truths) -> None:
         """Floats of many digits are read by Python, which rounds them correctly."""

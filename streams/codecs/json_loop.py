@@ -1,7 +1,8 @@
 """JSON objects -> columns, in a compiled loop: plain JSON of a topic's own fields never becomes a Python object.
 
-Promise: a record that is taken here has the values that `msgspec` gives; whatever is not plain (escapes, nested values,
-repeated fields, numbers of many digits, anything that is wrong) is left to it, record by record.
+Promise: a record that is taken here has the values that `msgspec` gives, and one that is refused here is refused by it
+too, for the same reason at the same place; whatever is not plain (escapes, nested values, repeated fields, numbers of
+many digits) is left to it, record by record.
 """
 
 from __future__ import annotations
@@ -14,9 +15,13 @@ from featurestore.kernel.loops.jit import loop
 STRING, INTEGER, MOMENT, FLOAT, TRUTH = range(5)
 # What is known of a field of a record.
 NOTHING, VALUE, TEXT = range(3)
+# Why a record was not read. The first may be a good one. Then those that have a byte where reading ended, ...
+UNSURE, NO_NAME, NO_COLON, NO_COMMA, LONGER = range(5)
+# ... the one that has nothing, and those that have a field: it is missing, or holds what it may not.
+CUT, MISSING, NULL, STRING_THERE, TRUTH_THERE, LIST_THERE, OBJECT_THERE = range(5, 12)
 
 _LEFT = np.int64(-1)
-_QUOTE, _BACKSLASH, _COMMA, _COLON, _OPEN, _SHUT = 34, 92, 44, 58, 123, 125
+_QUOTE, _BACKSLASH, _COMMA, _COLON, _OPEN, _SHUT, _BRACKET = 34, 92, 44, 58, 123, 125, 91
 _MINUS, _PLUS, _POINT, _ZERO, _NINE = 45, 43, 46, 48, 57
 # Whole numbers of so many digits are exact in an int64, and floats up to 2**53 are exact in a float64.
 _INT_DIGITS_MAX = 18
@@ -27,7 +32,9 @@ _MOMENT_MAX = np.int64(253_402_300_799_999_999)
 
 
 @loop
-def read_objects(data, begins, ends, names, name_at, kinds, nullable, start, length, whole, real, state, good):  # type: ignore[no-untyped-def]
+def read_objects(  # type: ignore[no-untyped-def]
+    data, begins, ends, names, name_at, kinds, nullable, start, length, whole, real, state, good, fault, where
+):
     """Read n records of f fields.
 
     data            the records' bytes
@@ -37,14 +44,19 @@ def read_objects(data, begins, ends, names, name_at, kinds, nullable, start, len
     start, length   (f, n) out: of strings, and of floats that are TEXT, where they stand in `data`
     whole, real     (f, n) out: integers, moments and truths; floats
     state           (f, n) out: NOTHING for null, VALUE, or TEXT for a float that others have to read
-    good            (n) out: whether the record was read; if not, nothing is known of it
+    good            (n) out: whether the record was read
+    fault, where    (n) out: why not, and at which of its bytes or fields
     """
     fields = len(kinds)
     for index in range(len(begins)):
         good[index] = False
+        fault[index] = UNSURE
         end = ends[index]
         at = _space(data, begins[index], end)
-        if at >= end or data[at] != _OPEN:
+        if at >= end:
+            fault[index] = CUT
+            continue
+        if data[at] != _OPEN:
             continue
         for field in range(fields):
             state[field, index] = NOTHING
@@ -54,18 +66,29 @@ def read_objects(data, begins, ends, names, name_at, kinds, nullable, start, len
         at = _space(data, at + 1, end)
         done = at < end and data[at] == _SHUT
         while not done:
-            if at >= end or data[at] != _QUOTE:
+            if at >= end:
+                fault[index] = CUT
+                break
+            if data[at] != _QUOTE:
+                # A comma before the end has words of its own.
+                fault[index] = NO_NAME if data[at] != _SHUT else UNSURE
                 break
             shut = _string_end(data, at + 1, end)
             if shut == _LEFT:
                 break
             field = _field(data, at + 1, shut, names, name_at, guess, fields)
             at = _space(data, shut + 1, end)
-            if at >= end or data[at] != _COLON:
+            if at >= end:
+                fault[index] = CUT
+                break
+            if data[at] != _COLON:
+                fault[index] = NO_COLON
                 break
             at = _space(data, at + 1, end)
             if at >= end:
+                fault[index] = CUT
                 break
+            value_at = at
             if field < 0:
                 at = _skipped(data, at, end)
             elif seen >> field & 1:
@@ -104,22 +127,36 @@ def read_objects(data, begins, ends, names, name_at, kinds, nullable, start, len
                     state[field, index] = VALUE
                     at = after
             if at == _LEFT:
+                if field >= 0:
+                    fault[index] = _misfit(data, value_at, end, kinds[field])
+                    where[index] = field
                 break
             at = _space(data, at, end)
             if at >= end:
+                fault[index] = CUT
                 break
             if data[at] == _SHUT:
                 done = True
             elif data[at] == _COMMA:
                 at = _space(data, at + 1, end)
             else:
+                fault[index] = NO_COMMA
                 break
-        if not done or _space(data, at + 1, end) != end:
-            continue
-        good[index] = True
-        for field in range(fields):
-            if not nullable[field] and not seen >> field & 1:
+        if done:
+            good[index] = True
+            for field in range(fields):
+                if good[index] and not nullable[field] and not seen >> field & 1:
+                    good[index] = False
+                    fault[index] = MISSING
+                    where[index] = field
+            at = _space(data, at + 1, end)
+            if good[index] and at < end:
                 good[index] = False
+                fault[index] = LONGER
+                # msgspec names the byte behind the one that is too many.
+                at += 1
+        if NO_NAME <= fault[index] <= LONGER:
+            where[index] = at - begins[index]
 
 
 @loop
@@ -186,6 +223,25 @@ def _field(data, first, end, names, name_at, guess, fields):  # type: ignore[no-
         if same:
             return field
     return -1
+
+
+@loop
+def _misfit(data, at, end, kind):  # type: ignore[no-untyped-def]
+    """Why a value that was not read is none of its field's; UNSURE where it may be one, spelled in another way."""
+    byte = data[at]
+    if byte == _BRACKET:
+        return LIST_THERE
+    if byte == _OPEN:
+        return OBJECT_THERE
+    if byte == _QUOTE:
+        # A moment may be text.
+        is_other = kind != STRING and kind != MOMENT and _string_end(data, at + 1, end) != _LEFT
+        return STRING_THERE if is_other else UNSURE
+    if _word(data, at, end, 110, 117, 108, 108) != _LEFT:
+        return NULL
+    if _word(data, at, end, 116, 114, 117, 101) != _LEFT or _false(data, at, end) != _LEFT:
+        return TRUTH_THERE
+    return UNSURE
 
 
 @loop

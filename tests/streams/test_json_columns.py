@@ -7,7 +7,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -85,7 +87,7 @@ def _told(payloads: Sequence[bytes | None], *, plain: bool) -> Any:
     columns = {name: [_exact(value) for value in array.to_pylist()] for name, array in told.arrays.items()}
     for array in told.arrays.values():
         array.validate(full=True)
-    return told.index.tolist(), columns, told.rejected
+    return told.index.tolist(), columns, list(told.rejected)
 
 
 def _exact(value: object) -> object:
@@ -115,7 +117,50 @@ def test_a_float_is_the_nearest_float64_of_its_digits(numeral: str) -> None:
 def test_plain_records_need_no_python_object_each() -> None:
     plain = [b'{"who": "a", "at": 1, "n": 2, "x": 0.25, "more": "\xc3\xa9", "ok": true}', b'{"n":1,"at":2,"who":""}']
     assert CODEC._reader is not None
-    assert np.array_equal(CODEC._reader.read(plain)[0], [0, 1])
+    read = CODEC._reader.read(plain)
+    assert np.array_equal(read.index, [0, 1])
+    assert not len(read.unsure)
+
+
+_GOOD = b'{ "who":"a", "at":1 ,"n":2,"x" : 0.5,"more":null,"ok":true,"why":null}'
+
+
+@settings(deadline=None, max_examples=400)
+@given(
+    st.lists(st.tuples(st.integers(0, len(_GOOD)), st.integers(0, 9), st.binary(max_size=2)), min_size=1, max_size=8)
+)
+def test_a_refusal_has_the_words_of_msgspec_wherever_a_record_breaks(cuts: list[tuple[int, int, bytes]]) -> None:
+    payloads = [_GOOD[:at] + new + _GOOD[at + gone :] for at, gone, new in cuts]
+    payloads += [_GOOD[:at] for at, _, _ in cuts]
+    assert _told(payloads, plain=True) == _told(payloads, plain=False)
+
+
+@pytest.mark.parametrize(
+    ("reason", "payload"),
+    [
+        ("broken_json", b""),
+        ("broken_json", b'{"who":"a","at":1'),
+        ("broken_json", b'{"who":"a" "at":1}'),
+        ("broken_json", b'{"who";"a"}'),
+        ("broken_json", b'{"who":"a",at:1}'),
+        ("broken_json", b'{"who":"a","at":1,"n":2}}'),
+        ("missing_field", b'{"who":"a","n":2,"x":1}'),
+        ("wrong_type", b'{"who":null,"n":2}'),
+        ("wrong_type", b'{"who":["a"],"n":2}'),
+        ("wrong_type", b'{"who":"a","n":{}}'),
+        ("wrong_type", b'{"who":"a","at":1,"n":"2"}'),
+        ("wrong_type", b'{"who":"a","at":1,"x":true}'),
+    ],
+)
+def test_the_usual_faults_are_told_without_asking_msgspec(reason: str, payload: bytes) -> None:
+    assert CODEC._reader is not None
+    read = CODEC._reader.read([_GOOD, payload, None])
+    [refused] = read.rejected
+    assert (refused.index, refused.reason) == (1, reason)
+    assert read.unsure.tolist() == [2]
+    assert list(CODEC._decode_one_by_one([payload], np.arange(1)).rejected) == [
+        msgspec.structs.replace(refused, index=0)
+    ]
 
 
 def test_records_cannot_lend_each_other_their_brackets() -> None:
