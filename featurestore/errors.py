@@ -313,7 +313,8 @@ class RecordsGoneError(FeatureStoreError):
             gone += "they were applied, or the log was cut"
         if offset is not None and low is not None and offset < low:
             advice = (
-                f"`featurestore skip-expired --topic {topic}` goes on without them; a longer retention saves others"
+                "start the worker again, it fills from the event log what that has; what the log lacks as well "
+                f"`featurestore skip-expired --topic {topic}` goes on without; a longer retention saves others"
             )
         else:
             advice = "give the topic a longer retention and fill its views anew in another project"

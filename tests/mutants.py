@@ -37,6 +37,7 @@ DECIMALS = ("tests/kernel/test_decimals.py",)
 DISTINCT = ("tests/kernel/test_distinct.py",)
 PAIRS = ("tests/kernel/test_pairs.py",)
 CODEC = ("tests/streams/test_json_codec.py",)
+COLUMNS = ("tests/streams/test_json_columns.py",)
 TIES = ("tests/kernel/test_ties.py",)
 PLAIN = ("tests/kernel/test_plain.py",)
 CODECS = tuple(f"tests/streams/codecs/test_{name}.py" for name in ("evolution", "framing", "contract", "every_format"))
@@ -328,7 +329,15 @@ MUTANTS = (
     Mutant("packs have no bound in bytes", S + "letters.py", "if len(value) <= PACK_BYTES_MAX:", "if True:", LETTERS),
     Mutant("an event that is too late has the bytes of another", S + "unapplied.py", "batch, decoded.index[places], [reason]", "batch, places, [reason]", LETTERS),
     Mutant("payloads that are not there are empty", S + "payloads.py", "buffers = [pa.py_buffer(there),", "buffers = [None,", PAYLOADS),
-    Mutant("rejected records of a later batch keep the place of the first", S + "codecs/codec.py", "        if first:\n", "        if False:\n", LETTERS),
+    Mutant("rejected records of a later batch keep the place of the first", S + "codecs/rejections.py", "self.records[low:high] - first", "self.records[low:high]", LETTERS),
+    Mutant("a time as text is refused unread", S + "codecs/json_loop.py", "is_other = kind != STRING and kind != MOMENT and", "is_other = kind != STRING and", COLUMNS),
+    Mutant("the last field that is missing is named", S + "codecs/json_loop.py", "if good[index] and not nullable[field] and", "if not nullable[field] and", COLUMNS),
+    Mutant("a byte that is too many is named by its own place", S + "codecs/json_loop.py", "                at += 1\n        if not is_sure:", "        if not is_sure:", COLUMNS),
+    Mutant("a record without a value is called cut off", S + "codecs/json_columns.py", "fault[records.lengths == ABSENT] = json_loop.UNSURE", "", COLUMNS),
+    Mutant("what comes behind a float that is too large is wrong first", S + "codecs/json_loop.py", "is_sure &= exact", "is_sure &= True", COLUMNS),
+    Mutant("a byte is counted from the beginning of the batch", S + "codecs/json_loop.py", "where[index] = at - begins[index]", "where[index] = at", COLUMNS),
+    Mutant("a fault of one field is told in the words of another", S + "codecs/json_words.py", "codes = fault * _FIELDS_MAX + np.where(has_field, where, 0)", "codes = fault * _FIELDS_MAX", COLUMNS),
+    Mutant("refusals that the loop tells stand beside those of others out of order", S + "codecs/rejections.py", "ordered = sorted(rejected, key=lambda one: (one.index, -1 if one.position is None else one.position))", "ordered = list(rejected)", COLUMNS),
 )  # fmt: skip
 
 _own = local()

@@ -31,7 +31,9 @@ def skip_expired(
         print(json.dumps({"dry_run": dry_run, "skipped": told}))
         return
     if not found:
-        console.print("nothing to skip: the broker has all that the event log lacks")
+        console.print(
+            "nothing to skip: the broker has all that the event log lacks; a worker that stopped can start again"
+        )
         return
     rows = [
         [each.topic, str(each.partition), f"{each.first:,}", f"{each.end:,}", f"{each.offsets:,}"] for each in found

@@ -60,7 +60,7 @@ def read_objects(  # type: ignore[no-untyped-def]
             continue
         for field in range(fields):
             state[field, index] = NOTHING
-        seen = np.int64(0)
+        seen, is_sure = np.int64(0), True
         # Producers nearly always write the fields in one order: the next one is looked for first.
         guess = 0
         at = _space(data, at + 1, end)
@@ -113,6 +113,7 @@ def read_objects(  # type: ignore[no-untyped-def]
                     real[field, index] = value
                     start[field, index], length[field, index] = at, after - at
                     state[field, index] = VALUE if exact else TEXT
+                    is_sure &= exact
                     at = after
                 elif kind == TRUTH:
                     is_true = data[at] == 116
@@ -155,6 +156,9 @@ def read_objects(  # type: ignore[no-untyped-def]
                 fault[index] = LONGER
                 # msgspec names the byte behind the one that is too many.
                 at += 1
+        if not is_sure:
+            # A float that others have to read may be what is wrong first.
+            fault[index] = UNSURE
         if NO_NAME <= fault[index] <= LONGER:
             where[index] = at - begins[index]
 
