@@ -19,6 +19,17 @@ settings.register_profile("mutants", phases=(Phase.explicit, Phase.generate), de
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Where the environment forbids Python to keep what it compiled, keep it in pytest's cache for what tests start.
+
+    Otherwise each of some hundred processes would compile the same libraries again, which takes longer than all else
+    that it does until it is ready.
+    """
+    cache: pytest.Cache | None = getattr(config, "cache", None)
+    if cache is not None and os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
+        os.environ["PYTHONPYCACHEPREFIX"] = str(cache.mkdir("bytecode"))
+
+
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
     with LocalStack(tmp_path_factory.mktemp("stack")) as running:
