@@ -46,6 +46,7 @@ SERVING = ("tests/streams/test_serving_sink.py",)
 SLICED = ("tests/streams/test_online_sink.py",)
 LETTERS = ("tests/streams/test_letters.py",)
 PAYLOADS = ("tests/streams/test_payloads.py",)
+DEFINITIONS = ("tests/spec/test_definitions.py",)
 LIMIT_S = 600
 
 
@@ -329,6 +330,7 @@ MUTANTS = (
     Mutant("an event that is too late has the bytes of another", S + "unapplied.py", "batch, decoded.index[places], [reason]", "batch, places, [reason]", LETTERS),
     Mutant("payloads that are not there are empty", S + "payloads.py", "buffers = [pa.py_buffer(there),", "buffers = [None,", PAYLOADS),
     Mutant("rejected records of a later batch keep the place of the first", S + "codecs/codec.py", "        if first:\n", "        if False:\n", LETTERS),
+    Mutant("definitions are as they were compiled", "featurestore/spec/repository.py", "sys.dont_write_bytecode, True\n", "sys.dont_write_bytecode, False\n", DEFINITIONS),
 )  # fmt: skip
 
 _own = local()
