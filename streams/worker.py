@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, TypeVar, cast
 
 import faust
+from faust.tables import TableManager
 from faust.types import StreamT
 
 from featurestore.errors import LostTailError, TopicError
@@ -28,6 +29,8 @@ from streams.transport_metrics import TransportMetrics
 from streams.watchdog import EXIT_ABANDONED, end_now, watch
 
 _TICK_S = 0.25
+# A cancelled task ends at its next step; one that does not may not hold the end of the process up.
+_CANCEL_S = 1.0
 # Below so many records a batch costs what it costs however small it is: worth a moment's wait for others.
 _SMALL, _GATHER_S = 2_000, 0.002
 # So many full batches at once: where entities are spread over partitions, twice the events write hardly more rows.
@@ -186,6 +189,28 @@ class StreamApp(faust.App):
     port: EnginePort
 
 
+class _NoTables(TableManager):
+    """Faust waits a second for tables that a program may yet define; we have none."""
+
+    async def on_start(self) -> None:
+        await self._update_channels()
+        await self.recovery.start()
+
+
+class _Worker(faust.Worker):
+    """Ends once its services have: mode waits a second for tasks that have no end, and one more for nothing."""
+
+    def _gather_all(self) -> None:
+        tasks = asyncio.all_tasks(self.loop)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            self.loop.run_until_complete(asyncio.wait(tasks, timeout=_CANCEL_S))
+
+    async def _sentinel_task(self) -> None:
+        """What the loop runs last, before it is closed."""
+
+
 def stream_app(group: str, bootstrap: str, port: EnginePort, data_folder: str) -> StreamApp:
     """The app of one worker: an agent for each topic that an engine handles."""
     app = StreamApp(
@@ -199,6 +224,7 @@ def stream_app(group: str, bootstrap: str, port: EnginePort, data_folder: str) -
         agent_supervisor="mode.CrashingSupervisor",
         # One event is a batch, and credit allows two a partition.
         stream_buffer_maxsize=1_024,
+        TableManager=_NoTables,
         worker_redirect_stdouts=False,
     )
     app.port = port
@@ -269,7 +295,7 @@ def run_worker(
         log.info("metrics and health at http://127.0.0.1:%d, for %s", port, ", ".join(topics))
 
     config = json_logging("INFO") if log_format == "json" else None
-    worker = faust.Worker(app, loglevel="INFO", logging_config=config, blocking_timeout=30.0)
+    worker = _Worker(app, loglevel="INFO", logging_config=config, blocking_timeout=30.0)
     try:
         worker.execute_from_commandline()
     except SystemExit as ended:

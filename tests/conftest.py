@@ -19,6 +19,28 @@ settings.register_profile("mutants", phases=(Phase.explicit, Phase.generate), de
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """What the processes that tests start are spared: they are some hundred, and short.
+
+    Where the environment forbids Python to keep what it compiled, it is kept in pytest's cache. Otherwise each of them
+    would compile the same libraries again, which takes longer than all else that it does until it is ready. And a
+    broker that lives for minutes compiles its own code once, quickly, and not again to be faster for weeks.
+    """
+    cache: pytest.Cache | None = getattr(config, "cache", None)
+    if cache is not None and os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
+        os.environ["PYTHONPYCACHEPREFIX"] = str(cache.mkdir("bytecode"))
+    os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those with servers first, so that no long one runs alone at the end."""
+
+    def is_short(item: pytest.Item) -> tuple[bool, bool]:
+        return item.get_closest_marker("servers") is None, "stack" not in getattr(item, "fixturenames", ())
+
+    items.sort(key=is_short)
+
+
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
     with LocalStack(tmp_path_factory.mktemp("stack")) as running:

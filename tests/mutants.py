@@ -47,6 +47,7 @@ SERVING = ("tests/streams/test_serving_sink.py",)
 SLICED = ("tests/streams/test_online_sink.py",)
 LETTERS = ("tests/streams/test_letters.py",)
 PAYLOADS = ("tests/streams/test_payloads.py",)
+DEFINITIONS = ("tests/spec/test_definitions.py",)
 LIMIT_S = 600
 
 
@@ -338,6 +339,7 @@ MUTANTS = (
     Mutant("a byte is counted from the beginning of the batch", S + "codecs/json_loop.py", "where[index] = at - begins[index]", "where[index] = at", COLUMNS),
     Mutant("a fault of one field is told in the words of another", S + "codecs/json_words.py", "codes = fault * _FIELDS_MAX + np.where(has_field, where, 0)", "codes = fault * _FIELDS_MAX", COLUMNS),
     Mutant("refusals that the loop tells stand beside those of others out of order", S + "codecs/rejections.py", "ordered = sorted(rejected, key=lambda one: (one.index, -1 if one.position is None else one.position))", "ordered = list(rejected)", COLUMNS),
+    Mutant("definitions are as they were compiled", "featurestore/spec/repository.py", "sys.dont_write_bytecode, True\n", "sys.dont_write_bytecode, False\n", DEFINITIONS),
 )  # fmt: skip
 
 _own = local()

@@ -21,3 +21,15 @@ def test_the_sdk_loads_neither_engine_nor_registry_nor_training() -> None:
 def test_every_name_of_the_package_can_be_had() -> None:
     code = "import featurestore as f; print([n for n in f.__all__ if getattr(f, n) is None])"
     assert run(code) == "[]"
+
+
+def test_a_command_imports_feast_without_torch_and_typeguard_and_takes_them_from_nobody_else() -> None:
+    code = """
+import sys
+from featurestore.feast.slim import import_slim
+import_slim()
+import feast, typeguard
+print("torch" in sys.modules, "typeguard" in feast.Entity.__init__.__code__.co_names, end=" ")
+print("typeguard" in typeguard.typechecked(feast.Entity).__init__.__code__.co_names)
+"""
+    assert run(code) == "False False True"

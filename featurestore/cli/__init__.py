@@ -73,6 +73,9 @@ def settings() -> None:
 @app.command()
 def plan() -> None:
     """Show what `apply` would change, whom it affects, and how large each view's rows are. Changes nothing."""
+    from featurestore.feast.slim import import_slim
+
+    import_slim()
     from featurestore.feast.registry import FeastRegistry
     from featurestore.kernel import row_bytes
     from featurestore.settings import Settings
@@ -102,6 +105,9 @@ def plan() -> None:
 @app.command()
 def apply() -> None:
     """Read the definitions, create their Kafka topics, write their equivalents to Feast's registry."""
+    from featurestore.feast.slim import import_slim
+
+    import_slim()
     from featurestore.feast.registry import FeastRegistry
     from featurestore.settings import Settings
     from featurestore.spec import load

@@ -77,11 +77,15 @@ def load(folder: Path) -> Repository:
     for name in [name for name in sys.modules if name == package or name.startswith(package + ".")]:
         del sys.modules[name]
     sys.modules[package] = root
-    for path in sorted(folder.rglob("*.py")):
-        parts = path.relative_to(folder).with_suffix("").parts
-        if parts[-1] == "__init__":
-            continue
-        values.extend(vars(_module(".".join((package, *parts)), path)).values())
+    # Python takes what it compiled for as good as a file of the same second and size; an author's next try may be one.
+    is_kept, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        for path in sorted(folder.rglob("*.py")):
+            parts = path.relative_to(folder).with_suffix("").parts
+            if parts[-1] != "__init__":
+                values.extend(vars(_module(".".join((package, *parts)), path)).values())
+    finally:
+        sys.dont_write_bytecode = is_kept
     return collect(values)
 
 

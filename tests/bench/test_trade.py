@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from xml.etree import ElementTree
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,10 +25,11 @@ def trade_of(backlogs: list[float], loads: list[tuple[float, float]]) -> Trade:
     )
 
 
+@pytest.mark.servers
 def test_a_small_run_measures_every_bound_and_load_and_larger_batches_write_fewer_rows() -> None:
     said: list[str] = []
     sizes = Sizes(
-        events=200_000, rounds=1, batch_records=(500, 5_000), loads=(200, 1_000), settle_s=1.0, measured_s=1.5
+        events=100_000, rounds=1, batch_records=(500, 5_000), loads=(200, 1_000), settle_s=1.0, measured_s=1.5
     )
     trade = bench_trade(sizes, said.append)
     small, large = trade.backlogs

@@ -34,6 +34,7 @@ def run(folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.servers
 @pytest.mark.timeout(600)
 def test_the_demo_passes_and_a_new_definition_is_in_the_next_run(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "definitions", tmp_path / "definitions")

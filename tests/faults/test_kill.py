@@ -110,7 +110,7 @@ def test_sums_are_exact_after_twenty_kills_at_random_moments(
                 producer.flush()
                 if kill < KILLS:
                     # From the first seconds of a start to the middle of a commit: anywhere.
-                    time.sleep(draw.uniform(0.0, 5.0))
+                    time.sleep(draw.uniform(0.0, 3.5))
                     worker.send_signal(signal.SIGKILL)
                     worker.wait()
                     worker = start_worker(environment, log_file)

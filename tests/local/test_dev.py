@@ -12,6 +12,8 @@ import tomllib
 import urllib.request
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -57,6 +59,7 @@ def lookup(folder: Path, tailnum: str) -> dict[str, object]:
         return row
 
 
+@pytest.mark.servers
 def test_dev_serves_what_is_sent_ends_all_and_finds_it_again(tmp_path: Path) -> None:
     running = start(tmp_path / "dev")
     children = family(running.pid)

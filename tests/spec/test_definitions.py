@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -103,6 +105,15 @@ def test_a_version_changes_with_what_decides_values_and_with_nothing_else(tmp_pa
     ):
         assert version(other) != plain
     assert version("features={'a': quantile('x', 0.5)}") != version("features={'a': quantile('x', 0.6)}")
+
+
+def test_files_changed_within_a_second_are_read_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    (tmp_path / "a.py").write_text("from .b import v\n")
+    for name in ("one", "two"):
+        (tmp_path / "b.py").write_text(GOOD + f"v = FeatureView('{name}', user, paid, features={{'a': count()}})")
+        os.utime(tmp_path / "b.py", (1, 1))
+        assert list(load(tmp_path).views) == [name]
 
 
 def test_durations_are_read_and_shown() -> None:

@@ -26,7 +26,7 @@ def main(view: str, point: str, nth: int) -> None:
     def compare(row_id: str, log: object) -> str:
         return compare_shadow(store, wanted, row_id, log, 1_000)  # type: ignore[arg-type]
 
-    print(Backfill(settings, wanted, compare, at=at, events_max=300).run(keep_following_s=3.0))
+    print(Backfill(settings, wanted, compare, at=at, events_max=300).run(keep_following_s=1.0))
 
 
 if __name__ == "__main__":

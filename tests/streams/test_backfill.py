@@ -147,7 +147,7 @@ def test_a_changed_definition_is_filled_while_the_old_one_is_served_and_read(
     old = made.store
     made.define(definitions(topic, extra='"mean": mean("amount").over("24h"),'))
     assert made.store.get("by_user", {"user": "u1"})["by_user__status"] == "STALE"
-    done = made.command("backfill", "by_user")
+    done = made.command("backfill", "by_user", "--keep-following", "0")
     assert done.returncode == 0, done.stderr
     assert "agree at" in done.stdout
     assert made.store.get("by_user", {"user": "u1"})["by_user__status"] == "PRESENT"
@@ -199,7 +199,7 @@ def test_rows_that_differ_from_the_log_are_not_flipped_to(project: Make, unique:
     assert "differ from the event log" in refused.stderr
     assert aliases.id_of(view.id) == view.id
     assert made.command("backfill", "by_user", "--abandon").stdout.strip() == "dropped"
-    assert made.command("backfill", "by_user").returncode == 0
+    assert made.command("backfill", "by_user", "--keep-following", "0").returncode == 0
     assert aliases.id_of(view.id) == f"{view.id}.g3"
 
 

@@ -71,7 +71,7 @@ def test_events_sent_several_times_count_once_whatever_is_killed_between(
                         sent[event["id"]] += 1
             producer.flush()
             if kill < 5:
-                time.sleep(draw.uniform(0.0, 4.0))
+                time.sleep(draw.uniform(0.0, 3.0))
                 worker.send_signal(signal.SIGKILL)
                 worker.wait()
                 worker = made.start_worker()

@@ -130,7 +130,7 @@ def test_a_cut_behind_a_log_leaves_its_events_and_those_after_the_cut(
     redis_client.flushall()
     made.wait_until_applied(worker)
     check_all_that_is_left(made, left)
-    filled = made.command("backfill", "by_user")
+    filled = made.command("backfill", "by_user", "--keep-following", "0")
     assert filled.returncode == 0, filled.stderr
     assert "agree" in filled.stdout
     made.wait_until_applied(worker)
