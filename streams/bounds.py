@@ -9,7 +9,11 @@ from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPar
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
+from streams.broker import answer_of
+
 _TIMEOUT_S = 10.0
+# The broker's word for it, and the client's, which knows how many there are.
+NO_PARTITION = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_PARTITION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +37,10 @@ def bounds_of(admin: AdminClient, topic: str, partitions: Iterable[int]) -> dict
         out = {}
         for place, done in asked.items():
             try:
-                out[place.partition] = done.result(_TIMEOUT_S).offset
+                out[place.partition] = answer_of(done, _TIMEOUT_S).offset
             except KafkaException as error:
                 # A definition may say more partitions than the topic has yet.
-                if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                if error.args[0].code() not in NO_PARTITION:
                     raise
         return out
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
@@ -18,7 +19,11 @@ from featurestore.settings import Settings
 log = logging.getLogger("featurestore.kafka")
 log.addHandler(logging.NullHandler())
 
+_Answer = TypeVar("_Answer")
+
 _ANSWER_S = 5.0
+# How much later than the end of a request its answer may be seen here.
+_GRACE_S = 5.0
 # A refused login is told between two tries, so the answer is waited for in pieces.
 _LOOK_S = 0.25
 _RIGHTS = "kafka_sasl_username, and what the brokers allow it"
@@ -91,6 +96,14 @@ class Refusals:
         """Raises BrokerAccessError when there was one."""
         if self.first is not None:
             raise self.first
+
+
+def answer_of(asked: Future[_Answer], timeout_s: float) -> _Answer:
+    """What a request of an admin client came to; raises KafkaException, also where nobody answered in time.
+
+    timeout_s  of the request: its own end comes first, and says who was silent
+    """
+    return asked.result(timeout_s + _GRACE_S)
 
 
 def admin_client(broker: Broker | str) -> AdminClient:

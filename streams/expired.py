@@ -18,7 +18,7 @@ from featurestore.offline import EventLog, log_schema
 from featurestore.settings import Settings
 from featurestore.spec import Repository
 from streams.bounds import bounds_of
-from streams.broker import admin_client, broker_of, refusal
+from streams.broker import admin_client, answer_of, broker_of, refusal
 from streams.build import worker_group
 from streams.topics import Topics
 
@@ -88,7 +88,7 @@ def _refuse_workers(settings: Settings) -> None:
     admin = admin_client(broker_of(settings))
     asked = admin.describe_consumer_groups([group], request_timeout=_TIMEOUT_S)
     try:
-        members = len(asked[group].result(_TIMEOUT_S).members)
+        members = len(answer_of(asked[group], _TIMEOUT_S).members)
     except KafkaException as error:
         # What a newer broker says of a group that never was; an older one describes it without members.
         if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from featurestore.errors import BrokerError
 from streams.broker import Broker, client_config
-from streams.headers import is_for
+from streams.transport.native import NativeConsumer
 
 _ANSWER_S = 10.0
+_CONSUME_MAX = 10_000
 
 
 def records_in(broker: Broker, project: str, topic: str, gaps: Iterable[tuple[int, int, int]]) -> list[tuple[int, int]]:
@@ -21,7 +23,8 @@ def records_in(broker: Broker, project: str, topic: str, gaps: Iterable[tuple[in
     gaps  (partition, first offset, end offset), half-open
     """
     found: list[tuple[int, int]] = []
-    consumer = Consumer(
+    # Not the client of confluent_kafka, which ends the process at a header whose name is no text.
+    consumer = NativeConsumer(
         {
             **client_config(broker),
             "group.id": "holes-reader",
@@ -30,23 +33,27 @@ def records_in(broker: Broker, project: str, topic: str, gaps: Iterable[tuple[in
             "auto.offset.reset": "earliest",
             "enable.partition.eof": True,
             "isolation.level": "read_committed",
-        }
+        },
+        project,
     )
     try:
         for partition, first, end in gaps:
             consumer.assign([TopicPartition(topic, partition, first)])
-            while True:
-                message = consumer.poll(_ANSWER_S)
-                if message is None:
+            at = first
+            while at < end:
+                began_s = time.monotonic()
+                runs, said = consumer.consume(_CONSUME_MAX, _ANSWER_S)
+                # What was on its way for the gap before may come yet.
+                for run in [run for run in runs if run.partition == partition]:
+                    found += [(partition, offset) for offset in run.offsets.tolist() if first <= offset < end]
+                    at = int(run.offsets[-1]) + 1
+                for one in [one for one in said if one.partition == partition]:
+                    if one.error.code() != KafkaError._PARTITION_EOF:
+                        raise KafkaException(one.error)
+                    at = end
+                # What is read of others alone is told as nothing, and without delay.
+                if not runs and not said and time.monotonic() - began_s >= _ANSWER_S:
                     raise BrokerError(broker.bootstrap, f"it did not answer in time while {topic}/{partition} was read")
-                error = message.error()
-                if error is not None and error.code() != KafkaError._PARTITION_EOF:
-                    raise KafkaException(error)
-                offset = message.offset()
-                if error is not None or offset is None or offset >= end:
-                    break
-                if is_for(message, project):
-                    found.append((partition, offset))
     finally:
         consumer.close()
     return found

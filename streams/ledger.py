@@ -11,7 +11,8 @@ from featurestore.event_time import REPEATED_US
 from featurestore.offline import EventLog
 from featurestore.settings import Settings
 from featurestore.spec import Repository
-from streams.broker import broker_of
+from streams.bounds import bounds_of
+from streams.broker import admin_client, broker_of
 from streams.dead_letters import held_letters
 from streams.holes import records_in
 from streams.letters import DeadLetter
@@ -29,6 +30,8 @@ class TopicLedger:
     twice     offsets that stand in the log more than once, or both there and among the dead without being late
     repeated  events that their topic's `dedupe` left out
     replayed  letters that were taken back
+    expired   offsets that the broker has deleted and nothing else tells of: records that never were applied, for which
+              somebody ran `skip-expired`; also ends of transactions, that once could be told from these
     """
 
     topic: str
@@ -38,10 +41,12 @@ class TopicLedger:
     twice: int
     repeated: int = 0
     replayed: int = 0
+    expired: int = 0
 
     @property
     def balanced(self) -> bool:
-        return self.records == self.applied + self.repeated + sum(self.dead.values()) and not self.twice
+        known = self.applied + self.repeated + sum(self.dead.values()) + self.expired
+        return self.records == known and not self.twice
 
 
 def ledgers(settings: Settings, repository: Repository, only: str | None = None) -> list[TopicLedger]:
@@ -72,7 +77,10 @@ def ledgers(settings: Settings, repository: Repository, only: str | None = None)
         known = {place[:2] for place in logged | late | other}
         gaps = [gap for p, end in progress.ends.items() for gap in _gaps(p, end, known)]
         missing = records_in(broker, settings.project, progress.topic, gaps)
-        without = sum(end - first for _, first, end in gaps) - len(missing)
+        bounds = bounds_of(admin_client(broker), progress.topic, progress.ends)
+        low = {partition: each.low for partition, each in bounds.items()}
+        expired = sum(max(min(end, low.get(partition, 0)) - first, 0) for partition, first, end in gaps)
+        without = sum(end - first for _, first, end in gaps) - len(missing) - expired
         applied = {place[:2] for place in logged - late - repeated}
         reasons: dict[tuple[int, int], str] = {}
         for one in sorted(letters, key=lambda each: each.position or 0):
@@ -87,6 +95,7 @@ def ledgers(settings: Settings, repository: Repository, only: str | None = None)
                 twice,
                 len(repeated),
                 sum(each.replayed is not None for each in held),
+                expired,
             )
         )
     return out

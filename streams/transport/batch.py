@@ -70,5 +70,5 @@ class Batch:
 
     @property
     def size_bytes(self) -> int:
-        """Of the values."""
-        return sum(Payloads.of(part).size_bytes for part in Parts([self.values]).parts)
+        """Of the values and the keys."""
+        return sum(Payloads.of(part).size_bytes for part in Parts([self.values, self.keys]).parts)

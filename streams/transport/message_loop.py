@@ -17,6 +17,7 @@ from numba.core import cgutils as untyped
 from numba.extending import intrinsic
 
 from featurestore.kernel.loops.jit import loop
+from streams.arrival import BY_BROKER
 from streams.transport.librdkafka import Message
 
 cgutils: Any = untyped
@@ -71,17 +72,18 @@ def survey(messages, size, group, topic, partition, count, value_bytes, key_byte
 
 
 @loop
-def take(messages, size, group, which, values, value_at, value_size, keys, key_at, key_size, offsets, stamps, functions):  # type: ignore[no-untyped-def]  # fmt: skip # noqa: E501
+def take(messages, size, group, which, values, value_at, value_size, keys, key_at, key_size, offsets, stamps, now_ms, functions):  # type: ignore[no-untyped-def]  # fmt: skip # noqa: E501
     """Copy the records of one group, in their order, and let go of each: its address becomes 0.
 
     values, value_at, value_size  out: the bytes, and where each begins in them and how many it has, -1 for None
     keys, key_at, key_size        out: the same of the keys
     offsets, stamps               out
+    now_ms                        what a producer's own stamp is at most: a broker's is when it took the record
     functions                     addresses: message_timestamp, message_leader_epoch, message_destroy,
                                   message_headers, header_get_last
     returns                       the leader epoch of the last one
     """
-    kind = np.empty(1, dtype=np.int32)  # of a time stamp, which nobody asks for
+    kind = np.empty(1, dtype=np.int32)  # who stamped the record
     to_value, to_key = values.ctypes.data, keys.ctypes.data
     value_end = key_end = np.int64(0)
     at, epoch = 0, _ABSENT
@@ -101,6 +103,8 @@ def take(messages, size, group, which, values, value_at, value_size, keys, key_a
             _copy(np.int64(to_key) + key_end, words[_KEY], words[_KEY_SIZE])
             key_end += words[_KEY_SIZE]
         offsets[at], stamps[at] = words[_OFFSET], _stamp(functions[0], message, np.int64(kind.ctypes.data))
+        if kind[0] != BY_BROKER and not 0 <= stamps[at] <= now_ms:
+            stamps[at] = now_ms
         at += 1
         if at == len(offsets):
             epoch = np.int64(_epoch(functions[1], message))

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from featurestore.errors import TransportError
+from streams.arrival import now_ms
 from streams.headers import REPLAYED_FOR
 from streams.payloads import Payloads
 from streams.transport import librdkafka as c
@@ -70,12 +71,14 @@ class NativeConsumer:
     """config: librdkafka's options, and the functions `stats_cb`, `error_cb` and `on_commit`, and a `logger`.
 
     project  what was sent again for another one is no record here; "" for one that has none
+    clock_ms what a record is stamped with that its producer stamped later than that, or not at all
 
     A fatal error goes to `error_cb` as itself. Raises KafkaException for options that librdkafka refuses,
     TransportError for those that need another function of ours.
     """
 
-    def __init__(self, config: Mapping[str, Any], project: str = "") -> None:
+    def __init__(self, config: Mapping[str, Any], project: str = "", clock_ms: Callable[[], int] = now_ms) -> None:
+        self._clock_ms = clock_ms
         self._project = np.frombuffer(project.encode(), dtype=np.uint8)
         self._client: int | None = None
         self._queue: int | None = None
@@ -229,6 +232,7 @@ class NativeConsumer:
             key_size,
             offsets,
             stamps,
+            self._clock_ms(),
             self._functions,
         )
         held = Payloads(values, value_at, value_size), Payloads(keys, key_at, key_size)

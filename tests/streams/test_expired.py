@@ -65,11 +65,12 @@ def skip(project: Project) -> dict[int, tuple[int, int]]:
     return {each.partition: (each.first, each.end) for each in skip_expired(project.settings, project.repository)}
 
 
-def check_all_that_is_left(project: Project, count: int) -> None:
+def check_all_that_is_left(project: Project, count: int, expired: int) -> None:
     assert looked_up(project) == (count, {"PRESENT"})
     check_parity(project)
     [ledger] = ledgers(project.settings, project.repository)
-    assert (ledger.records, ledger.applied, ledger.balanced) == (count, count, True)
+    assert (ledger.records, ledger.applied, ledger.balanced) == (count + expired, count, True)
+    assert ledger.expired == expired
 
 
 def test_a_new_project_on_an_old_topic_counts_what_is_left_of_it(project: Make, unique: Unique) -> None:
@@ -96,7 +97,7 @@ def test_a_new_project_on_an_old_topic_counts_what_is_left_of_it(project: Make, 
     assert log_of(made, topic).marks() == {1: Mark(lost, 0)}
 
     made.wait_until_applied(made.start_worker())
-    check_all_that_is_left(made, 4_000 - lost)
+    check_all_that_is_left(made, 4_000 - lost, lost)
 
 
 def test_a_cut_behind_a_log_leaves_its_events_and_those_after_the_cut(
@@ -124,17 +125,17 @@ def test_a_cut_behind_a_log_leaves_its_events_and_those_after_the_cut(
     left = 2_500 - sum(end - first for first, end in skipped.values())
     worker = made.start_worker()
     made.wait_until_applied(worker)
-    check_all_that_is_left(made, left)
+    check_all_that_is_left(made, left, 2_500 - left)
 
     # The rows come back over the gap, by a worker's own fill and by a backfill.
     redis_client.flushall()
     made.wait_until_applied(worker)
-    check_all_that_is_left(made, left)
+    check_all_that_is_left(made, left, 2_500 - left)
     filled = made.command("backfill", "by_user", "--keep-following", "0")
     assert filled.returncode == 0, filled.stderr
     assert "agree" in filled.stdout
     made.wait_until_applied(worker)
-    check_all_that_is_left(made, left)
+    check_all_that_is_left(made, left, 2_500 - left)
 
 
 def test_where_nothing_is_left_what_comes_next_is_counted(project: Make, unique: Unique) -> None:
@@ -150,7 +151,7 @@ def test_where_nothing_is_left_what_comes_next_is_counted(project: Make, unique:
     assert looked_up(made) == (0, {"NOT_FOUND"})
     send(made, topic, 400)
     made.wait_until_applied(worker)
-    check_all_that_is_left(made, 400)
+    check_all_that_is_left(made, 400, 1_000)
 
 
 def test_rows_of_a_backfill_may_be_ahead_of_the_log_or_begin_with_an_empty_one(project: Make, unique: Unique) -> None:
@@ -169,7 +170,7 @@ def test_rows_of_a_backfill_may_be_ahead_of_the_log_or_begin_with_an_empty_one(p
     filled = made.command("backfill", "by_user", "--keep-following", "0")
     assert filled.returncode == 0, filled.stderr
     made.wait_until_applied(made.start_worker())
-    check_all_that_is_left(made, left)
+    check_all_that_is_left(made, left, 2_000 - left)
 
 
 def test_ids_are_judged_from_where_the_topic_was_cut(project: Make, unique: Unique) -> None:
@@ -183,7 +184,8 @@ def test_ids_are_judged_from_where_the_topic_was_cut(project: Make, unique: Uniq
     made.wait_until_applied(made.start_worker())
     [ledger] = ledgers(made.settings, made.repository)
     # The first 90 had all ids there are: those that come next are no repeats of what nobody has read.
-    assert (ledger.records, ledger.applied, ledger.repeated, ledger.balanced) == (10, 10, 0, True)
+    assert (ledger.records, ledger.applied, ledger.repeated, ledger.expired) == (100, 10, 0, 90)
+    assert ledger.balanced
 
 
 def test_it_is_refused_while_a_worker_runs(project: Make, unique: Unique) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from functools import partial
 
 from featurestore import Topic
 from featurestore.errors import TopicError
@@ -31,7 +30,15 @@ def test_it_is_told_once_the_broker_has_the_new_one(stack: LocalStack, unique: C
         errors.append(error)
         told.set()
 
-    watch_topics(topics.ids([topic.name]), partial(topics.ids, [topic.name]), failed)
+    asked: list[None] = []
+
+    def ids() -> dict[str, str]:
+        asked.append(None)
+        if len(asked) == 1:
+            raise TimeoutError("what nobody foresaw")
+        return topics.ids([topic.name])
+
+    watch_topics(topics.ids([topic.name]), ids, failed)
     [deleted] = admin.delete_topics([topic.name], operation_timeout=30).values()
     deleted.result()
     # The broker says that it is deleted before its name is free.

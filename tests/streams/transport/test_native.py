@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from featurestore.errors import TransportError
 from featurestore.local import LocalStack
 from streams.broker import client_config
-from streams.headers import is_for
+from streams.headers import REPLAYED_FOR
 from streams.transport.native import NativeConsumer
 from streams.transport.options import ReaderOptions, consumer_config
 from tests.streams.transport.harness import LIMIT_S, make_topic
@@ -79,6 +79,12 @@ def is_read(told: Told, ends: Mapping[int, int | None]) -> bool:
 
 def options(bootstrap: str, group: str) -> dict[str, Any]:
     return consumer_config(ReaderOptions(), {**client_config(bootstrap), "group.id": group})
+
+
+def is_for(message: Message, project: str) -> bool:
+    """Whether the record counts for this project: the last of a header's values is the one that is meant."""
+    headers = dict(message.headers() or ())
+    return REPLAYED_FOR not in headers or (headers[REPLAYED_FOR] or b"") == project.encode()
 
 
 def as_messages(

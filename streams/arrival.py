@@ -1,0 +1,19 @@
+"""When a record arrived: as its broker says, or at the latest when it is read.
+
+A broker stamps the records of topics that `apply` creates. Elsewhere the producer may be the one who does, and what it
+says of the future would let an event come from there. What it says of the past stands, so that a second reader of the
+record judges it as the first one did.
+"""
+
+from __future__ import annotations
+
+import time
+
+from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME
+
+BY_BROKER = int(TIMESTAMP_LOG_APPEND_TIME)
+
+
+def now_ms() -> int:
+    """The clock that a producer's stamps are held to."""
+    return time.time_ns() // 1_000_000
