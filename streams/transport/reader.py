@@ -291,8 +291,8 @@ class Reader:
             self._check(one)
         if self._rebalanced:
             # Records of before and after the rebalance may be mixed: read them again from where we stand.
-            for place in [(one.topic, one.partition) for one in (*runs, *said)]:
-                self._to_seek[place] = time.monotonic() + _SEEK_S
+            places = [(run.topic, run.partition) for run in runs] + [(one.topic, one.partition) for one in said]
+            self._to_seek.update(dict.fromkeys(places, time.monotonic() + _SEEK_S))
             return
         # A seek may have been too early, and a partition that goes on may do so from an old place: taken as what
         # follows, its records would hide all that lies before them.
