@@ -29,6 +29,7 @@ class TopicLedger:
     twice     offsets that stand in the log more than once, or both there and among the dead without being late
     repeated  events that their topic's `dedupe` left out
     replayed  letters that were taken back
+    unreadable  records among the letters that hold none
     """
 
     topic: str
@@ -38,6 +39,7 @@ class TopicLedger:
     twice: int
     repeated: int = 0
     replayed: int = 0
+    unreadable: int = 0
 
     @property
     def balanced(self) -> bool:
@@ -63,7 +65,7 @@ def ledgers(settings: Settings, repository: Repository, only: str | None = None)
         places = list(zip(*(table[column].to_pylist() for column in columns), strict=True))
         logged = set(places)
         # An event that was too late for every view is kept in the log, marked, and is a dead letter as well.
-        letters = [each.letter for each in held]
+        letters = [each.letter for each in held.letters]
         late = {_place(one) for one in letters if one.reason == "too_late"}
         other = {_place(one) for one in letters if one.reason != "too_late"}
         marks = table["late_by_us"].to_pylist()
@@ -86,7 +88,8 @@ def ledgers(settings: Settings, repository: Repository, only: str | None = None)
                 dict(sorted(Counter(reasons.values()).items())),
                 twice,
                 len(repeated),
-                sum(each.replayed is not None for each in held),
+                sum(each.replayed is not None for each in held.letters),
+                len(held.unreadable),
             )
         )
     return out

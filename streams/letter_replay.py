@@ -67,12 +67,18 @@ class LetterReport:
     before: int = 0
     left: Counter[str] = field(default_factory=Counter)
     example: dict[str, str] = field(default_factory=dict)
+    unreadable  where in the letters' topic records are that hold no letter
 
 
 class LetterReplay:
     """Takes a project's letters of one topic back; for others that read the topic, nothing has come.
 
     lateness_us  the longest that any view of the topic waits
+    unreadable: list[str] = field(default_factory=list)
+
+    def leave(self, letter: DeadLetter, reason: str, detail: str) -> None:
+        self.left[reason] += 1
+        self.example.setdefault(reason, f"{letter.place}: {detail}")
     newest_us    partition -> newest event time that its log has: what is too late by it will be too late
     codec        of the topic; Avro and Protobuf need their registry
     log          of the topic, which says what was a dead letter for good; without one, every letter was
@@ -169,8 +175,9 @@ class LetterReplay:
 
     def _checked(self, wanted: Wanted) -> tuple[list[DeadLetter], LetterReport]:
         """The wanted letters that the definition accepts by now, and what is to be said of the others."""
-        report, good = LetterReport(), []
-        held = [each for each in held_letters(self._broker, self._project, [self._topic.name]) if wanted(each.letter)]
+        found, good = held_letters(self._broker, self._project, [self._topic.name]), []
+        report = LetterReport(unreadable=found.unreadable)
+        held = [each for each in found.letters if wanted(each.letter)]
         report.before = sum(each.replayed is not None for each in held)
         open_letters = [each.letter for each in held if each.replayed is None]
         # Events of one partition come back in the order in which they came.
@@ -193,8 +200,10 @@ class LetterReplay:
         times = decoded.arrays[self._topic.event_time].cast(pa.int64()).to_pylist()
         for index, event_us in zip(decoded.index.tolist(), times, strict=True):
             faults[index] = self._untimely(letters[index], event_us, now_us)
-        for index, why in self._unsure(letters):
-            faults[index] = faults[index] or why
+        for index, letter in enumerate(letters):
+            if letter.is_cut:
+                # Whatever its beginning says.
+                faults[index] = "too_large", f"only the beginning of its {letter.whole_bytes:,} bytes is here"
         return faults
 
     def _unsure(self, letters: Sequence[DeadLetter]) -> Iterator[tuple[int, tuple[str, str]]]:

@@ -231,7 +231,7 @@ def test_an_event_comes_back_with_its_key_into_its_partition_and_says_from_where
     )
     held = {
         each.letter.place: each
-        for each in held_letters(lettered.settings.kafka_bootstrap, lettered.settings.project, [topic])
+        for each in held_letters(lettered.settings.kafka_bootstrap, lettered.settings.project, [topic]).letters
     }
     assert {place for place, each in held.items() if each.replayed} == {f"{topic}/1/3"}
     replayed = held[f"{topic}/1/3"].replayed
@@ -357,7 +357,7 @@ def test_a_letter_larger_than_a_record_may_be_does_not_stop_its_worker(
         producer.send_raw(topic, b"u1", large)
         producer.send(made.repository.topic(topic), {"user": "u1", "at": now_us(), "amount": 1.0})
     made.wait_until_applied(worker)
-    [held] = held_letters(made.settings.kafka_bootstrap, made.settings.project, [topic])
+    [held] = held_letters(made.settings.kafka_bootstrap, made.settings.project, [topic]).letters
     assert held.letter.payload == large
     assert held.letter.record_key == b"u1"
     assert JsonCodec(made.repository.topic(topic)).decode([held.letter.payload]).rejected[0].reason == "broken_json"
