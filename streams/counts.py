@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from operator import attrgetter
 
 import numpy as np
 import numpy.typing as npt
 
 from featurestore.event_time import REPEATED_US
 from streams.codecs import Decoded
-from streams.letters import DeadLetter
 from streams.transport import Batch
 from streams.watermark import Judged
 
@@ -61,7 +58,6 @@ def counts_of(
     event_us: Ints,
     judged: Judged,
     late: npt.NDArray[np.bool_],
-    letters: Sequence[DeadLetter],
     first: int,
 ) -> Counts:
     """One batch, of which the records before offset `first` have been counted.
@@ -69,16 +65,15 @@ def counts_of(
     read       what its bytes hold ...
     undecided  ... without what the log has passed as dead letters, as what follows
     late       (n) which events are later than any view waits
-    letters    of the events that are not applied
     """
     cut = int(np.searchsorted(batch.offsets, first))
     begin = int(np.searchsorted(undecided.index, cut))
     future, late = judged.future[begin:], late[begin:]
     repeated = judged.late_by_us[begin:] == REPEATED_US
     clamped = judged.effective_us[begin:] < event_us[begin:]
-    # Those counted before are letters of the range between the log and the engine: few, and seldom read again.
-    new = [each for each in letters if each.offset >= first] if cut else letters
-    dead = Counter(map(attrgetter("reason"), new))
+    rejected = undecided.rejected
+    dead = Counter(rejected.reasons[int(np.searchsorted(rejected.records, cut)) :])
+    dead += Counter(future=int(future.sum()), too_late=int(late.sum()))
     if passed := _held(read, cut) - _held(undecided, cut):
         dead[DECIDED_BEFORE] = passed
     return Counts(

@@ -9,7 +9,7 @@ the broker's compaction may bring one back that has been replayed.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +20,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 
 from featurestore.errors import DeadLetterError
 from streams.broker import Broker, admin_client, client_config
-from streams.letters import DeadLetter, Pack, packs, unpacked
+from streams.letters import DeadLetter, Pack, beginning_of, packs, size_bytes, unpacked
 
 _FLUSH_S, _POLL_S = 30.0, 0.1
 # Letters that wait to be packed, each with its record: more than two batches' worth of them where a tenth is bad.
@@ -28,8 +28,9 @@ _WAITING_MAX, _WAITING_BYTES_MAX = 20_000, 32 << 20
 _SUFFIX = ".dead"
 _REPLAYED = b"#replayed"
 # A letter is its record in base64 and more, so it may be larger than what its topic takes: ten times the usual bound.
-# One that the broker refuses would stop its worker for good.
 LETTER_BYTES_MAX = 10 << 20
+# Kafka bounds a record as it is compressed, so a letter may be larger than any bound. The rest is for key and framing.
+_VALUE_BYTES_MAX = LETTER_BYTES_MAX - (4 << 10)
 # What librdkafka holds of them while the broker takes none, beside those that wait for it.
 LETTER_QUEUE_BYTES_MAX = 32 << 20
 
@@ -55,12 +56,26 @@ class HeldLetter:
     """A letter as its topic holds it.
 
     written_us  when it was last written; a worker that reads the topic again writes it again
+    kept_under  key of the record that holds it, perhaps among others; a null value under it erases them
     replayed    how it was taken back, if it was
     """
 
     letter: DeadLetter
     written_us: int
+    kept_under: bytes
     replayed: Replayed | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What the topics of letters hold.
+
+    letters     each once, in the order in which they were written
+    unreadable  where records are that hold no letter: topic/partition/offset of their own
+    """
+
+    letters: list[HeldLetter]
+    unreadable: list[str]
 
 
 class DeadLetterBox:
@@ -86,7 +101,7 @@ class DeadLetterBox:
         """Send letters; waits while too many wait."""
         if not letters:
             return
-        size = sum(len(letter.payload or b"") for letter in letters)
+        size = size_bytes(letters)
 
         def has_room() -> bool:
             fits = self._waiting + len(letters) <= _WAITING_MAX and self._waiting_bytes + size <= _WAITING_BYTES_MAX
@@ -130,7 +145,7 @@ class DeadLetterBox:
             for pack in packs(letters):
                 if self._failed:
                     return
-                self._produce(pack, partial(self._delivered, number, pack.letters))
+                self._produce(number, pack if len(pack.value) <= _VALUE_BYTES_MAX else beginning_of(pack.value))
         except Exception as error:
             # Said by every `flush` from now on; nobody waits for this thread.
             self._fail(str(error))
@@ -140,7 +155,14 @@ class DeadLetterBox:
                 self._waiting_bytes -= size
                 self._changed.notify_all()
 
-    def _produce(self, pack: Pack, delivered: Callable[[KafkaError | None, object], None]) -> None:
+    def _send_again(self, number: int, pack: Pack) -> None:
+        try:
+            self._produce(number, pack)
+        except Exception as error:
+            self._fail(str(error))
+
+    def _produce(self, number: int, pack: Pack) -> None:
+        delivered = partial(self._delivered, number, pack.letters)
         deadline = time.monotonic() + self._flush_s
         topic = dead_letter_topic(pack.topic, self._project)
         while True:
@@ -158,9 +180,14 @@ class DeadLetterBox:
         with self._changed:
             return next(iter(self._unstored), last + 1) <= last
 
-    def _delivered(self, number: int, letters: int, error: KafkaError | None, message: object) -> None:
+    def _delivered(self, number: int, letters: int, error: KafkaError | None, message: Message) -> None:
         if error is not None:
-            self._fail(str(error))
+            value = message.value() if letters == 1 and error.code() == KafkaError.MSG_SIZE_TOO_LARGE else None
+            if value is not None and len((smaller := beginning_of(value)).value) < len(value):
+                # A topic that was made by hand takes less than ours do.
+                self._thread.submit(self._send_again, number, smaller)
+            else:
+                self._fail(str(error))
             return
         with self._changed:
             self._unstored[number] -= letters
@@ -172,25 +199,46 @@ def read_letters(
     broker: Broker | str, project: str, topics: Sequence[str], timeout_s: float = 10.0
 ) -> list[DeadLetter]:
     """Every letter of the topics as of now, each once, by topic, partition and offset of its event."""
-    letters = [held.letter for held in held_letters(broker, project, topics, timeout_s)]
+    letters = [each.letter for each in held_letters(broker, project, topics, timeout_s).letters]
     return sorted(letters, key=_order)
 
 
-def held_letters(
-    broker: Broker | str, project: str, topics: Sequence[str], timeout_s: float = 10.0
-) -> list[HeldLetter]:
-    """Every letter of the topics as of now, each once, in the order in which they were written first."""
-    letters: dict[bytes, HeldLetter] = {}
-    taken_back: dict[str, Replayed] = {}
+def held_letters(broker: Broker | str, project: str, topics: Sequence[str], timeout_s: float = 10.0) -> Held:
+    """Every letter of the topics as of now.
+
+    Of each key the newest record counts, as if the broker had compacted the topic already: a null value takes what was
+    written under its key, and a letter that another record holds as well is still there.
+    """
+    records: dict[tuple[str, bytes], list[HeldLetter] | Replayed] = {}
+    unreadable: list[str] = []
     for message in _records(broker, [dead_letter_topic(topic, project) for topic in topics], timeout_s):
-        key, value = message.key() or b"", message.value() or b""
-        if key.endswith(_REPLAYED):
-            replayed = msgspec.json.decode(value, type=Replayed)
-            taken_back[replayed.place] = replayed
+        topic, value = str(message.topic()), message.value()
+        where = f"{topic}/{message.partition()}/{message.offset()}"
+        key = message.key() or where.encode()
+        try:
+            held = None if value is None else _held(key, value, message.timestamp()[1] * 1_000)
+        except (ValueError, RecursionError):
+            unreadable.append(where)
+            continue
+        # Behind the others: of a letter in several records the newest one counts.
+        records.pop((topic, key), None)
+        if held is not None:
+            records[topic, key] = held
+    letters: dict[str, HeldLetter] = {}
+    taken_back: dict[str, Replayed] = {}
+    for each_held in records.values():
+        if isinstance(each_held, Replayed):
+            taken_back[each_held.place] = each_held
         else:
-            written_us = message.timestamp()[1] * 1_000
-            letters.update({letter.key: HeldLetter(letter, written_us) for letter in unpacked(value)})
-    return [replace(held, replayed=taken_back.get(held.letter.place)) for held in letters.values()]
+            letters.update({each.letter.place: each for each in each_held})
+    return Held([replace(each, replayed=taken_back.get(place)) for place, each in letters.items()], unreadable)
+
+
+def _held(key: bytes, value: bytes, written_us: int) -> list[HeldLetter] | Replayed:
+    """What a record holds; raises ValueError or RecursionError where that is neither."""
+    if key.endswith(_REPLAYED):
+        return msgspec.json.decode(value, type=Replayed)
+    return [HeldLetter(letter, written_us, key) for letter in unpacked(value)]
 
 
 def _records(broker: Broker | str, topics: Sequence[str], timeout_s: float) -> Iterator[Message]:

@@ -32,6 +32,7 @@ class TopicLedger:
     replayed  letters that were taken back
     expired   offsets that the broker has deleted and nothing else tells of: records that never were applied, for which
               somebody ran `skip-expired`; also ends of transactions, that once could be told from these
+    unreadable  records among the letters that hold none
     """
 
     topic: str
@@ -42,6 +43,7 @@ class TopicLedger:
     repeated: int = 0
     replayed: int = 0
     expired: int = 0
+    unreadable: int = 0
 
     @property
     def balanced(self) -> bool:
@@ -68,7 +70,7 @@ def ledgers(settings: Settings, repository: Repository, only: str | None = None)
         places = list(zip(*(table[column].to_pylist() for column in columns), strict=True))
         logged = set(places)
         # An event that was too late for every view is kept in the log, marked, and is a dead letter as well.
-        letters = [each.letter for each in held]
+        letters = [each.letter for each in held.letters]
         late = {_place(one) for one in letters if one.reason == "too_late"}
         other = {_place(one) for one in letters if one.reason != "too_late"}
         marks = table["late_by_us"].to_pylist()
@@ -94,8 +96,9 @@ def ledgers(settings: Settings, repository: Repository, only: str | None = None)
                 dict(sorted(Counter(reasons.values()).items())),
                 twice,
                 len(repeated),
-                sum(each.replayed is not None for each in held),
+                sum(each.replayed is not None for each in held.letters),
                 expired,
+                len(held.unreadable),
             )
         )
     return out

@@ -4,11 +4,15 @@ A batch of letters is one Kafka transaction: their events go into the source top
 the record that it was taken back. Readers see both or neither. The transactional id is the project's and the topic's,
 so a run that begins ends the one before: the broker aborts what that had open, and refuses what it sends later. Letters
 are read after that, so none that another run took back is taken again.
+
+An event that came alone just found room may find none with what says that it comes again. Where the broker refuses a
+batch for the size of a record, the batch goes in halves, down to the letters that are refused alone: these are left.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+import time
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -27,7 +31,7 @@ from streams.codecs import Codec, codec_of
 from streams.dead_letters import LETTER_BYTES_MAX, Replayed, dead_letter_topic, held_letters
 from streams.decided import decided
 from streams.headers import REPLAYED_FOR, REPLAYED_FROM
-from streams.letters import DeadLetter
+from streams.letters import DeadLetter, size_bytes
 from streams.producer import kafka_producer
 from streams.sink import Log
 
@@ -37,7 +41,9 @@ _TRANSACTION_MS = 10_000
 _BATCH_LETTERS_MAX = 500
 _BATCH_BYTES_MAX = 8 << 20
 _COMMIT_TRIES_MAX = 5
-_ANSWER_S = 30.0
+_ANSWER_S, _POLL_S = 30.0, 0.1
+# What says that a record is larger than its topic takes, or than a file of it; of many, that they are together.
+_TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE)
 
 Step = Literal["begun", "sent", "noted", "committed"]
 
@@ -61,12 +67,18 @@ class LetterReport:
     before    taken back by an earlier run
     left      reason -> letters that would die again, and are left as they are
     example   reason -> what is wrong with one of them
+    unreadable  where in the letters' topic records are that hold no letter
     """
 
     replayed: int = 0
     before: int = 0
     left: Counter[str] = field(default_factory=Counter)
     example: dict[str, str] = field(default_factory=dict)
+    unreadable: list[str] = field(default_factory=list)
+
+    def leave(self, letter: DeadLetter, reason: str, detail: str) -> None:
+        self.left[reason] += 1
+        self.example.setdefault(reason, f"{letter.place}: {detail}")
 
 
 class LetterReplay:
@@ -114,27 +126,52 @@ class LetterReplay:
         try:
             producer.init_transactions(_ANSWER_S)
             good, report = self._checked(wanted)
-            for batch in _batches(good):
-                producer.begin_transaction()
-                try:
-                    self._take_back(producer, batch, report)
-                except BaseException as error:
-                    ended = _abort(producer)
-                    if ended is not None and _is_fatal(error):
-                        # Sending says only that something fatal came before; the transaction knows what it was.
-                        raise ended from error
-                    raise
+            self._take_all_back(producer, good, report)
         except KafkaException as error:
             # Not closed: the client's `close` fails for a producer that another one has ended; it is freed unclosed.
             raise LetterReplayError(self._topic.name, report.replayed, _said(error)) from error
         producer.close()
         return report
 
+    def _take_all_back(self, producer: Producer, letters: Sequence[DeadLetter], report: LetterReport) -> None:
+        batches, was_refused = deque(_batches(letters)), False
+        while batches:
+            batch = batches.popleft()
+            try:
+                self._take_back(producer, batch, report)
+            except KafkaException as error:
+                half = len(batch) // 2
+                if _is_of(error, _TOO_LARGE) and half:
+                    batches.extendleft((batch[half:], batch[:half]))
+                elif _is_of(error, _TOO_LARGE):
+                    report.leave(
+                        batch[0], "too_large", "the topic takes no record as large as it is when it comes again"
+                    )
+                elif was_refused and _is_of(error, (KafkaError._PURGE_QUEUE,)):
+                    # librdkafka counts refused records as sent, so the broker finds a gap before the next ones; that
+                    # this batch was aborted began the counting anew.
+                    batches.appendleft(batch)
+                else:
+                    raise
+                was_refused = _is_of(error, _TOO_LARGE)
+
     def _take_back(self, producer: Producer, batch: Sequence[DeadLetter], report: LetterReport) -> None:
+        """All letters of a batch or none."""
+        producer.begin_transaction()
+        try:
+            self._send(producer, batch, report)
+        except BaseException as error:
+            ended = _abort(producer)
+            if ended is not None and _is_of(error, (KafkaError._FATAL, *_TOO_LARGE)):
+                # Sending says only that something fatal came before; the transaction knows what it was.
+                raise ended from error
+            raise
+
+    def _send(self, producer: Producer, batch: Sequence[DeadLetter], report: LetterReport) -> None:
         topic = self._topic.name
         letters = dead_letter_topic(topic, self._project)
         offsets: dict[str, int] = {}
-        failed: list[str] = []
+        failed: list[KafkaError] = []
         self._on_step("begun", report.replayed)
         for letter in batch:
 
@@ -142,7 +179,7 @@ class LetterReplay:
                 if error is None:
                     offsets[place] = message.offset()  # type: ignore[attr-defined]
                 else:
-                    failed.append(str(error))
+                    failed.append(error)
 
             # Into its own partition: there its producer put it, among the events of its key.
             producer.produce(
@@ -153,11 +190,15 @@ class LetterReplay:
                 headers=[(REPLAYED_FROM, letter.key), (REPLAYED_FOR, self._project.encode())],
                 on_delivery=delivered,
             )
-        producer.flush(_ANSWER_S)
+        deadline = time.monotonic() + _ANSWER_S
+        # Behind one that is refused nothing is sent any more.
+        while producer.flush(_POLL_S) and not failed and time.monotonic() < deadline:
+            pass
         self._on_step("sent", report.replayed)
-        if failed or len(offsets) < len(batch):
-            what = failed[0] if failed else "the broker did not acknowledge the events in time"
-            raise LetterReplayError(topic, report.replayed, what)
+        if failed:
+            raise KafkaException(next((each for each in failed if each.code() in _TOO_LARGE), failed[0]))
+        if len(offsets) < len(batch):
+            raise LetterReplayError(topic, report.replayed, "the broker did not acknowledge the events in time")
         for letter in batch:
             replayed = Replayed(letter.place, offsets[letter.place])
             producer.produce(letters, key=replayed.key, value=msgspec.json.encode(replayed))
@@ -169,8 +210,9 @@ class LetterReplay:
 
     def _checked(self, wanted: Wanted) -> tuple[list[DeadLetter], LetterReport]:
         """The wanted letters that the definition accepts by now, and what is to be said of the others."""
-        report, good = LetterReport(), []
-        held = [each for each in held_letters(self._broker, self._project, [self._topic.name]) if wanted(each.letter)]
+        found, good = held_letters(self._broker, self._project, [self._topic.name]), []
+        report = LetterReport(unreadable=found.unreadable)
+        held = [each for each in found.letters if wanted(each.letter)]
         report.before = sum(each.replayed is not None for each in held)
         open_letters = [each.letter for each in held if each.replayed is None]
         # Events of one partition come back in the order in which they came.
@@ -179,12 +221,19 @@ class LetterReplay:
             if why is None:
                 good.append(letter)
             else:
-                report.left[why[0]] += 1
-                report.example.setdefault(why[0], f"{letter.place}: {why[1]}")
+                report.leave(letter, *why)
         return good, report
 
     def _faults(self, letters: Sequence[DeadLetter]) -> list[tuple[str, str] | None]:
         """For each letter, why it would die again: reason and detail."""
+        # A codec has a bound of its own, and letters may be as many as events.
+        faults = [why for part in _batches(letters) for why in self._faults_of_part(part)]
+        for index, why in self._unsure(letters):
+            faults[index] = faults[index] or why
+        return faults
+
+    def _faults_of_part(self, letters: Sequence[DeadLetter]) -> list[tuple[str, str] | None]:
+        """The same by what the letters themselves say."""
         decoded = self._codec.decode([letter.payload for letter in letters])
         faults: list[tuple[str, str] | None] = [None] * len(letters)
         for bad in decoded.rejected:
@@ -193,8 +242,10 @@ class LetterReplay:
         times = decoded.arrays[self._topic.event_time].cast(pa.int64()).to_pylist()
         for index, event_us in zip(decoded.index.tolist(), times, strict=True):
             faults[index] = self._untimely(letters[index], event_us, now_us)
-        for index, why in self._unsure(letters):
-            faults[index] = faults[index] or why
+        for index, letter in enumerate(letters):
+            if letter.is_cut:
+                # Whatever its beginning says.
+                faults[index] = "too_large", f"only the beginning of its {letter.whole_bytes:,} bytes is here"
         return faults
 
     def _unsure(self, letters: Sequence[DeadLetter]) -> Iterator[tuple[int, tuple[str, str]]]:
@@ -241,10 +292,10 @@ def _batches(letters: Sequence[DeadLetter]) -> list[list[DeadLetter]]:
     out: list[list[DeadLetter]] = []
     size = 0
     for letter in letters:
-        size += len(letter.payload or b"")
+        size += size_bytes([letter])
         if not out or len(out[-1]) == _BATCH_LETTERS_MAX or size > _BATCH_BYTES_MAX:
             out.append([])
-            size = len(letter.payload or b"")
+            size = size_bytes([letter])
         out[-1].append(letter)
     return out
 
@@ -270,8 +321,8 @@ def _abort(producer: Producer) -> KafkaException | None:
     return None
 
 
-def _is_fatal(error: BaseException) -> bool:
-    return isinstance(error, KafkaException) and error.args[0].code() == KafkaError._FATAL
+def _is_of(error: BaseException, codes: Sequence[int]) -> bool:
+    return isinstance(error, KafkaException) and error.args[0].code() in codes
 
 
 def _said(error: KafkaException) -> str:

@@ -2,7 +2,8 @@
 
 A record a letter cost more than the event it tells of, in the worker and in the broker. So the letters of a batch are
 packed: the value is a JSON array of them, bounded in letters and bytes. A letter that is alone, or larger than a pack
-may be, is a record of its own, and then the value is the letter itself.
+may be, is a record of its own, and then the value is the letter itself. One that is larger than the topic takes is cut:
+no single record may stop a worker by its size, and its bytes still stand at its place.
 
 The topic is compacted, so a pack's key says which letters are in it, all of them: a worker that reads a range again
 may find other batch edges, or by the log's decisions fewer letters between the same two, and a pack may only take the
@@ -21,6 +22,10 @@ import msgspec
 PACK_LETTERS_MAX = 500
 # Below the megabyte that a topic takes which was made by hand.
 PACK_BYTES_MAX = 256 << 10
+# What a letter keeps of a payload and of a key that find no room, and of a text about them: with all of these it is
+# still smaller than any topic's bound.
+BEGINNING_BYTES = 16 << 10
+_TEXT_CHARACTERS_MAX = 1_000
 _DIGEST_BYTES = 12
 _ENCODER = msgspec.json.Encoder()
 
@@ -31,6 +36,7 @@ class DeadLetter(msgspec.Struct, frozen=True, gc=False):
     position  of the event, where only that one of a record that holds many was not applied; the bytes are then a
               record of that event alone
     record_key  of the event's own record; None where it had none, and in letters of before it was kept
+    whole_bytes  of payload and key together, where they found no room: the letter then holds their beginnings
     """
 
     topic: str
@@ -41,6 +47,7 @@ class DeadLetter(msgspec.Struct, frozen=True, gc=False):
     payload: bytes | None
     record_key: bytes | None = None
     position: int | None = None
+    whole_bytes: int | None = None
 
     @property
     def place(self) -> str:
@@ -51,6 +58,25 @@ class DeadLetter(msgspec.Struct, frozen=True, gc=False):
     @property
     def key(self) -> bytes:
         return self.place.encode()
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether its event's bytes are only at its place, not here."""
+        return self.whole_bytes is not None
+
+    def beginning(self) -> DeadLetter:
+        """The same letter with no more of its record, and of what is said of it, than finds room everywhere."""
+        payload = None if self.payload is None else self.payload[:BEGINNING_BYTES]
+        key = None if self.record_key is None else self.record_key[:BEGINNING_BYTES]
+        is_cut = (payload, key) != (self.payload, self.record_key)
+        return msgspec.structs.replace(
+            self,
+            reason=self.reason[:_TEXT_CHARACTERS_MAX],
+            detail=self.detail[:_TEXT_CHARACTERS_MAX],
+            payload=payload,
+            record_key=key,
+            whole_bytes=len(self.payload or b"") + len(self.record_key or b"") if is_cut else self.whole_bytes,
+        )
 
 
 class Pack(NamedTuple):
@@ -74,11 +100,26 @@ def unpacked(value: bytes) -> list[DeadLetter]:
     return held if isinstance(held, list) else [held]
 
 
+def beginning_of(value: bytes) -> Pack:
+    """A record of one letter, so that it finds room everywhere."""
+    [letter] = unpacked(value)
+    return _alone(letter.beginning())
+
+
+def size_bytes(letters: Sequence[DeadLetter]) -> int:
+    """What letters hold of their records; a detail may repeat a value of one."""
+    return sum([len(one.payload or b"") + len(one.record_key or b"") + len(one.detail) for one in letters])
+
+
+def _alone(letter: DeadLetter) -> Pack:
+    return Pack(letter.topic, letter.key, _ENCODER.encode(letter), 1)
+
+
 def _packed(letters: Sequence[DeadLetter]) -> Iterator[Pack]:
     """In halves until each is small enough: encoding all at once is cheaper than adding sizes."""
     first, last = letters[0], letters[-1]
     if len(letters) == 1:
-        yield Pack(first.topic, first.key, _ENCODER.encode(first), 1)
+        yield _alone(first)
         return
     value = _ENCODER.encode(letters)
     if len(value) <= PACK_BYTES_MAX:

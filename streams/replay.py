@@ -339,18 +339,16 @@ class _FileLetters:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._waiting: list[DeadLetter] = []
 
     def put(self, letters: Sequence[DeadLetter]) -> None:
-        self._waiting.extend(letters)
-
-    def flush(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        if waiting:
+        if letters:
             with self._path.open("ab") as file:
                 # The first byte ends a line that a killed process may have left unfinished.
-                file.write(b"\n" + b"\n".join(map(msgspec.json.encode, waiting)) + b"\n")
-                file.flush()
+                file.write(b"\n" + b"\n".join(map(msgspec.json.encode, letters)) + b"\n")
+
+    def flush(self) -> None:
+        if self._path.exists():
+            with self._path.open("ab") as file:
                 os.fsync(file.fileno())
 
     def read(self) -> list[DeadLetter]:

@@ -1,17 +1,22 @@
-"""Dead letters of a batch: the records that its codec rejected, then the events whose time cannot be."""
+"""Dead letters of a batch: the records that its codec rejected, then the events whose time cannot be.
+
+They are made in parts. A letter of a record holds what the record holds, so letters of records take what the batch
+takes; but one of a row holds the row as a record of its own, and with it the key of all: many times what was read.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
-from itertools import repeat
-from operator import is_not
+from itertools import groupby, repeat
+from operator import is_not, itemgetter
 
 import numpy as np
 import numpy.typing as npt
 
 from featurestore.event_time import SECOND_US
 from streams.codecs import Decoded
-from streams.letters import DeadLetter
+from streams.letters import DeadLetter, size_bytes
 from streams.payloads import picked
 from streams.transport import Batch
 from streams.watermark import Judged
@@ -19,34 +24,34 @@ from streams.watermark import Judged
 Ints = npt.NDArray[np.int64]
 Truths = npt.NDArray[np.bool_]
 
+# Letters of rows that are made before they are put; what is put waits for room.
+PART_LETTERS_MAX, PART_BYTES_MAX = 1_000, 4 << 20
+
 
 def letters_of(
     topic: str, batch: Batch, decoded: Decoded, event_us: Ints, judged: Judged, late: Truths, lateness_us: int
-) -> list[DeadLetter]:
-    """What is not applied, with its reason.
+) -> Iterator[list[DeadLetter]]:
+    """What is not applied, with its reason, part by part.
 
     event_us     (n) of the decoded events, as their producers gave them
     late         (n) which of them are later than any view waits ...
     lateness_us  ... and how long that is
     """
     bad = decoded.rejected
-    rejected = _letters(topic, batch, bad.records, bad.reasons, bad.details, bad.positions)
+    yield from _letters(topic, batch, bad.records, bad.reasons, bad.details, bad.positions)
     future, late_at = np.flatnonzero(judged.future), np.flatnonzero(late)
     ahead_s = (event_us[future] - judged.effective_us[future]) // SECOND_US
     ahead = [f"{each} s ahead of its arrival" for each in ahead_s.tolist()]
     behind_s, allowed_s = judged.late_by_us[late_at] // SECOND_US, lateness_us // SECOND_US
     said = f"s behind the newest event of its partition, views allow {allowed_s} s"
     behind = [f"{each} {said}" for each in behind_s.tolist()]
-    return [
-        *rejected,
-        *_untimely(topic, batch, decoded, future, "future", ahead),
-        *_untimely(topic, batch, decoded, late_at, "too_late", behind),
-    ]
+    yield from _untimely(topic, batch, decoded, future, "future", ahead)
+    yield from _untimely(topic, batch, decoded, late_at, "too_late", behind)
 
 
 def _untimely(
     topic: str, batch: Batch, decoded: Decoded, places: Ints, reason: str, details: list[str]
-) -> list[DeadLetter]:
+) -> Iterator[list[DeadLetter]]:
     """Letters of events that were decoded, by their places among those."""
     positions = [None] * len(places) if decoded.position is None else decoded.position[places].tolist()
     return _letters(topic, batch, decoded.index[places], [reason] * len(places), details, positions)
@@ -54,17 +59,36 @@ def _untimely(
 
 def _letters(
     topic: str, batch: Batch, record: Ints, reasons: list[str], details: list[str], positions: list[int | None]
-) -> list[DeadLetter]:
+) -> Iterator[list[DeadLetter]]:
     """Letters of the records at rising places; made without a loop of Python's, for each may be many."""
-    payloads = picked(batch.values, record)
     if any(map(partial(is_not, None), positions)):
-        payloads = list(map(_bytes, payloads, positions))
+        yield from _letters_of_rows(topic, batch, record, reasons, details, positions)
+        return
+    payloads = picked(batch.values, record)
     alike, offsets, keys = (
         (repeat(topic), repeat(batch.partition)),
         batch.offsets[record].tolist(),
         batch.keys_at(record),
     )
-    return list(map(DeadLetter, *alike, offsets, reasons, details, payloads, keys, positions))
+    yield list(map(DeadLetter, *alike, offsets, reasons, details, payloads, keys, positions))
+
+
+def _letters_of_rows(
+    topic: str, batch: Batch, record: Ints, reasons: list[str], details: list[str], positions: list[int | None]
+) -> Iterator[list[DeadLetter]]:
+    """The same of records that hold many events, each of which is taken out of its batch once."""
+    part: list[DeadLetter] = []
+    bytes_made = 0
+    for place, rows in groupby(zip(record.tolist(), reasons, details, positions, strict=True), itemgetter(0)):
+        offset, payload, [key] = int(batch.offsets[place]), batch.values[place], batch.keys_at(np.array([place]))
+        for _, reason, detail, position in rows:
+            made = _bytes(payload, position)
+            part.append(DeadLetter(topic, batch.partition, offset, reason, detail, made, key, position))
+            bytes_made += size_bytes(part[-1:])
+            if len(part) == PART_LETTERS_MAX or bytes_made >= PART_BYTES_MAX:
+                yield part
+                part, bytes_made = [], 0
+    yield part
 
 
 def _bytes(payload: bytes | None, position: int | None) -> bytes | None:

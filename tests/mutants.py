@@ -46,6 +46,19 @@ NATIVE = ("tests/streams/transport/test_native.py",)
 SERVING = ("tests/streams/test_serving_sink.py",)
 SLICED = ("tests/streams/test_online_sink.py",)
 LETTERS = ("tests/streams/test_letters.py",)
+LARGE = ("tests/streams/test_large_letters.py",)
+LETTER_REPLAY = tuple(
+    f"tests/streams/test_letter_replay.py::test_{name}"
+    for name in (
+        "letters_that_find_no_room_any_more_are_left_and_all_others_come_back_once_in_order",
+        "of_a_cut_letter_nothing_comes_back",
+        "letters_are_decoded_in_bounded_parts_and_judged_alike",
+        "erased_letters_are_gone_and_what_cannot_be_read_is_told_once",
+    )
+)
+WAITING = (
+    "tests/streams/test_failed_commit.py::test_letters_that_find_no_room_end_the_worker_once_and_wait_within_bounds",
+)
 PAYLOADS = ("tests/streams/test_payloads.py",)
 DEFINITIONS = ("tests/spec/test_definitions.py",)
 LIMIT_S = 600
@@ -328,6 +341,23 @@ MUTANTS = (
     Mutant("a pack's key tells its ends alone", S + "letters.py", "_digest(letters)), value", 'b""), value', LETTERS),
     Mutant("a pack's last letter is lost", S + "letters.py", "    yield from _packed(letters[half:])", "    yield from _packed(letters[half:-1] or letters[half:])", LETTERS),
     Mutant("packs have no bound in bytes", S + "letters.py", "if len(value) <= PACK_BYTES_MAX:", "if True:", LETTERS),
+    Mutant("a letter is sent that its topic cannot take", S + "dead_letters.py", "pack if len(pack.value) <= _VALUE_BYTES_MAX else", "pack if True else", LARGE),
+    Mutant("a letter that is refused for its size is not cut", S + "dead_letters.py", "len((smaller := beginning_of(value)).value) < len(value):", "len((smaller := beginning_of(value)).value) < 0:", LARGE),
+    Mutant("a cut letter does not say so", S + "letters.py", "if is_cut else self.whole_bytes", "if False else self.whole_bytes", LETTERS),
+    Mutant("a cut letter keeps all that is said of it", S + "letters.py", "detail=self.detail[:_TEXT_CHARACTERS_MAX]", "detail=self.detail", LETTERS),
+    Mutant("a key that waits takes no room", S + "letters.py", ' + len(one.record_key or b"")', "", WAITING),
+    Mutant("letters of rows have no bound in bytes", S + "unapplied.py", " or bytes_made >= PART_BYTES_MAX:", ":", LETTERS),
+    Mutant("letters of rows have no bound in number", S + "unapplied.py", "len(part) == PART_LETTERS_MAX or ", "", LETTERS),
+    Mutant("the last letters of rows are lost", S + "unapplied.py", "                part, bytes_made = [], 0\n    yield part\n", "                part, bytes_made = [], 0\n", LETTERS),
+    Mutant("dead ones that were counted count again", S + "counts.py", "rejected.reasons[int(np.searchsorted(rejected.records, cut)) :]", "rejected.reasons", ("tests/streams/test_counts.py",)),
+    Mutant("a letter that is refused alone ends the replay", S + "letter_replay.py", "                elif _is_of(error, _TOO_LARGE):\n", "                elif False:\n", LETTER_REPLAY),
+    Mutant("letters that are too large together are left", S + "letter_replay.py", "if _is_of(error, _TOO_LARGE) and half:", "if False:", LETTER_REPLAY),
+    Mutant("the later half of a refused batch comes first", S + "letter_replay.py", "batches.extendleft((batch[half:], batch[:half]))", "batches.extendleft((batch[:half], batch[half:]))", LETTER_REPLAY),
+    Mutant("a purge behind a refusal ends the replay", S + "letter_replay.py", "elif was_refused and", "elif False and", LETTER_REPLAY),
+    Mutant("the beginning of a record comes back as an event", S + "letter_replay.py", "if letter.is_cut:", "if False:", LETTER_REPLAY),
+    Mutant("all letters of a topic are decoded at once", S + "letter_replay.py", "for part in _batches(letters) for why", "for part in [letters] for why", LETTER_REPLAY),
+    Mutant("a null value erases nothing", S + "dead_letters.py", "        records.pop((topic, key), None)\n", "", LETTER_REPLAY),
+    Mutant("what is no letter is not told", S + "dead_letters.py", "            unreadable.append(where)\n", "", LETTER_REPLAY),
     Mutant("an event that is too late has the bytes of another", S + "unapplied.py", "batch, decoded.index[places], [reason]", "batch, places, [reason]", LETTERS),
     Mutant("payloads that are not there are empty", S + "payloads.py", "buffers = [pa.py_buffer(there),", "buffers = [None,", PAYLOADS),
     Mutant("rejected records of a later batch keep the place of the first", S + "codecs/rejections.py", "self.records[low:high] - first", "self.records[low:high]", LETTERS),

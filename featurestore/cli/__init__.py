@@ -370,6 +370,8 @@ def ledger(
             rows.append([one.topic, *(f"{number:,}" for number in numbers), *more])
         columns = ["topic", "records", "applied", "repeated", "dead", "by reason", "expired", "twice", "replayed"]
         show_table("ledger: records = applied + repeated + dead + expired", [*columns, "balanced"], rows)
+    if unreadable := sum(one.unreadable for one in found):
+        errors.print(f"{unreadable:,} records among the letters hold none and are left out", highlight=False)
     if not all(one.balanced for one in found):
         raise typer.Exit(1)
 

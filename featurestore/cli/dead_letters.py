@@ -14,7 +14,7 @@ from rich.markup import escape
 if TYPE_CHECKING:
     from featurestore.settings import Settings
     from featurestore.spec import Repository
-    from streams.dead_letters import HeldLetter
+    from streams.dead_letters import Held, HeldLetter
     from streams.letter_replay import LetterReport
 
 letters_app = typer.Typer(
@@ -37,15 +37,16 @@ def list_letters(
     """Count the letters by topic and reason, and show the newest."""
     from featurestore.cli import show_table
 
-    _, _, held = _read(topic)
-    held = [each for each in held if reason in (None, each.letter.reason)]
+    found = _read(topic)
+    held = [each for each in found.letters if reason in (None, each.letter.reason)]
     newest = held[::-1][:limit]
     waiting = Counter((each.letter.topic, each.letter.reason) for each in held if each.replayed is None)
     replayed = Counter((each.letter.topic, each.letter.reason) for each in held if each.replayed is not None)
     kinds = sorted(waiting.keys() | replayed.keys())
     if as_json:
         counts = [{"topic": t, "reason": r, "waiting": waiting[t, r], "replayed": replayed[t, r]} for t, r in kinds]
-        print(json.dumps({"counts": counts, "letters": [_facts(each) for each in newest]}))
+        letters = [_facts(each) for each in newest]
+        print(json.dumps({"counts": counts, "letters": letters, "unreadable": len(found.unreadable)}))
         return
     rows = [[t, r, f"{waiting[t, r]:,}", f"{replayed[t, r]:,}"] for t, r in kinds]
     show_table("by reason", ["topic", "reason", "waiting", "replayed"], rows)
@@ -67,7 +68,7 @@ def show_letter(
     if len(numbers) not in (2, 3) or not all(number.isdecimal() for number in numbers):
         raise typer.BadParameter(f"{said!r} is no place of a letter, such as payments/0/918 or payments 0 918")
     wanted = "/".join([topic, *(str(int(number)) for number in numbers)])
-    _, _, held = _read(topic)
+    held = _read(topic).letters
     found = next((each for each in held if each.letter.place == wanted), None)
     if found is None:
         from featurestore.errors import UnknownObjectError
@@ -78,6 +79,8 @@ def show_letter(
         print(json.dumps(facts))
         return
     payload = facts.pop("payload")
+    if found.letter.is_cut:
+        facts["whole_bytes"] = f"{found.letter.whole_bytes:,}: below is where they begin, all of them are at {wanted}"
     show_table(wanted, ["fact", "value"], [[name, escape(str(value))] for name, value in facts.items()])
     console.print(_pretty(payload), markup=False, highlight=False, soft_wrap=True)
 
@@ -126,6 +129,7 @@ def replay_letters(
         )
         wanted = Wanted(reason, place)
         reports[name] = replay.look(wanted) if dry_run else replay.run(wanted)
+    _tell_unreadable([where for one in reports.values() for where in one.unreadable])
     if as_json:
         said = {
             name: {"replayed": one.replayed, "before": one.before, "left": one.left, "example": one.example}
@@ -154,18 +158,30 @@ def _topics(repository: Repository, topic: str | None) -> Sequence[str]:
     return list(repository.topics) if topic is None else [repository.topic(topic).name]
 
 
-def _read(topic: str | None) -> tuple[Settings, Repository, list[HeldLetter]]:
+def _read(topic: str | None) -> Held:
     from streams.broker import broker_of
     from streams.dead_letters import held_letters
 
     chosen, repository = _chosen()
-    return chosen, repository, held_letters(broker_of(chosen), chosen.project, _topics(repository, topic))
+    held = held_letters(broker_of(chosen), chosen.project, _topics(repository, topic))
+    _tell_unreadable(held.unreadable)
+    return held
+
+
+def _tell_unreadable(places: Sequence[str]) -> None:
+    from featurestore.cli import errors
+
+    if places:
+        said = f"{len(places):,} records hold no letter and are left out, such as {places[0]}"
+        errors.print(said, markup=False, highlight=False, soft_wrap=True)
 
 
 def _row(held: HeldLetter) -> list[str]:
     one = held.letter
     shown = (one.payload or b"").decode("utf-8", "replace")[:_PAYLOAD_SHOWN]
     status = "" if held.replayed is None else f"replayed as {held.replayed.new_offset}"
+    if one.whole_bytes is not None:
+        status = f"cut: {one.whole_bytes:,} bytes"
     return [one.topic, one.place.removeprefix(f"{one.topic}/"), one.reason, escape(one.detail), escape(shown), status]
 
 
@@ -183,6 +199,8 @@ def _facts(held: HeldLetter) -> dict[str, Any]:
         "written": as_datetime(held.written_us).isoformat(),
         "key": _text(one.record_key),
         "replayed_as_offset": None if held.replayed is None else held.replayed.new_offset,
+        "kept_under": _text(held.kept_under),
+        "whole_bytes": one.whole_bytes,
         "bytes": None if one.payload is None else len(one.payload),
         "payload": _text(one.payload),
     }

@@ -20,6 +20,7 @@ from featurestore.event_time import FUTURE_MAX_US, SECOND_US, Mark
 from featurestore.offline import EventLog
 from streams.counts import DECIDED_BEFORE, Counts
 from streams.engine import HEARTBEAT_US, Engine
+from streams.sink import NoLetters, NoLog
 from streams.transport import Batch
 from tests.parity.test_parity import Letters
 from tests.simulation.world import (
@@ -224,6 +225,25 @@ def test_of_records_that_hold_many_events_each_event_counts_and_a_bad_record_as_
     again.apply(batch)
     assert again.counts.dead == {"too_late": 1, DECIDED_BEFORE: 4}
     assert (again.counts.records, again.counts.applied) == (5, 4)
+
+
+def test_what_a_follower_reads_again_ahead_of_the_workers_log_counts_once(tmp_path: Path) -> None:
+    rows: Any = Rows(VIEWS[0])
+    good = b'{"user": "u", "shop": "s", "at": %d, "amount": 1.0, "id": null}'
+    ahead = good % (START_US + 2 * FUTURE_MAX_US)
+    values = [good % START_US, b"{", ahead, good % (START_US - LATENESS_US - SECOND_US), b"{"]
+    batch = Batch(TOPIC.name, 0, 0, 5, values, np.arange(5), np.full(5, START_US))
+    # No worker has decided on any of these.
+    log = NoLog(TOPIC, {}, EventLog(tmp_path, TOPIC))
+    engine = Engine(TOPIC, "id", [], LATENESS_US, log, NoLetters(), lambda: 0)
+    assert engine.open(0) == 0
+    engine.apply(batch.before(4))
+    engine._sinks = [rows]
+    assert engine.open(0) == 0
+    engine._sinks = []
+    engine.apply(batch)
+    assert (engine.counts.records, engine.counts.applied) == (5, 1)
+    assert engine.counts.dead == {"broken_json": 2, "future": 1, "too_late": 1}
 
 
 def test_the_watermark_is_of_the_partition_that_is_furthest_behind_and_of_rows_that_hold_what_was_passed() -> None:

@@ -118,9 +118,10 @@ def test_letters_that_find_no_room_end_the_worker_once_and_wait_within_bounds() 
         box.put([DeadLetter("paid", 0, 0, "wrong_type", "", payload)] * letters)
 
     # A second one of so many bytes waits for the first, and only until it is known that nothing goes.
+    # Keys count, and what is said: both may be as large as records.
     for _ in range(4):
-        put(b"x" * (20 << 20))
-        assert box._waiting_bytes <= 32 << 20
+        box.put([DeadLetter("paid", 0, 0, "wrong_type", "x" * (5 << 20), b"x" * (7 << 20), b"x" * (8 << 20))])
+        assert box._waiting_bytes in (0, 20 << 20)
     for _ in range(50):
         put(b"x")
     with pytest.raises(DeadLetterError, match="54 outstanding"):

@@ -9,13 +9,15 @@ import subprocess
 import sys
 import threading
 import time
+from base64 import b64encode
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
+from confluent_kafka.cimpl import NewTopic
 
 from featurestore.client import FeatureStore
 from featurestore.errors import LetterReplayError
@@ -23,6 +25,8 @@ from featurestore.event_time import Mark
 from featurestore.local import LocalStack, environment_of
 from featurestore.offline import EventLog, log_schema
 from featurestore.spec import load
+from streams.broker import admin_client
+from streams.codecs import Decoded
 from streams.codecs.json import JsonCodec
 from streams.dead_letters import DeadLetterBox, held_letters
 from streams.ledger import ledgers
@@ -231,7 +235,7 @@ def test_an_event_comes_back_with_its_key_into_its_partition_and_says_from_where
     )
     held = {
         each.letter.place: each
-        for each in held_letters(lettered.settings.kafka_bootstrap, lettered.settings.project, [topic])
+        for each in held_letters(lettered.settings.kafka_bootstrap, lettered.settings.project, [topic]).letters
     }
     assert {place for place, each in held.items() if each.replayed} == {f"{topic}/1/3"}
     replayed = held[f"{topic}/1/3"].replayed
@@ -357,10 +361,124 @@ def test_a_letter_larger_than_a_record_may_be_does_not_stop_its_worker(
         producer.send_raw(topic, b"u1", large)
         producer.send(made.repository.topic(topic), {"user": "u1", "at": now_us(), "amount": 1.0})
     made.wait_until_applied(worker)
-    [held] = held_letters(made.settings.kafka_bootstrap, made.settings.project, [topic])
+    [held] = held_letters(made.settings.kafka_bootstrap, made.settings.project, [topic]).letters
     assert held.letter.payload == large
     assert held.letter.record_key == b"u1"
     assert JsonCodec(made.repository.topic(topic)).decode([held.letter.payload]).rejected[0].reason == "broken_json"
+
+
+def test_letters_that_find_no_room_any_more_are_left_and_all_others_come_back_once_in_order(
+    stack: LocalStack, project: Make, unique: Callable[[str], str]
+) -> None:
+    topic, bound = unique("narrow"), 100_000
+    admin = admin_client(stack.kafka_bootstrap)
+    [done] = admin.create_topics([NewTopic(topic, 2, 1, config={"max.message.bytes": str(bound)})]).values()
+    done.result(30)
+    made, moment, draw = project(definitions(topic)), now_us(), random.Random(1)
+    # Together the small ones are larger than the topic's bound as well, however they are compressed.
+    events = [line(b64encode(draw.randbytes(900)).decode(), moment, 1.0) for _ in range(250)]
+    for place in (0, 125, 249):
+        # It just found room, without the headers that say that it comes again.
+        events[place] = line(
+            b64encode(draw.randbytes(bound)).decode()[: bound - 75 - len(line("", moment, 1.0))], moment, 1.0
+        )
+    producer = Producer({"bootstrap.servers": stack.kafka_bootstrap, "enable.idempotence": True, "linger.ms": 0})
+    refused: list[KafkaError] = []
+    for place in (0, 125, 249):
+        producer.produce(
+            topic, events[place], partition=1, on_delivery=lambda error, _: error and refused.append(error)
+        )
+        producer.flush()
+    assert not refused
+    first = len(records(stack.kafka_bootstrap, topic))
+    box = DeadLetterBox(kafka_producer(stack.kafka_bootstrap), made.settings.project)
+    box.put([DeadLetter(topic, 0, n, "wrong_type", "was", event) for n, event in enumerate(events)])
+    box.flush()
+    for before in (0, 247):
+        report = replay(made).run(Wanted())
+        assert (report.replayed, report.before, report.left) == (247 - before, before, {"too_large": 3})
+        assert report.example["too_large"].startswith(f"{topic}/0/0: ")
+    back = [each for each in records(stack.kafka_bootstrap, topic) if each.partition() == 0]
+    assert (first, [each.value() for each in back]) == (3, [event for event in events if len(event) < 2_000])
+
+
+def test_of_a_cut_letter_nothing_comes_back(stack: LocalStack, project: Make, unique: Callable[[str], str]) -> None:
+    topic = unique("cut")
+    made = project(definitions(topic))
+    box = DeadLetterBox(kafka_producer(stack.kafka_bootstrap), made.settings.project)
+    # Whatever is left of it: it may read as an event.
+    event = line("a", now_us(), 1.0)
+    box.put([DeadLetter(topic, 0, 0, "wrong_type", "was", event, None, None, 9_000_000)])
+    box.put([DeadLetter(topic, 0, 1, "wrong_type", "was", event)])
+    box.flush()
+    report = replay(made).run(Wanted())
+    assert (report.replayed, report.left) == (1, {"too_large": 1})
+    assert list(sources(stack.kafka_bootstrap, topic)) == [f"{topic}/0/1"]
+
+
+def test_letters_are_decoded_in_bounded_parts_and_judged_alike(lettered: Project) -> None:
+    asked: list[int] = []
+
+    class Counting(JsonCodec):
+        def decode(self, payloads: Sequence[bytes | None]) -> Decoded:
+            asked.append(len(payloads))
+            return super().decode(payloads)
+
+    [topic] = lettered.repository.topics.values()
+    bootstrap, name = lettered.settings.kafka_bootstrap, lettered.settings.project
+    report = LetterReplay(bootstrap, name, topic, 3_600_000_000, {}, now_us, codec=Counting(topic)).look(Wanted())
+    assert (report.replayed, report.left) == (1_300, {"broken_json": 20})
+    assert (max(asked), sum(asked)) == (500, 1_320)
+
+
+def test_erased_letters_are_gone_and_what_cannot_be_read_is_told_once(
+    stack: LocalStack, project: Make, unique: Callable[[str], str]
+) -> None:
+    topic = unique("erased")
+    made = project(definitions(topic))
+    name, event = f"{topic}.{made.settings.project}.dead", line("a", now_us(), 1.0)
+    producer = kafka_producer(stack.kafka_bootstrap)
+    box = DeadLetterBox(producer, made.settings.project)
+
+    def put(*offsets: int) -> None:
+        box.put([DeadLetter(topic, 0, offset, "wrong_type", "was", event) for offset in offsets])
+        box.flush()
+
+    def held() -> dict[int, bytes]:
+        found = held_letters(stack.kafka_bootstrap, made.settings.project, [topic])
+        return {each.letter.offset: each.kept_under for each in found.letters}
+
+    def write(key: bytes | None, value: bytes | None) -> None:
+        producer.produce(name, value, key)
+        producer.flush()
+
+    put(0)
+    put(1, 2, 3)
+    put(3, 4)
+    put(5)
+    assert list(held()) == [0, 1, 2, 3, 4, 5]
+    # Alone; with those that came along, but for one that another record holds as well; and one that comes again.
+    write(held()[0], None)
+    write(held()[1], None)
+    write(held()[5], None)
+    assert list(held()) == [3, 4]
+    put(5)
+    foreign = [(b"x", b""), (b"y", b'{"topic": "\xff"}'), (b"z#replayed", b"[]"), (held()[5], b"{}")]
+    for key, value in foreign:
+        write(key, value)
+    assert list(held()) == [3, 4, 5]
+    for command in (("list",), ("show", f"{topic}/0/5"), ("replay", "--dry-run"), ("replay",)):
+        said = made.command("dead-letters", *command)
+        assert said.returncode == 0, said.stderr
+        assert said.stderr.count(f"4 records hold no letter and are left out, such as {name}/0/") == 1
+    assert "4 records among the letters hold none" in made.command("ledger").stderr
+    assert json.loads(made.command("dead-letters", "list", "--json").stdout)["unreadable"] == 4
+    # That it was taken back is erased by its own key.
+    report = replay(made).run(Wanted())
+    assert (report.replayed, len(report.unreadable)) == (3, 4)
+    assert replay(made).look(Wanted()).before == 3
+    write(f"{topic}/0/4#replayed".encode(), None)
+    assert (replay(made).look(Wanted()).before, replay(made).look(Wanted()).replayed) == (2, 1)
 
 
 def test_what_one_project_takes_back_counts_for_no_other_that_reads_the_topic(

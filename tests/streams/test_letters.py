@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,9 +18,11 @@ from featurestore import Topic
 from featurestore.event_time import FUTURE_MAX_US, SECOND_US
 from featurestore.offline import EventLog
 from streams.engine import Engine
-from streams.letters import PACK_BYTES_MAX, PACK_LETTERS_MAX, DeadLetter, packs, unpacked
+from streams.letters import PACK_BYTES_MAX, PACK_LETTERS_MAX, DeadLetter, beginning_of, packs, size_bytes, unpacked
 from streams.transport import Batch
+from streams.unapplied import PART_BYTES_MAX, PART_LETTERS_MAX
 from tests.parity.test_parity import Letters
+from tests.streams.codecs.test_evolution import ipc
 
 letters = st.builds(
     DeadLetter,
@@ -81,6 +85,33 @@ def test_a_pack_read_again_takes_the_place_of_its_first_copy_and_of_no_other() -
     assert first.key.startswith(b"paid/0/5..paid/0/9#")
 
 
+@given(letters, st.integers(0, 60_000), st.integers(0, 60_000))
+def test_a_cut_letter_is_small_keeps_its_place_and_says_how_large_its_record_is(
+    letter: DeadLetter, payload_bytes: int, key_bytes: int
+) -> None:
+    large = msgspec.structs.replace(
+        letter, payload=b"p" * payload_bytes, record_key=b"k" * key_bytes, detail="d" * 9_999
+    )
+    made = beginning_of(msgspec.json.encode(large))
+    [cut] = unpacked(made.value)
+    assert len(made.value) < 60_000
+    assert (made.topic, made.key, made.letters, cut.place) == ("paid", letter.key, 1, letter.place)
+    assert (cut.reason, cut.detail) == (letter.reason, "d" * 1_000)
+    assert cut.payload is not None
+    assert cut.record_key is not None
+    assert b"p" * payload_bytes == cut.payload.ljust(payload_bytes, b"p")
+    assert b"k" * key_bytes == cut.record_key.ljust(key_bytes, b"k")
+    is_whole = (cut.payload, cut.record_key) == (large.payload, large.record_key)
+    assert (cut.is_cut, cut.whole_bytes) == ((False, None) if is_whole else (True, payload_bytes + key_bytes))
+    assert cut.beginning() == cut
+
+
+def test_a_letter_of_an_earlier_version_is_whole() -> None:
+    said = b'{"topic":"paid","partition":0,"offset":7,"reason":"wrong_type","detail":"","payload":"e30="}'
+    assert unpacked(said) == [DeadLetter("paid", 0, 7, "wrong_type", "", b"{}")]
+    assert not unpacked(said)[0].is_cut
+
+
 NOW_US = 1_800_000_000 * SECOND_US
 PATIENCE_US = 60 * SECOND_US
 PAID = Topic("paid", schema={"user": str, "at": "timestamp"}, event_time="at", key="user", partitions=2)
@@ -130,3 +161,35 @@ def test_letters_are_those_of_plain_python_with_reason_detail_bytes_and_key(
     }
     assert told == wanted
     assert engine.counts.dead.total() == len(wanted)
+
+
+def test_letters_of_rows_are_made_in_parts_of_few_letters_and_few_bytes(tmp_path: Path) -> None:
+    schema = {"user": str, "at": "timestamp", "n": int}
+    topic = Topic("paid", schema=schema, event_time="at", format="arrow", ranges={"n": (0, None)})
+    parts: list[Sequence[DeadLetter]] = []
+
+    class Parts(Letters):
+        def put(self, letters: Sequence[DeadLetter]) -> None:
+            parts.append(letters)
+
+    def record(users: list[str], bad: int) -> bytes:
+        at = pa.array([NOW_US] * len(users), pa.timestamp("us", tz="UTC"))
+        return ipc(pa.table({"user": users, "at": at, "n": [-1] * bad + [1] * (len(users) - bad)}))
+
+    # Each letter of the second record says its long key again, each one of the third holds a long row.
+    values = [record(["u"] * 2_500, 2_400), record(["u"] * 40, 40), record(["u" * 500_000] * 20, 20), b"?"]
+    keys = [b"k", b"k" * 400_000, None, b"l"]
+    batch = Batch("paid", 0, 0, 4, values, np.arange(4), np.full(4, NOW_US), -1, keys)
+    engine = Engine(topic, "id", [], PATIENCE_US, EventLog(tmp_path, topic), Parts(), lambda: NOW_US)
+    engine.open(0)
+    engine.apply(batch)
+    made = [letter for part in parts for letter in part]
+    wanted = [(0, n) for n in range(2_400)] + [(1, n) for n in range(40)] + [(2, n) for n in range(20)] + [(3, None)]
+    assert [(one.offset, one.position) for one in made] == wanted
+    assert [one.record_key for one in made] == [keys[offset] for offset, _ in wanted]
+    assert max(map(len, parts)) == PART_LETTERS_MAX
+    largest = max(size_bytes([letter]) for letter in made)
+    assert PART_BYTES_MAX <= max(map(size_bytes, parts)) < PART_BYTES_MAX + largest
+    # A record is not copied for each of its rows.
+    assert len({id(one.record_key) for one in made}) == 4
+    assert engine.counts.dead == {"out_of_range": 2_460, "broken_arrow": 1}

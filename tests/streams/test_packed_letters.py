@@ -35,7 +35,7 @@ def test_letters_of_every_form_are_read_alike_each_once(stack: LocalStack, uniqu
     # A worker that was killed finds other batch edges.
     box.put(of(range(1_000, 1_200), "again"))
     box.flush()
-    held = [each.letter for each in held_letters(stack.kafka_bootstrap, "forms", [topic])]
+    held = [each.letter for each in held_letters(stack.kafka_bootstrap, "forms", [topic]).letters]
     assert [letter.offset for letter in held] == list(range(1_503))
     said = {letter.offset: letter.detail for letter in held if letter.detail}
     assert said == {0: "earlier", 1: "earlier"} | dict.fromkeys(range(1_000, 1_200), "again")
