@@ -41,6 +41,7 @@ COLUMNS = ("tests/streams/test_json_columns.py",)
 TIES = ("tests/kernel/test_ties.py",)
 PLAIN = ("tests/kernel/test_plain.py",)
 CODECS = tuple(f"tests/streams/codecs/test_{name}.py" for name in ("evolution", "framing", "contract", "every_format"))
+SIZES = ("tests/streams/codecs/test_sizes.py",)
 PLACES = ("tests/streams/codecs/test_records_of_many.py",)
 NATIVE = ("tests/streams/transport/test_native.py",)
 SERVING = ("tests/streams/test_serving_sink.py",)
@@ -322,6 +323,16 @@ MUTANTS = (
     Mutant("an id is given twice", S + "schemas/folder.py", "os.link(draft,", "os.replace(draft,", CODECS),
     Mutant("a cut off Arrow stream is taken", S + "codecs/arrow.py", "if not payload.endswith(_END):", "if False:", CODECS),
     Mutant("text is not looked at before it is used", S + "codecs/arrow.py", "column.validate(full=True)", "column.validate()", CODECS),
+    Mutant("a dictionary counts as long as its record is", S + "codecs/arrow_sizes.py", "lengths = pc.take(pc.binary_length(texts.dictionary), texts.indices)", "lengths = pc.binary_length(texts.dictionary)", SIZES),
+    Mutant("views of one text count as that text", S + "codecs/arrow_sizes.py", "np.maximum(views, 0).astype(np.int64)", "np.minimum(views, 12).astype(np.int64)", SIZES),
+    Mutant("what a record becomes is not asked before it is read", S + "codecs/arrow.py", "if size > BODY_BYTES_MAX:", "if False:", SIZES),
+    Mutant("a dictionary that grows is copied for nothing", S + "codecs/arrow_sizes.py", "total += dictionaries[which] if held else 0", "total += 0", SIZES),
+    Mutant("columns of nulls take no room", S + "codecs/arrow_sizes.py", "return rows * _WIDTHS[dtype] + text", "return text", SIZES),
+    Mutant("a batch of large records is decoded at once", S + "codecs/arrow.py", "return self._decode(payloads, PART_BYTES_MAX)", "return self._decode(payloads, WHOLE_BYTES_MAX)", SIZES),
+    Mutant("what was not decoded is passed over", S + "engine.py", "return [*out, batch.before(int(batch.offsets[count]))] if count else out", "return [*out, batch] if count else out", SIZES),
+    Mutant("records that were not decoded are nowhere", S + "codecs/arrow.py", "rejected=Rejections.of([*decoded.rejected, *rest])", "rejected=decoded.rejected", SIZES),
+    Mutant("the letter of a row takes its dictionary along", S + "codecs/arrow.py", "        return array.dictionary_decode()", "        return array", SIZES),
+    Mutant("a null of a dictionary is a value", S + "codecs/arrow.py", "np.asarray(arrays[name].is_null()) if arrays[name].null_count", "np.asarray(column.is_null()) if column.null_count", SIZES),
     Mutant("a rejected row has the place of another", S + "codecs/codec.py", "decoded.position[places].tolist()", "places.tolist()", CODECS),
     Mutant("parts of a batch stay in the order of their schemas", S + "codecs/framed.py", "order = np.argsort(index)", "order = np.arange(len(index))", CODECS),
     Mutant("what is no number is taken", S + "codecs/columns.py", "return ~np.asarray(pc.is_finite(array)", "return np.zeros(len(array), bool) & np.asarray(pc.is_finite(array)", CODECS),

@@ -83,6 +83,10 @@ class FramedCodec(ABC):
         parts = [self._decode_alike(schema, records, rejected) for schema, records in alike.items()]
         return _together(self._topic, parts, rejected)
 
+    def decode_first(self, payloads: Sequence[bytes | None]) -> tuple[Decoded, int]:
+        # Values take about as much as the text that they come from, and a batch has a bound for that.
+        return self.decode(payloads), len(payloads)
+
     def encode(self, events: Sequence[Mapping[str, Any]]) -> list[bytes]:
         out = []
         for event in events:
