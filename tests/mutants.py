@@ -41,6 +41,7 @@ COLUMNS = ("tests/streams/test_json_columns.py",)
 TIES = ("tests/kernel/test_ties.py",)
 PLAIN = ("tests/kernel/test_plain.py",)
 CODECS = tuple(f"tests/streams/codecs/test_{name}.py" for name in ("evolution", "framing", "contract", "every_format"))
+FRAMES = ("tests/streams/codecs/test_framing.py",)
 SIZES = ("tests/streams/codecs/test_sizes.py",)
 PLACES = ("tests/streams/codecs/test_records_of_many.py",)
 NATIVE = ("tests/streams/transport/test_native.py",)
@@ -320,6 +321,12 @@ MUTANTS = (
     Mutant("a number of a lost field is used again", S + "codecs/protobuf.py", "free = max([0, *numbers.values(), *gone]) + 1", "free = len(topic.schema)", CODECS),
     Mutant("the last number of a path ends it early", S + "codecs/protobuf.py", "for _ in range(count):", "for _ in range(1):", CODECS),
     Mutant("a silent registry makes dead letters", S + "schemas/confluent.py", "if error.error_code in _NOT_FOUND:", "if True:", CODECS),
+    Mutant("an id that is no int is asked for", S + "schemas/confluent.py", "if schema_id > _ID_MAX:", "if False:", FRAMES),
+    Mutant("unknown ids are asked for one after the other", S + "schemas/confluent.py", "ThreadPoolExecutor(min(len(ids), _AT_ONCE)", "ThreadPoolExecutor(min(len(ids), 1)", FRAMES),
+    Mutant("an unknown id is remembered", S + "codecs/framed.py", "unknown = self._ask(asked)", "unknown = self._unknown = {**self._ask(asked), **getattr(self, '_unknown', {})}", FRAMES),
+    Mutant("a flood of ids is asked for at once", S + "codecs/framed.py", "return self._decode(payloads, ASKED_MAX)", "return self._decode(payloads, len(payloads))", FRAMES),
+    Mutant("a known id counts as asked for", S + "codecs/framed.py", "if schema[0] not in self._written and schema[0] not in asked:", "if schema[0] not in asked:", FRAMES),
+    Mutant("messages that no schema has are kept for ever", S + "codecs/framed.py", "if len(self._refused) == _REFUSED_MAX:", "if False:", FRAMES),
     Mutant("an id is given twice", S + "schemas/folder.py", "os.link(draft,", "os.replace(draft,", CODECS),
     Mutant("a cut off Arrow stream is taken", S + "codecs/arrow.py", "if not payload.endswith(_END):", "if False:", CODECS),
     Mutant("text is not looked at before it is used", S + "codecs/arrow.py", "column.validate(full=True)", "column.validate()", CODECS),
