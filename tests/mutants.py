@@ -327,6 +327,7 @@ MUTANTS = (
     Mutant("unknown ids are asked for one after the other", S + "schemas/confluent.py", "ThreadPoolExecutor(min(len(ids), _AT_ONCE)", "ThreadPoolExecutor(min(len(ids), 1)", FRAMES),
     Mutant("an unknown id is remembered", S + "codecs/framed.py", "unknown = self._ask(asked)", "unknown = self._unknown = {**self._ask(asked), **getattr(self, '_unknown', {})}", FRAMES),
     Mutant("a flood of ids is asked for at once", S + "codecs/framed.py", "return self._decode(payloads, ASKED_MAX)", "return self._decode(payloads, len(payloads))", FRAMES),
+    Mutant("a whole batch is held as its library makes it", S + "codecs/framed.py", "if size > _HELD_BYTES_MAX:", "if False:", FRAMES),
     Mutant("a known id counts as asked for", S + "codecs/framed.py", "if schema[0] not in self._written and schema[0] not in asked:", "if schema[0] not in asked:", FRAMES),
     Mutant("messages that no schema has are kept for ever", S + "codecs/framed.py", "if len(self._refused) == _REFUSED_MAX:", "if False:", FRAMES),
     Mutant("an id is given twice", S + "schemas/folder.py", "os.link(draft,", "os.replace(draft,", CODECS),

@@ -26,6 +26,9 @@ from streams.schemas import Kind, Schemas, WrittenSchema
 MAGIC = 0
 # So many ids that are new to a codec are asked for in one go; of a flood of them the rest comes in the next.
 ASKED_MAX = 1_000
+# What a library makes of an event may be a hundred times as large, fields of nobody among it, and is held until its
+# columns are made: so much of a batch is held at once.
+_HELD_BYTES_MAX = 1 << 20
 # Records may name any number of messages that no schema has; to find that out again costs little.
 _REFUSED_MAX = 1_000
 _HEAD = struct.Struct(">bI")
@@ -160,8 +163,21 @@ class FramedCodec(ABC):
         if isinstance(reader, str):
             rejected += [Rejected(place, "incompatible_schema", reader) for place, _ in records]
             return None
-        events, index, read = [], [], reader.read
+        read, size = reader.read, 0
+        events: list[Any] = []
+        index: list[int] = []
+        columns: dict[str, list[Any]] = {name: [] for name in self._topic.schema}
+
+        def into_columns() -> None:
+            for name, values in columns.items():
+                values += reader.column(name, events)
+            events.clear()
+
         for place, body in records:
+            if size > _HELD_BYTES_MAX:
+                into_columns()
+                size = 0
+            size += len(body)
             try:
                 events.append(read(body))
                 index.append(place)
@@ -169,7 +185,7 @@ class FramedCodec(ABC):
             # bytes that nobody foresaw is no closed list, and must not end a worker.
             except Exception as error:
                 rejected.append(Rejected(place, self.broken, f"{type(error).__name__}: {error}"[:500]))
-        columns = {name: reader.column(name, events) for name in self._topic.schema}
+        into_columns()
         return decoded_of(self._topic, index, columns, ())
 
     def _known_reader(self, key: Any) -> Reader | str:

@@ -253,6 +253,28 @@ def test_of_a_flood_of_ids_the_rest_comes_in_the_next_part(tmp_path: Path, monke
     assert reasons(made.codec.decode(records)) == [*["unknown_schema"] * 2, "broken_avro", *["unknown_schema"] * 3]
 
 
+@pytest.mark.parametrize("format", KINDS)
+def test_events_that_were_read_are_let_go_before_the_whole_batch_is(
+    format: Literal["avro", "protobuf"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make_of(format, FolderSchemas(tmp_path))
+    events = [{**GOOD, "n": number} for number in range(50)]
+    records = made.records(*events)
+    records.insert(20, records[0][:-1])
+    monkeypatch.setattr(framed, "_HELD_BYTES_MAX", 100)
+    held = []
+    reader = type(made.codec._reader(made.schemas.schema(1, made.codec.kind), (1, (0,))))  # type: ignore[attr-defined]
+    plain = reader.column
+
+    def noted(self: Any, name: str, some: Any) -> list[Any]:
+        held.append(len(some))
+        return plain(self, name, some)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(reader, "column", noted)
+    assert rows(made.codec.decode(records)) == events
+    assert 1 <= max(held) < 20
+
+
 def test_messages_that_no_schema_has_leave_nothing_behind(tmp_path: Path) -> None:
     made = make_of("protobuf", FolderSchemas(tmp_path))
     [record] = made.codec.encode([GOOD])
