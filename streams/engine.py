@@ -215,19 +215,22 @@ class Engine:
     def apply(self, *batches: Batch) -> None:
         """Apply batches, each of another partition; raises LostTailError where the store has lost its tail.
 
-        Together they cost the store one read and one write of each row, and they are applied all or none.
+        Together they cost the store one read and one write of each row, and they are applied all or none. Only where
+        their events are more than memory should hold they come one part after the other, each as if it came alone.
         Commits go on when this returns, so what is lost may be a batch of before, of any partition; then these batches
         are not applied either.
         A batch that begins after where the engine stands was read before a seek back: it comes again, so it is
         left alone. One that begins earlier is cut: lateness is judged from where the engine stands.
         """
-        coming = [
+        while coming := [
             batch.after(self._marks[batch.partition].offset)
             for batch in batches
             if batch.first_offset <= self._marks[batch.partition].offset < batch.end_offset
-        ]
-        if not coming:
-            return
+        ]:
+            self._apply(coming)
+
+    def _apply(self, coming: Sequence[Batch]) -> None:
+        """As much of the batches as is decoded in one go."""
         parts = self._judged(coming)
         new = {part.batch.partition: part.mark(self.topic_id) for part in parts}
         taken = _Taken.of(parts, self.topic)
@@ -332,9 +335,15 @@ class Engine:
         return out
 
     def _decoded(self, batches: Sequence[Batch]) -> list[tuple[Batch, Payloads, Decoded]]:
-        """In one go, since a small batch costs hardly less than a large one; with the values, that lie together."""
+        """In one go, since a small batch costs hardly less than a large one; with the values, that lie together.
+
+        What would be too much at once is left for the next time: the rest of a batch, and batches after it.
+        """
         whole = Payloads.joined([batch.values for batch in batches])
-        decoded = self._codec.decode(whole)
+        decoded, count = self._codec.decode_first(whole)
+        if count < len(whole):
+            batches = _first_records(batches, count)
+            whole = whole[:count]
         if len(batches) == 1:
             return [(batches[0], whole, decoded)]
         edges = pairwise(np.cumsum([0, *(len(batch.values) for batch in batches)]).tolist())
@@ -363,6 +372,18 @@ class Engine:
         }
         body = {name: _some(array, kept) for name, array in taken.arrays.items()}
         self._log.put(pa.table({**head, **body}, schema=log_schema(self.topic)))
+
+
+def _first_records(batches: Sequence[Batch], count: int) -> list[Batch]:
+    """The batches up to a record, the last one cut before the next record."""
+    out = []
+    for batch in batches:
+        if count >= len(batch.values):
+            out.append(batch)
+            count -= len(batch.values)
+            continue
+        return [*out, batch.before(int(batch.offsets[count]))] if count else out
+    return out
 
 
 def _chooser(sink: Sink, topic: Topic, taken: _Taken, chosen: Ints) -> Callable[[Ints, Ints], Events]:

@@ -277,7 +277,7 @@ def run_worker(
     """Run until SIGTERM or a failure; returns the exit code, or ends the process when a batch had to be given up.
 
     metrics_port  of this machine alone; 0 takes any free one
-    stall_s       a worker that has records and finishes none for this long ends with EXIT_STALLED
+    stall_s       a worker that has records and applies none for this long ends with EXIT_STALLED
     """
     started = time.monotonic()
     # Events become objects by the ten thousand: a collector that goes through everything each time costs a third.
@@ -287,7 +287,13 @@ def run_worker(
     consumer = cast(Consumer, app.consumer)
     metrics = WorkerMetrics(app.port.engines, consumer.ends, lambda: app.port.ticked_s)
     port = serve_metrics(metrics, metrics_port, TransportMetrics(consumer.counts, consumer.statistics))
-    watch(stall_s, consumer.progress)
+
+    def progress() -> tuple[int, str]:
+        # A batch may be applied in many parts, and each of them is something done.
+        finished, waiting = consumer.progress()
+        return finished + sum(engine.counts.batches for engine in app.port.engines.values()), waiting
+
+    watch(stall_s, progress)
     _watch_topics(app.port, consumer)
 
     @app.task  # type: ignore[untyped-decorator]  # before it starts, Faust has not set logging up

@@ -41,6 +41,8 @@ COLUMNS = ("tests/streams/test_json_columns.py",)
 TIES = ("tests/kernel/test_ties.py",)
 PLAIN = ("tests/kernel/test_plain.py",)
 CODECS = tuple(f"tests/streams/codecs/test_{name}.py" for name in ("evolution", "framing", "contract", "every_format"))
+FRAMES = ("tests/streams/codecs/test_framing.py",)
+SIZES = ("tests/streams/codecs/test_sizes.py",)
 PLACES = ("tests/streams/codecs/test_records_of_many.py",)
 NATIVE = ("tests/streams/transport/test_native.py",)
 SERVING = ("tests/streams/test_serving_sink.py",)
@@ -327,14 +329,33 @@ MUTANTS = (
     Mutant("characters are counted in bytes", S + "codecs/contract.py", "pc.utf8_length", "pc.binary_length", CODECS),
     Mutant("bytes behind an Avro event pass", S + "codecs/avro.py", "if stream.tell() != len(body):", "if False:", CODECS),
     Mutant("milliseconds are taken for microseconds", S + "codecs/avro.py", '"timestamp-millis": (1, 1_000)', '"timestamp-millis": (1, 1)', CODECS),
+    Mutant("fields of nobody are made of an Avro event", S + "codecs/avro.py", "self._wanted = None if all(map(_is_flat, left)) else", "self._wanted = None if True else", CODECS),
+    Mutant("an Avro type is defined a second time", S + "codecs/avro.py", 'return kind["name"] if isinstance(kind, dict) and "name" in kind else kind', "return kind", CODECS),
     Mutant("an Avro type within itself is read", S + "codecs/avro.py", "if full in within:", "if False:", CODECS),
     Mutant("a zero that was not sent is a value", S + "codecs/protobuf.py", "value if value or e.HasField(name) else None", "value", CODECS),
     Mutant("a number of a lost field is used again", S + "codecs/protobuf.py", "free = max([0, *numbers.values(), *gone]) + 1", "free = len(topic.schema)", CODECS),
     Mutant("the last number of a path ends it early", S + "codecs/protobuf.py", "for _ in range(count):", "for _ in range(1):", CODECS),
     Mutant("a silent registry makes dead letters", S + "schemas/confluent.py", "if error.error_code in _NOT_FOUND:", "if True:", CODECS),
+    Mutant("an id that is no int is asked for", S + "schemas/confluent.py", "if schema_id > _ID_MAX:", "if False:", FRAMES),
+    Mutant("unknown ids are asked for one after the other", S + "schemas/confluent.py", "ThreadPoolExecutor(min(len(ids), _AT_ONCE)", "ThreadPoolExecutor(min(len(ids), 1)", FRAMES),
+    Mutant("an unknown id is remembered", S + "codecs/framed.py", "unknown = self._ask(asked)", "unknown = self._unknown = {**self._ask(asked), **getattr(self, '_unknown', {})}", FRAMES),
+    Mutant("a flood of ids is asked for at once", S + "codecs/framed.py", "return self._decode(payloads, ASKED_MAX)", "return self._decode(payloads, len(payloads))", FRAMES),
+    Mutant("a whole batch is held as its library makes it", S + "codecs/framed.py", "if size > _HELD_BYTES_MAX:", "if False:", FRAMES),
+    Mutant("a known id counts as asked for", S + "codecs/framed.py", "if schema[0] not in self._written and schema[0] not in asked:", "if schema[0] not in asked:", FRAMES),
+    Mutant("messages that no schema has are kept for ever", S + "codecs/framed.py", "if len(self._refused) == _REFUSED_MAX:", "if False:", FRAMES),
     Mutant("an id is given twice", S + "schemas/folder.py", "os.link(draft,", "os.replace(draft,", CODECS),
     Mutant("a cut off Arrow stream is taken", S + "codecs/arrow.py", "if not payload.endswith(_END):", "if False:", CODECS),
     Mutant("text is not looked at before it is used", S + "codecs/arrow.py", "column.validate(full=True)", "column.validate()", CODECS),
+    Mutant("a dictionary counts as long as its record is", S + "codecs/arrow_sizes.py", "lengths = pc.take(pc.binary_length(texts.dictionary), texts.indices)", "lengths = pc.binary_length(texts.dictionary)", SIZES),
+    Mutant("views of one text count as that text", S + "codecs/arrow_sizes.py", "np.maximum(views, 0).astype(np.int64)", "np.minimum(views, 12).astype(np.int64)", SIZES),
+    Mutant("what a record becomes is not asked before it is read", S + "codecs/arrow.py", "if size > BODY_BYTES_MAX:", "if False:", SIZES),
+    Mutant("a dictionary that grows is copied for nothing", S + "codecs/arrow_sizes.py", "total += dictionaries[which] if held else 0", "total += 0", SIZES),
+    Mutant("columns of nulls take no room", S + "codecs/arrow_sizes.py", "return rows * _WIDTHS[dtype] + text", "return text", SIZES),
+    Mutant("a batch of large records is decoded at once", S + "codecs/arrow.py", "return self._decode(payloads, PART_BYTES_MAX)", "return self._decode(payloads, WHOLE_BYTES_MAX)", SIZES),
+    Mutant("what was not decoded is passed over", S + "engine.py", "return [*out, batch.before(int(batch.offsets[count]))] if count else out", "return [*out, batch] if count else out", SIZES),
+    Mutant("records that were not decoded are nowhere", S + "codecs/arrow.py", "rejected=Rejections.of([*decoded.rejected, *rest])", "rejected=decoded.rejected", SIZES),
+    Mutant("the letter of a row takes its dictionary along", S + "codecs/arrow.py", "        return array.dictionary_decode()", "        return array", SIZES),
+    Mutant("a null of a dictionary is a value", S + "codecs/arrow.py", "np.asarray(arrays[name].is_null()) if arrays[name].null_count", "np.asarray(column.is_null()) if column.null_count", SIZES),
     Mutant("a rejected row has the place of another", S + "codecs/codec.py", "decoded.position[places].tolist()", "places.tolist()", CODECS),
     Mutant("parts of a batch stay in the order of their schemas", S + "codecs/framed.py", "order = np.argsort(index)", "order = np.arange(len(index))", CODECS),
     Mutant("what is no number is taken", S + "codecs/columns.py", "return ~np.asarray(pc.is_finite(array)", "return np.zeros(len(array), bool) & np.asarray(pc.is_finite(array)", CODECS),

@@ -2,11 +2,15 @@
 
 All events of a record share its offset and are told apart by their place in it. A record that is no stream, or whose
 columns are not those of the contract, is rejected whole; a bad row is rejected alone.
+
+A few bytes can say a lot: compressed, by a dictionary, by views of one text, or as a million nulls. What a record takes
+in memory is therefore known before it is taken there, and has a bound; so has what is decoded together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -18,12 +22,23 @@ import pyarrow.compute as pc
 from featurestore.errors import InvalidEventError
 from featurestore.kernel import ARROW_TYPES, PLACES_MAX, DataType
 from featurestore.spec import Topic
+from streams.codecs.arrow_sizes import BODY_BYTES_MAX, bytes_in_memory, values_bytes
 from streams.codecs.codec import Decoded, without
 from streams.codecs.columns import microseconds, not_numbers, outside_time
 from streams.codecs.json import JsonCodec
 from streams.codecs.rejections import Rejected, Rejections
 
 BROKEN = "broken_arrow"
+TOO_LARGE = "too_large"
+# The values of one record, in the types of the contract: a million events of eight numbers.
+RECORD_BYTES_MAX = 64 << 20
+# The engine takes as many bytes of other formats in one go. One more record may be begun below this bound.
+PART_BYTES_MAX = 32 << 20
+# Arrow has no more than 2 GiB of text in a column.
+WHOLE_BYTES_MAX = 1 << 30
+# About what an event costs that becomes a letter.
+_REJECTED_BYTES = 1_000
+_COMPRESSED_BYTES_MIN = 4_096
 _NANOSECONDS_IN = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000, "ns": 1}
 _END = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 Reasons = dict[int, tuple[str, str]]
@@ -36,20 +51,39 @@ class ArrowCodec:
         self._topic, self._typed = topic, JsonCodec(topic)
 
     def decode(self, payloads: Sequence[bytes | None]) -> Decoded:
+        decoded, count = self._decode(payloads, WHOLE_BYTES_MAX)
+        if count == len(payloads):
+            return decoded
+        why = f"the {count} records before it hold more than {WHOLE_BYTES_MAX} bytes; decode fewer at once"
+        rest = [Rejected(place, TOO_LARGE, why) for place in range(count, len(payloads))]
+        return replace(decoded, rejected=Rejections.of([*decoded.rejected, *rest]))
+
+    def decode_first(self, payloads: Sequence[bytes | None]) -> tuple[Decoded, int]:
+        return self._decode(payloads, PART_BYTES_MAX)
+
+    def _decode(self, payloads: Sequence[bytes | None], bytes_max: int) -> tuple[Decoded, int]:
+        """Records until their values have so many bytes, and how many these are: one at least."""
         rejected: list[Rejected] = []
         parts: list[tuple[int, dict[str, pa.Array], Reasons]] = []
+        size = count = 0
         for place, payload in enumerate(payloads):
+            if size >= bytes_max:
+                break
+            count += 1
             if payload is None:
                 rejected.append(Rejected(place, "no_value", "the record has no value (a tombstone)"))
                 continue
             # Nothing is hidden: the bytes become a dead letter that says what was raised. What the library raises
             # for bytes that nobody foresaw is no closed list, and must not end a worker.
             try:
-                parts.append((place, *self._columns(_table(payload))))
+                arrays, bad, its_size = self._columns(_table(payload))
             except _RefusedError as refused:
                 rejected.append(Rejected(place, refused.reason, str(refused)))
             except Exception as error:
                 rejected.append(Rejected(place, BROKEN, f"{type(error).__name__}: {error}"[:500]))
+            else:
+                parts.append((place, arrays, bad))
+                size += its_size + _REJECTED_BYTES * len(bad)
         counts = [len(next(iter(arrays.values()))) for _, arrays, _ in parts]
         first = np.cumsum([0, *counts])
         reasons = {
@@ -62,8 +96,8 @@ class ArrowCodec:
             for name, dtype in self._topic.schema.items()
         }
         index = np.repeat(np.array([place for place, _, _ in parts], dtype=np.int64), counts)
-        position = np.concatenate([np.arange(count, dtype=np.int64) for count in counts] or [np.zeros(0, np.int64)])
-        return without(Decoded(index, arrays, Rejections.of(rejected), position), reasons)
+        position = np.concatenate([np.arange(rows, dtype=np.int64) for rows in counts] or [np.zeros(0, np.int64)])
+        return without(Decoded(index, arrays, Rejections.of(rejected), position), reasons), count
 
     def encode(self, events: Sequence[Mapping[str, Any]]) -> list[bytes]:
         rows = []
@@ -87,42 +121,74 @@ class ArrowCodec:
         table = pa.table(arrays, schema=self._topic.arrow_schema)
         return [_stream(table.slice(start, PLACES_MAX)) for start in range(0, len(table), PLACES_MAX)]
 
-    def _columns(self, table: pa.Table) -> tuple[dict[str, pa.Array], Reasons]:
-        """The contract's columns of one record, and its bad rows. Raises _RefusedError for the record as a whole."""
+    def _columns(self, table: pa.Table) -> tuple[dict[str, pa.Array], Reasons, int]:
+        """The contract's columns of one record, its bad rows, and the bytes of these columns.
+
+        Raises _RefusedError for the record as a whole.
+        """
         if not 0 < len(table) <= PLACES_MAX:
             if len(table):
                 raise _RefusedError("too_many_events", f"{len(table)} events in a record, {PLACES_MAX} are the most")
             # Every record is applied or a dead letter: one without events cannot be applied.
             raise _RefusedError("no_events", "the record has no events")
+        found = {name: self._found(table, name, dtype) for name, dtype in self._topic.schema.items()}
+        size = sum(values_bytes(found[name], dtype, len(table)) for name, dtype in self._topic.schema.items())
+        if size > RECORD_BYTES_MAX:
+            raise _RefusedError(TOO_LARGE, f"its values take {size} bytes, {RECORD_BYTES_MAX} are the most")
         arrays: dict[str, pa.Array] = {}
         reasons: Reasons = {}
         for name, dtype in self._topic.schema.items():
-            named = [each for each in (name, *self._topic.renamed.get(name, ())) if each in table.column_names]
-            if not named:
-                if name not in self._topic.nullable:
-                    raise _RefusedError("incompatible_schema", f"it has no column {name!r}, which may not be null")
+            column = found[name]
+            if column is None:
                 arrays[name] = pa.nulls(len(table), ARROW_TYPES[dtype])
                 continue
-            if table.column_names.count(named[0]) > 1:
-                raise _RefusedError("incompatible_schema", f"it has the column {named[0]!r} twice")
-            column = table[named[0]].combine_chunks()
-            column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
             # Offsets, lengths and UTF-8 are looked at before anything else reads the values.
             column.validate(full=True)
-            arrays[name], wrong = _cast(column, named[0], dtype)
+            arrays[name], wrong = _cast(column, dtype)
             for row in np.flatnonzero(wrong).tolist():
                 shown = repr(column[row])[:80]
                 reasons.setdefault(row, ("wrong_type", f"{shown} cannot become {dtype} - at `$.{name}`"))
             if name not in self._topic.nullable:
-                missing = np.asarray(column.is_null()) if column.null_count else np.zeros(0, np.bool_)
+                # Of the values, for a dictionary may have a null among its own. Those that are wrong have been named.
+                missing = np.asarray(arrays[name].is_null()) if arrays[name].null_count else np.zeros(0, np.bool_)
                 for row in np.flatnonzero(missing).tolist():
                     reasons.setdefault(row, ("missing_field", f"no value - at `$.{name}`"))
-        return arrays, reasons
+        return arrays, reasons, size
+
+    def _found(self, table: pa.Table, name: str, dtype: DataType) -> pa.ChunkedArray | None:
+        """A column of the contract as it was written, None where there may be none. Raises _RefusedError."""
+        named = [each for each in (name, *self._topic.renamed.get(name, ())) if each in table.column_names]
+        if not named:
+            if name not in self._topic.nullable:
+                raise _RefusedError("incompatible_schema", f"it has no column {name!r}, which may not be null")
+            return None
+        if table.column_names.count(named[0]) > 1:
+            raise _RefusedError("incompatible_schema", f"it has the column {named[0]!r} twice")
+        kind = table.schema.field(named[0]).type
+        if not _can_become(kind, dtype):
+            raise _RefusedError(
+                "incompatible_schema", f"its column {named[0]!r} is {kind}, which cannot become {dtype}"
+            )
+        return table[named[0]]
 
 
-def one_row(payload: bytes, position: int) -> bytes:
-    """A record with one event of a record, as its producer wrote it: what is kept of a rejected row."""
-    return _stream(_opened(payload).slice(position, 1))
+def one_row(payload: bytes, position: int, columns: Collection[str] | None = None) -> bytes:
+    """A record with one event of a record that was decoded: what is kept of a rejected row.
+
+    columns  the names that its topic reads, former ones too; by default all that a topic could read
+
+    Values are as the producer wrote them, and nothing else of the record comes along: no dictionary of all its
+    events, and no text that its contract does not name.
+    """
+    row = _opened(payload).slice(position, 1)
+    named = [
+        (name, _alone(row.column(place)))
+        for place, name in enumerate(row.column_names)
+        if (columns is None or name in columns) and any(_can_become(row.schema.types[place], dtype) for dtype in _CAN)
+    ]
+    event = pa.table([value for _, value in named], names=[name for name, _ in named])
+    # Short texts only grow when they are compressed; a long one may be all that made its record short.
+    return _stream(event, "zstd" if event.nbytes >= _COMPRESSED_BYTES_MIN else None)
 
 
 class _RefusedError(Exception):
@@ -143,6 +209,9 @@ def _table(payload: bytes) -> pa.Table:
     # A stream may also just end, but then nobody knows whether batches were cut off.
     if not payload.endswith(_END):
         raise ValueError("it does not end as a stream that was closed")
+    size = bytes_in_memory(payload)
+    if size > BODY_BYTES_MAX:
+        raise _RefusedError(TOO_LARGE, f"it becomes {size} bytes when it is read, {BODY_BYTES_MAX} are the most")
     source = pa.BufferReader(payload)
     with pa.ipc.open_stream(source) as stream:
         table = stream.read_all()
@@ -153,24 +222,32 @@ def _table(payload: bytes) -> pa.Table:
     return table
 
 
-def _stream(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as stream:
+def _stream(table: pa.Table, compression: str | None = None) -> bytes:
+    sink, options = pa.BufferOutputStream(), pa.ipc.IpcWriteOptions(compression=compression)
+    with pa.ipc.new_stream(sink, table.schema, options=options) as stream:
         stream.write_table(table)
     return bytes(sink.getvalue().to_pybytes())
 
 
-def _cast(column: pa.Array, name: str, dtype: DataType) -> tuple[pa.Array, np.ndarray]:
+def _alone(value: pa.ChunkedArray) -> pa.Array:
+    """A column of one row, without what the other rows' values lie in."""
+    array = next(chunk for chunk in value.chunks if len(chunk))
+    if pa.types.is_dictionary(array.type):
+        return array.dictionary_decode()
+    return array.cast(pa.string()) if pa.types.is_string_view(array.type) else array
+
+
+def _cast(parts: pa.ChunkedArray, dtype: DataType) -> tuple[pa.Array, np.ndarray]:
     """A column in its type of the contract, and where it could not be: there its value means nothing."""
-    kind = column.type
+    kind = parts.type
     if pa.types.is_dictionary(kind):
-        column = column.dictionary_decode()
-        kind = column.type
+        # Part by part: each may have a dictionary of its own, and to make one of all costs more than to have none.
+        kind = kind.value_type
+        parts = pa.chunked_array([part.dictionary_decode() for part in parts.chunks], kind)
+    column = parts.combine_chunks()
     wrong = np.zeros(len(column), dtype=np.bool_)
     if pa.types.is_null(kind):
         return pa.nulls(len(column), ARROW_TYPES[dtype]), wrong
-    if not _CAN[dtype](kind):
-        raise _RefusedError("incompatible_schema", f"its column {name!r} is {kind}, which cannot become {dtype}")
     if dtype == "float64":
         # Whole numbers become the nearest float, as in every other format.
         column = column.cast(pa.float64(), safe=False)
@@ -208,6 +285,14 @@ def _microseconds(column: pa.Array) -> tuple[pa.Array, np.ndarray]:
 def _less(column: pa.Array, wrong: np.ndarray) -> pa.Array:
     """The column with nulls in some places."""
     return pc.if_else(pa.array(wrong), pa.scalar(None, column.type), column) if wrong.any() else column
+
+
+def _can_become(kind: pa.DataType, dtype: DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+        if pa.types.is_string_view(kind):
+            return False  # nothing in the library decodes it
+    return bool(pa.types.is_null(kind)) or _CAN[dtype](kind)
 
 
 def _is_text(kind: pa.DataType) -> bool:

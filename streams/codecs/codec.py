@@ -49,6 +49,13 @@ class Codec(Protocol):
         """
         ...
 
+    def decode_first(self, payloads: Sequence[bytes | None]) -> tuple[Decoded, int]:
+        """The same of as many records as memory should hold together, and how many these are: one at least.
+
+        Who goes on with the rest reads any batch, whatever its records become when they are read.
+        """
+        ...
+
     def encode(self, events: Sequence[Mapping[str, Any]]) -> list[bytes]:
         """The records of some events, in their order: one an event, or one for all where the format holds many.
 

@@ -43,6 +43,10 @@ class ContractCodec:
     def decode(self, payloads: Sequence[bytes | None]) -> Decoded:
         return kept(self._codec.decode(payloads), self._topic)
 
+    def decode_first(self, payloads: Sequence[bytes | None]) -> tuple[Decoded, int]:
+        decoded, count = self._codec.decode_first(payloads)
+        return kept(decoded, self._topic), count
+
     def encode(self, events: Sequence[Mapping[str, Any]]) -> list[bytes]:
         records = self._codec.encode(events)
         rejected = self.decode(records).rejected

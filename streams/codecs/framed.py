@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 import msgspec
@@ -24,6 +24,13 @@ from streams.codecs.rejections import Rejected, Rejections
 from streams.schemas import Kind, Schemas, WrittenSchema
 
 MAGIC = 0
+# So many ids that are new to a codec are asked for in one go; of a flood of them the rest comes in the next.
+ASKED_MAX = 1_000
+# What a library makes of an event may be a hundred times as large, fields of nobody among it, and is held until its
+# columns are made: so much of a batch is held at once.
+_HELD_BYTES_MAX = 1 << 20
+# Records may name any number of messages that no schema has; to find that out again costs little.
+_REFUSED_MAX = 1_000
 _HEAD = struct.Struct(">bI")
 
 
@@ -49,7 +56,10 @@ class FramedCodec(ABC):
     def __init__(self, topic: Topic, schemas: Schemas) -> None:
         self._topic, self._schemas = topic, schemas
         self._typed = JsonCodec(topic)
-        self._readers: dict[Hashable, Reader | IncompatibleSchemaError] = {}
+        self._readers: dict[Hashable, Reader] = {}
+        # Apart, so that what is refused never takes the place of a reader.
+        self._refused: dict[Hashable, str] = {}
+        self._written: dict[int, WrittenSchema] = {}
         self._written_id: int | None = None
 
     @property
@@ -58,8 +68,17 @@ class FramedCodec(ABC):
         return f"{self._topic.name}-value"
 
     def decode(self, payloads: Sequence[bytes | None]) -> Decoded:
+        return self._decode(payloads, len(payloads))[0]
+
+    def decode_first(self, payloads: Sequence[bytes | None]) -> tuple[Decoded, int]:
+        return self._decode(payloads, ASKED_MAX)
+
+    def _decode(self, payloads: Sequence[bytes | None], asked_max: int) -> tuple[Decoded, int]:
+        """Records up to the one that names one new id too many, and how many these are."""
         rejected: list[Rejected] = []
-        alike: dict[Hashable, list[tuple[int, bytes]]] = {}
+        asked: set[int] = set()
+        count = len(payloads)
+        alike: dict[Any, list[tuple[int, bytes]]] = {}
         # Most heads are as long as this and say the same, so each is read once.
         size = self.head_bytes
         heads: dict[bytes, list[tuple[int, bytes]]] = {}
@@ -76,12 +95,18 @@ class FramedCodec(ABC):
             except ValueError as error:
                 rejected.append(Rejected(place, self.broken, str(error)))
                 continue
+            if schema[0] not in self._written and schema[0] not in asked:
+                if len(asked) == asked_max:
+                    count = place
+                    break
+                asked.add(schema[0])
             records = alike.setdefault(schema, [])
             records.append((place, payload[start:]))
             if start == size:
                 heads[payload[:size]] = records
-        parts = [self._decode_alike(schema, records, rejected) for schema, records in alike.items()]
-        return _together(self._topic, parts, rejected)
+        unknown = self._ask(asked)
+        parts = [self._decode_alike(schema, records, unknown, rejected) for schema, records in alike.items()]
+        return _together(self._topic, parts, rejected), count
 
     def encode(self, events: Sequence[Mapping[str, Any]]) -> list[bytes]:
         out = []
@@ -109,7 +134,7 @@ class FramedCodec(ABC):
     def _body(self, values: Mapping[str, Any]) -> bytes:
         """One event of the topic's own schema, by column, time stamps in microseconds."""
 
-    def _schema_of(self, payload: bytes) -> tuple[Hashable, int]:
+    def _schema_of(self, payload: bytes) -> tuple[Any, int]:
         """What decides how a record is read, its schema's id first, and where its body begins. Raises ValueError."""
         return (schema_id(payload),), _HEAD.size
 
@@ -118,17 +143,41 @@ class FramedCodec(ABC):
             self._written_id = self._schemas.register(self.subject, self._own_schema())
         return _HEAD.pack(MAGIC, self._written_id)
 
-    def _decode_alike(self, key: Any, records: list[tuple[int, bytes]], rejected: list[Rejected]) -> Decoded | None:
-        try:
-            reader = self._known_reader(key)
-        except UnknownSchemaError as error:
-            rejected += [Rejected(place, "unknown_schema", str(error)) for place, _ in records]
+    def _ask(self, ids: Collection[int]) -> dict[int, str]:
+        """Learn the schemas of new ids; of those that the registry does not have, what is to be said."""
+        unknown = {}
+        for each, found in self._schemas.ask(ids, self.kind).items():
+            if isinstance(found, UnknownSchemaError):
+                unknown[each] = str(found)
+            else:
+                self._written[each] = found
+        return unknown
+
+    def _decode_alike(
+        self, key: Any, records: list[tuple[int, bytes]], unknown: Mapping[int, str], rejected: list[Rejected]
+    ) -> Decoded | None:
+        if key[0] in unknown:
+            rejected += [Rejected(place, "unknown_schema", unknown[key[0]]) for place, _ in records]
             return None
-        except IncompatibleSchemaError as error:
-            rejected += [Rejected(place, "incompatible_schema", str(error)) for place, _ in records]
+        reader = self._known_reader(key)
+        if isinstance(reader, str):
+            rejected += [Rejected(place, "incompatible_schema", reader) for place, _ in records]
             return None
-        events, index, read = [], [], reader.read
+        read, size = reader.read, 0
+        events: list[Any] = []
+        index: list[int] = []
+        columns: dict[str, list[Any]] = {name: [] for name in self._topic.schema}
+
+        def into_columns() -> None:
+            for name, values in columns.items():
+                values += reader.column(name, events)
+            events.clear()
+
         for place, body in records:
+            if size > _HELD_BYTES_MAX:
+                into_columns()
+                size = 0
+            size += len(body)
             try:
                 events.append(read(body))
                 index.append(place)
@@ -136,22 +185,25 @@ class FramedCodec(ABC):
             # bytes that nobody foresaw is no closed list, and must not end a worker.
             except Exception as error:
                 rejected.append(Rejected(place, self.broken, f"{type(error).__name__}: {error}"[:500]))
-        columns = {name: reader.column(name, events) for name in self._topic.schema}
+        into_columns()
         return decoded_of(self._topic, index, columns, ())
 
-    def _known_reader(self, key: Any) -> Reader:
+    def _known_reader(self, key: Any) -> Reader | str:
+        """The reader of a key, or why there is none."""
+        if key in self._refused:
+            return self._refused[key]
         if key not in self._readers:
+            written = self._written[key[0]]
             try:
-                written = self._schemas.schema(key[0], self.kind)
                 if written.kind != self.kind:
                     raise IncompatibleSchemaError(key[0], f"it is of kind {written.kind}, not {self.kind}")
                 self._readers[key] = self._reader(written, key)
             except IncompatibleSchemaError as error:
-                self._readers[key] = error
-        found = self._readers[key]
-        if isinstance(found, IncompatibleSchemaError):
-            raise found.with_traceback(None)
-        return found
+                if len(self._refused) == _REFUSED_MAX:
+                    del self._refused[next(iter(self._refused))]
+                self._refused[key] = str(error)
+                return self._refused[key]
+        return self._readers[key]
 
 
 def schema_id(payload: bytes) -> int:

@@ -7,7 +7,7 @@ definition. Numbers of fields belong to the writer's schema alone, so columns ar
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, ClassVar
 
@@ -95,10 +95,10 @@ class ProtobufCodec(FramedCodec):
 
     def __init__(self, topic: Topic, schemas: Any) -> None:
         super().__init__(topic, schemas)
-        self._files: dict[int, _File] = {}
+        self._files: dict[int, _File | IncompatibleSchemaError] = {}
         self._message: Any = None
 
-    def _schema_of(self, payload: bytes) -> tuple[Hashable, int]:
+    def _schema_of(self, payload: bytes) -> tuple[Any, int]:
         found = schema_id(payload)
         path, start = _message_path(payload, _HEAD_BYTES)
         return (found, path), start
@@ -106,8 +106,14 @@ class ProtobufCodec(FramedCodec):
     def _reader(self, schema: WrittenSchema, key: Any) -> ProtobufReader:
         found, path = key
         if found not in self._files:
-            self._files[found] = _File(schema, found)
-        return ProtobufReader(self._topic, self._files[found].message(path), found)
+            try:
+                self._files[found] = _File(schema, found)
+            except IncompatibleSchemaError as error:
+                self._files[found] = error
+        file = self._files[found]
+        if isinstance(file, IncompatibleSchemaError):
+            raise file.with_traceback(None)
+        return ProtobufReader(self._topic, file.message(path), found)
 
     def _own_schema(self) -> WrittenSchema:
         newest = self._schemas.latest(self.subject, self.kind)

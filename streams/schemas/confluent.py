@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
@@ -19,6 +20,10 @@ _TIMEOUT_S = 10.0
 # The client waits and asks again by itself; after that the worker ends, and its restart asks again.
 _RETRIES_MAX = 3
 _RETRY_MS, _RETRY_MAX_MS = 200, 2_000
+# A registry gives its schemas ids that are Java's ints. Asked for another number it has no such page.
+_ID_MAX = 2**31 - 1
+# Bytes that are no events may name any number of ids, and each has to be asked for.
+_AT_ONCE = 16
 # Protobuf as a descriptor rather than as source text: nothing here reads .proto files.
 _FORMAT: dict[Kind, str | None] = {"AVRO": None, "PROTOBUF": "serialized"}
 
@@ -48,12 +53,26 @@ class ConfluentSchemas:
         return int(self._asked(lambda: self._client.register_schema(subject, Schema(schema.text, schema.kind))))
 
     def schema(self, schema_id: int, kind: Kind) -> WrittenSchema:
+        if schema_id > _ID_MAX:
+            raise UnknownSchemaError(schema_id, self._where)
         if schema_id not in self._known:
             found = self._found(lambda: self._client.get_schema(schema_id, fmt=_FORMAT[kind]))
             if found is None:
                 raise UnknownSchemaError(schema_id, self._where)
             self._known[schema_id] = self._written(found, kind)
         return self._known[schema_id]
+
+    def ask(self, ids: Collection[int], kind: Kind) -> dict[int, WrittenSchema | UnknownSchemaError]:
+        def answer(schema_id: int) -> WrittenSchema | UnknownSchemaError:
+            try:
+                return self.schema(schema_id, kind)
+            except UnknownSchemaError as error:
+                return error
+
+        if len(ids) < 2:
+            return {schema_id: answer(schema_id) for schema_id in ids}
+        with ThreadPoolExecutor(min(len(ids), _AT_ONCE), thread_name_prefix="schemas") as pool:
+            return dict(zip(ids, pool.map(answer, ids), strict=True))
 
     def latest(self, subject: str, kind: Kind) -> WrittenSchema | None:
         found = self._found(lambda: self._client.get_latest_version(subject, fmt=_FORMAT[kind]))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import msgspec
@@ -50,6 +50,15 @@ class FolderSchemas:
 
     def schema(self, schema_id: int, kind: Kind) -> WrittenSchema:
         return self._read(schema_id)
+
+    def ask(self, ids: Collection[int], kind: Kind) -> dict[int, WrittenSchema | UnknownSchemaError]:
+        out: dict[int, WrittenSchema | UnknownSchemaError] = {}
+        for schema_id in ids:
+            try:
+                out[schema_id] = self._read(schema_id)
+            except UnknownSchemaError as error:
+                out[schema_id] = error
+        return out
 
     def latest(self, subject: str, kind: Kind) -> WrittenSchema | None:
         versions = self._subjects / subject

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
+
+from featurestore.errors import UnknownSchemaError
 
 Kind = Literal["AVRO", "PROTOBUF"]
 
@@ -31,6 +34,13 @@ class Schemas(Protocol):
 
     def schema(self, schema_id: int, kind: Kind) -> WrittenSchema:
         """The schema of an id, expected to be of a kind; raises UnknownSchemaError."""
+        ...
+
+    def ask(self, ids: Collection[int], kind: Kind) -> Mapping[int, WrittenSchema | UnknownSchemaError]:
+        """For each id its schema, or the error that `schema` raises; what is not known yet is asked for side by side.
+
+        That there is no schema of an id is never remembered: it may be the next one that somebody registers.
+        """
         ...
 
     def latest(self, subject: str, kind: Kind) -> WrittenSchema | None:

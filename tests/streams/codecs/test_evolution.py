@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import math
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,19 @@ from tests.streams.codecs.conftest import rows
 
 TOPIC = {"schema": {"who": str, "at": "timestamp", "x": float, "n": int}, "event_time": "at", "nullable": ("x", "n")}
 NUMBERS = FieldDescriptorProto
+
+
+NESTED = {
+    "type": "array",
+    "items": {
+        "type": "record",
+        "name": "Item",
+        "fields": [
+            {"name": "who", "type": {"type": "enum", "name": "Who", "symbols": ["a", "b"]}},
+            {"name": "is_new", "type": ["null", "boolean"]},
+        ],
+    },
+}
 
 
 @pytest.fixture
@@ -61,6 +75,17 @@ WHO, AT = field("who", "string"), field("at", "long")
         ([WHO, AT, field("n", "int")], {"who": "a", "at": 1, "n": -7}, {"n": -7}),
         ([WHO, AT, field("n", ["long", "null"])], {"who": "a", "at": 1, "n": None}, {"n": None}),
         ([WHO, AT, field("more", {"type": "array", "items": "string"})], {"who": "a", "at": 1, "more": ["b"]}, {}),
+        # A type that is defined in a field of nobody, and named in one of the contract, alone and in a union.
+        (
+            [field("more", NESTED), field("who", "Who"), AT, field("m", {"type": "map", "values": "Item"})],
+            {"more": [{"who": "a", "is_new": None}], "who": "b", "at": 1, "m": {"k": {"who": "a", "is_new": True}}},
+            {"who": "b", "at": 1},
+        ),
+        (
+            [field("more", NESTED), field("who", ["null", "elsewhere.Who", "string"]), field("at", ["int", "long"])],
+            {"more": [], "who": "b", "at": 2**40},
+            {"who": "b", "at": 2**40},
+        ),
         (
             [field("who", {"type": "enum", "name": "Who", "symbols": ["a", "b"]}), AT],
             {"who": "b", "at": 1},
@@ -277,6 +302,19 @@ def test_our_own_protobuf_fields_keep_their_numbers_and_none_is_used_again(schem
     # A restart of the same producer registers nothing new.
     event = {"who": "a", "at": 1}
     assert codec_of(back, schemas).encode([event]) == codec_of(back, schemas).encode([event])
+
+
+def test_what_no_contract_names_of_an_avro_event_is_not_made(schemas: FolderSchemas) -> None:
+    event = {"who": "a", "at": 1, "more": [{"who": "b", "is_new": None}] * 20_000}
+    tracemalloc.start()
+    try:
+        decoded = avro(schemas, [WHO, AT, field("more", NESTED)], event)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert [row["who"] for row in rows(decoded)] == ["a"]
+    # As a dictionary each of the items would take two hundred bytes and more.
+    assert most < 2_000_000
 
 
 # --- Arrow ------------------------------------------------------------------------------------------------------------

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import struct
 import threading
+import time
+import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,7 +24,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from featurestore import Topic
 from featurestore.errors import SchemaRegistryError, UnknownSchemaError
 from featurestore.local import free_port
-from streams.codecs import codec_of
+from streams.codecs import Decoded, codec_of, framed
 from streams.codecs.avro import avro_schema
 from streams.schemas import FolderSchemas, Schemas, WrittenSchema, schemas_at
 from tests.streams.codecs.conftest import GOOD, SCHEMA, make_of, rows
@@ -37,6 +40,8 @@ class RegistryServer(ThreadingHTTPServer):
     def __init__(self, folder: Path) -> None:
         super().__init__(("127.0.0.1", 0), _Answers)
         self.schemas, self.asked, self.refuses = FolderSchemas(folder), [], 0  # type: ignore[var-annotated]
+        # How many are asked at this moment, the most of them so far, and how long each of them takes.
+        self.open, self.open_max, self.takes_s, self.lock = 0, 0, 0.0, threading.Lock()
 
     @property
     def url(self) -> str:
@@ -49,11 +54,20 @@ class _Answers(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         parts = urlsplit(self.path)
         self.server.asked.append(self.path)
+        with self.server.lock:
+            self.server.open += 1
+            self.server.open_max = max(self.server.open_max, self.server.open)
+        time.sleep(self.server.takes_s)
+        with self.server.lock:
+            self.server.open -= 1
         if self.server.refuses:
             return self._say(self.server.refuses, {"error_code": 50001, "message": "down for repairs"})
         path, query = parts.path.strip("/").split("/"), parse_qs(parts.query)
         try:
             if path[:2] == ["schemas", "ids"]:
+                if int(path[2]) >= 2**31:
+                    # What Jersey says of a number that is no int.
+                    return self._say(404, {"error_code": 404, "message": "HTTP 404 Not Found"})
                 found = self.server.schemas.schema(int(path[2]), "AVRO")
                 # Without being asked for it, a registry gives the source text of a Protobuf schema.
                 assert found.kind == "AVRO" or query["format"] == ["serialized"]
@@ -189,6 +203,99 @@ def test_a_page_that_is_not_found_is_not_a_schema_that_is_not_there(server: Regi
     server.refuses = 404
     with pytest.raises(SchemaRegistryError):
         codec_of(made.topic, schemas_at(server.url)).decode([record])
+
+
+def named(schema_id: int, rest: bytes = b"x") -> bytes:
+    return struct.pack(">bI", 0, schema_id) + rest
+
+
+def reasons(decoded: Decoded) -> list[str]:
+    return [one.reason for one in decoded.rejected]
+
+
+def test_an_id_that_no_registry_gives_is_unknown_without_being_asked_for(server: RegistryServer) -> None:
+    made = make_of("avro", schemas_at(server.url))
+    decoded = made.codec.decode([named(2**31), named(2**32 - 1), named(2**31 - 1)])
+    assert reasons(decoded) == ["unknown_schema"] * 3
+    assert server.asked == [f"/schemas/ids/{2**31 - 1}"]
+
+
+def test_many_unknown_ids_are_asked_for_side_by_side_and_each_once(server: RegistryServer) -> None:
+    made = make_of("protobuf", schemas_at(server.url))
+    server.takes_s = 0.02
+    decoded = made.codec.decode([named(number, path) for path in (b"\x00", b"\x02\x02") for number in range(90, 150)])
+    assert reasons(decoded) == ["unknown_schema"] * 120
+    assert len(server.asked) == 60
+    assert 4 < server.open_max <= 16
+
+
+def test_a_schema_that_was_registered_after_garbage_named_its_id_is_found(schemas: Schemas) -> None:
+    made = make_of("avro", schemas)  # type: ignore[arg-type]
+    flood = [named(number) for number in range(1, 40)]
+    assert reasons(made.codec.decode(flood)) == ["unknown_schema"] * 39
+    [record] = made.codec.encode([GOOD])
+    assert record[:5] == flood[0][:5]
+    for records in ([record], [*flood[1:], record]):
+        assert rows(made.codec.decode(records)) == [GOOD]
+
+
+def test_of_a_flood_of_ids_the_rest_comes_in_the_next_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(framed, "ASKED_MAX", 3)
+    made = make_of("avro", FolderSchemas(tmp_path))
+    [record] = made.codec.encode([GOOD])
+    records = [record, named(7), named(8), b"?", named(7), record, named(9), named(8), record]
+    decoded, count = made.codec.decode_first(records)
+    assert (count, decoded.index.tolist()) == (6, [0, 5])
+    decoded, rest = made.codec.decode_first(records[count:])
+    assert (rest, decoded.index.tolist()) == (3, [2])
+    # An id whose schema is known needs no asking, so it ends no part.
+    assert made.codec.decode_first([named(7), named(8), named(9), record, named(9), named(10)])[1] == 5
+    assert reasons(made.codec.decode(records)) == [*["unknown_schema"] * 2, "broken_avro", *["unknown_schema"] * 3]
+
+
+@pytest.mark.parametrize("format", KINDS)
+def test_events_that_were_read_are_let_go_before_the_whole_batch_is(
+    format: Literal["avro", "protobuf"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make_of(format, FolderSchemas(tmp_path))
+    events = [{**GOOD, "n": number} for number in range(50)]
+    records = made.records(*events)
+    records.insert(20, records[0][:-1])
+    monkeypatch.setattr(framed, "_HELD_BYTES_MAX", 100)
+    held = []
+    reader = type(made.codec._reader(made.schemas.schema(1, made.codec.kind), (1, (0,))))  # type: ignore[attr-defined]
+    plain = reader.column
+
+    def noted(self: Any, name: str, some: Any) -> list[Any]:
+        held.append(len(some))
+        return plain(self, name, some)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(reader, "column", noted)
+    assert rows(made.codec.decode(records)) == events
+    assert 1 <= max(held) < 20
+
+
+def test_messages_that_no_schema_has_leave_nothing_behind(tmp_path: Path) -> None:
+    made = make_of("protobuf", FolderSchemas(tmp_path))
+    [record] = made.codec.encode([GOOD])
+
+    def batch(first: int) -> list[bytes]:
+        # A path of two places, each of two bytes.
+        paths = [
+            b"\x04" + bytes([0x80 | 2 * (n % 64), 1 + n // 8_192, 0x80 | 2 * (n // 64 % 64), 1])
+            for n in range(first, first + 2_000)
+        ]
+        return [record, *(record[:5] + path for path in paths)]
+
+    assert set(reasons(made.codec.decode(batch(0)))) == {"incompatible_schema"}
+    tracemalloc.start()
+    made.codec.decode(batch(2_000))
+    before, _ = tracemalloc.get_traced_memory()
+    for first in range(4_000, 20_000, 2_000):
+        assert rows(made.codec.decode(batch(first))) == [GOOD]
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert after - before < 200_000
 
 
 def test_confluents_own_client_reads_the_schemas_that_we_register(server: RegistryServer) -> None:
