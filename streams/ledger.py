@@ -23,15 +23,15 @@ from streams.progress import Progress
 class TopicLedger:
     """Records of one topic by what became of them.
 
-    records   that the broker has: offsets, less those that hold no record (a transaction's end takes one)
-    applied   taken by a view at least; of a record that holds many events, one of them at least
-    dead      by reason; of a record that holds many events, all of them, and the reason of the first; a letter that
-              was taken back stays here, its event counts at its new offset
-    twice     offsets that stand in the log more than once, or both there and among the dead without being late
-    repeated  events that their topic's `dedupe` left out
-    replayed  letters that were taken back
-    expired   offsets that the broker has deleted and nothing else tells of: records that never were applied, for which
-              somebody ran `skip-expired`; also ends of transactions, that once could be told from these
+    records     that the broker has: offsets, less those that hold no record (a transaction's end takes one)
+    applied     taken by a view at least; of a record that holds many events, one of them at least
+    dead        by reason; of a record that holds many events, all of them, and the reason of the first; a letter that
+                was taken back stays here, its event counts at its new offset
+    twice       offsets that stand in the log more than once, or both there and among the dead without being late
+    repeated    events that their topic's `dedupe` left out
+    replayed    letters that were taken back
+    expired     offsets that the broker has deleted and nothing else tells of: records that never were applied, for which
+                somebody ran `skip-expired`; also ends of transactions, that once could be told from these
     unreadable  records among the letters that hold none
     """
 
