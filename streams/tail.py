@@ -62,10 +62,7 @@ class Tail:
                     self.ends.add(partition)
                     end = max(end, message.offset() or 0)
                 elif error.code() == KafkaError._AUTO_OFFSET_RESET:
-                    what = f"the broker has partition {partition} no longer from offset {self._next[partition]} on"
-                    what += ", and the event log does not reach that far"
-                    advice = f"`featurestore skip-expired --topic {self._topic}` goes on without what has expired"
-                    raise TopicError(self._topic, f"{what}; {advice}")
+                    raise gone(self._topic, partition, self._next[partition])
                 else:
                     raise KafkaException(error)
             if end > self._next[partition]:
@@ -92,3 +89,9 @@ class Tail:
         values = [message.value() for message in records]
         first = self._next[partition]
         return Batch(self._topic, partition, first, end, values, offsets, stamps, -1 if epoch is None else epoch)
+
+
+def gone(topic: str, partition: int, offset: int) -> TopicError:
+    """What to say of records that come next, and that neither the broker nor the log has."""
+    what = f"the broker has partition {partition} no longer from offset {offset} on, and the event log does not reach"
+    return TopicError(topic, f"{what} that far; `featurestore skip-expired --topic {topic}` goes on without them")

@@ -63,6 +63,18 @@ FOLDED = in_kernel("parity", "rows_folded_in_any_batches_roll_up_to_the_plain_va
 JOINED = in_kernel("parity", "point_in_time_values_equal_the_plain_value_at_any_moment")
 
 
+def in_backfills(*tests: str) -> tuple[str, ...]:
+    """Some tests of backfills, which start processes."""
+    return tuple(f"tests/streams/test_backfill.py::test_{test}" for test in tests)
+
+
+# What a store lost while a backfill was under way.
+FLUSHED = in_backfills("what_only_the_log_has_is_not_left_out_where_the_store_is_flushed_between_fill_and_follow")
+BEHIND_FLIP = in_backfills("a_backfill_that_goes_on_behind_its_flip_fills_what_the_store_lost_since[before-drop]")
+NOWHERE = in_backfills("rows_that_neither_log_nor_topic_have_are_not_called_complete_by_a_backfill")
+OLDER_ALIAS = in_backfills("rows_are_not_dropped_while_an_alias_that_came_back_older_names_them")
+
+
 def shown_by(function: str) -> tuple[str, ...]:
     """The column of the table that would show it."""
     return (f"tests/kernel/test_table.py::test_rows_and_join_equal_the_plain_value[{function}]",)
@@ -256,6 +268,13 @@ MUTANTS = (
     Mutant("a loss is looked for where the server was started anew alone", S + "serving_sink.py", "lost = [partition for partition in self._inner.lost() if", "lost = [partition for partition in (self._inner.lost() if self._barrier else ()) if", SERVING),
     Mutant("what another project took back is taken", T + "message_loop.py", "if _is_for_others(messages[index], header, ours, functions, held):", "if False:", NATIVE),
     Mutant("rows for the log are counted and not weighed", S + "log_writer.py", "batches = max(self._rows / ROWS_MAX, self._bytes / BYTES_MAX)", "batches = self._rows / ROWS_MAX", ("tests/streams/test_log_writer.py",)),
+    Mutant("a follower takes lost rows for those of a topic whose beginning nobody has", S + "follow.py", "if stands < bounds.low and logged is not None and stands < logged.offset:", "if False:", FLUSHED),
+    Mutant("a follower passes over what neither log nor topic has", S + "follow.py", "if mark is not None and stands < bounds.low:", "if False:", NOWHERE),
+    Mutant("a backfill that flipped looks for no loss", S + "backfill.py", "if self._is_lacking(state) if self._names(state.id) else", "if False if self._names(state.id) else", BEHIND_FLIP),
+    Mutant("served rows that lost something are not told incomplete", S + "backfill.py", "            self._tell_incomplete(state)\n", "", BEHIND_FLIP),
+    Mutant("rows are dropped whatever the alias names", S + "backfill.py", ", may=lambda: self._names(state.id))", ")", OLDER_ALIAS),
+    Mutant("a backfill ends whatever the alias names", S + "backfill.py", "if self._aliases.end_backfill(self._view.id, state.id):", "if self._aliases.end_backfill(self._view.id):", OLDER_ALIAS),
+    Mutant("a backfill that flipped does not flip again", S + "backfill.py", 'else state.stage == "flipped":', "else False:", OLDER_ALIAS),
     Mutant("a look learns of a loss before it knows what was sent", S + "serving_sink.py", "            self.finish()\n            self._incarnation = incarnation", "            self._incarnation = incarnation", SERVING),
     Mutant("a follower skips the ids between log and rows", S + "engine.py", "            start = log_end\n        self._marks", "            pass\n        self._marks", ("tests/simulation/test_follower.py",)),
     Mutant("a fetch goes on when the flow is stopped", T + "consumer.py", "while not self.should_stop and self.flow_active:", "while not self.should_stop:", ("tests/streams/transport/test_with_faust_at_rest.py",)),
