@@ -50,8 +50,8 @@ _TIMEOUT_S = 10.0
 _READ_S = 0.1
 # A broker that gives nothing of a range that it has for this long is stuck.
 _SILENT_MAX_S = 60.0
-# Offsets whose events are counted at once, and entities that are shown.
-_COUNTED_OFFSETS = 200_000
+# Events that are counted at once, and entities that are shown.
+_COUNTED_MAX = 200_000
 _SAMPLE = 5
 
 Source = Literal["kafka", "log"]
@@ -294,7 +294,7 @@ class Replay:
         for partition, (first, _) in asked.first.items():
             start, end = first, asked.end[partition]
             while start < end:
-                stop = min(start + _COUNTED_OFFSETS, end)
+                stop = slices.end_within(partition, start, end, _COUNTED_MAX)
                 part = slices.read(["effective_us", "late_by_us", *keys], partition, start, stop)
                 events += len(part)
                 moment = max(moment, pc.max(part["effective_us"]).as_py() or 0)

@@ -43,6 +43,7 @@ PLAIN = ("tests/kernel/test_plain.py",)
 CODECS = tuple(f"tests/streams/codecs/test_{name}.py" for name in ("evolution", "framing", "contract", "every_format"))
 PLACES = ("tests/streams/codecs/test_records_of_many.py",)
 NATIVE = ("tests/streams/transport/test_native.py",)
+FILL = ("tests/streams/test_fill.py",)
 SERVING = ("tests/streams/test_serving_sink.py",)
 SLICED = ("tests/streams/test_online_sink.py",)
 LETTERS = ("tests/streams/test_letters.py",)
@@ -268,6 +269,9 @@ MUTANTS = (
     Mutant("a loss is looked for where the server was started anew alone", S + "serving_sink.py", "lost = [partition for partition in self._inner.lost() if", "lost = [partition for partition in (self._inner.lost() if self._barrier else ()) if", SERVING),
     Mutant("what another project took back is taken", T + "message_loop.py", "if _is_for_others(messages[index], header, ours, functions, held):", "if False:", NATIVE),
     Mutant("rows for the log are counted and not weighed", S + "log_writer.py", "batches = max(self._rows / ROWS_MAX, self._bytes / BYTES_MAX)", "batches = self._rows / ROWS_MAX", ("tests/streams/test_log_writer.py",)),
+    Mutant("a slice has so many offsets, whatever these hold", "featurestore/offline/log_slices.py", "if not self.topic.is_batched or self._dataset is None:", "if True:", FILL),
+    Mutant("the log's decisions are read by offsets, whatever these hold", S + "decided.py", "            high = log.end_within(partition, low, high, _EVENTS_MAX)\n", "            pass\n", FILL),
+    Mutant("repeats are looked for where the log has them in another order", S + "decided.py", "places, is_repeat = places[order], is_repeat[order]", "places, is_repeat = places[order], is_repeat", FILL),
     Mutant("a follower takes lost rows for those of a topic whose beginning nobody has", S + "follow.py", "if stands < bounds.low and logged is not None and stands < logged.offset:", "if False:", FLUSHED),
     Mutant("a follower passes over what neither log nor topic has", S + "follow.py", "if mark is not None and stands < bounds.low:", "if False:", NOWHERE),
     Mutant("a backfill that flipped looks for no loss", S + "backfill.py", "if self._is_lacking(state) if self._names(state.id) else", "if False if self._names(state.id) else", BEHIND_FLIP),
