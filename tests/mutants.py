@@ -69,6 +69,11 @@ def in_backfills(*tests: str) -> tuple[str, ...]:
     return tuple(f"tests/streams/test_backfill.py::test_{test}" for test in tests)
 
 
+def in_replays(test: str) -> tuple[str, ...]:
+    """One test of replays."""
+    return (f"tests/streams/test_replay.py::test_{test}",)
+
+
 # What a store lost while a backfill was under way.
 FLUSHED = in_backfills("what_only_the_log_has_is_not_left_out_where_the_store_is_flushed_between_fill_and_follow")
 BEHIND_FLIP = in_backfills("a_backfill_that_goes_on_behind_its_flip_fills_what_the_store_lost_since[before-drop]")
@@ -272,6 +277,12 @@ MUTANTS = (
     Mutant("a slice has so many offsets, whatever these hold", "featurestore/offline/log_slices.py", "if not self.topic.is_batched or self._dataset is None:", "if True:", FILL),
     Mutant("the log's decisions are read by offsets, whatever these hold", S + "decided.py", "            high = log.end_within(partition, low, high, _EVENTS_MAX)\n", "            pass\n", FILL),
     Mutant("repeats are looked for where the log has them in another order", S + "decided.py", "places, is_repeat = places[order], is_repeat[order]", "places, is_repeat = places[order], is_repeat", FILL),
+    Mutant("a replay calls repeats too late", S + "replay.py", "((late_by > view.lateness_us) & (late_by != REPEATED_US)).sum()", "(late_by > view.lateness_us).sum()", in_replays("events_left_out_as_repeats_are_not_called_too_late")),
+    Mutant("another range under a replay's name shows the earlier one", S + "replay.py", "self._view_ids(), (self._first, self._end))\n            if", "self._view_ids(), held.said)\n            if", in_replays("a_name_stands_for_one_question")),
+    Mutant("what int does not read is taken for an offset", S + "replay.py", "text.isdecimal()", "text.isdigit()", in_replays("a_name_stands_for_one_question")),
+    Mutant("a replay is dropped by the definitions of now", S + "replay.py", "*(() if held is None else held.views)", "", in_replays("a_name_stands_for_one_question")),
+    Mutant("a replay judges lateness by the views that are shown", S + "replay.py", "for view in repository.views_of(topic))\n        # Not", "for view in self._views)\n        # Not", in_replays("what_some_view_takes_is_no_dead_letter_of_a_replay_of_another")),
+    Mutant("any partition's records hide one that is stuck", S + "replay.py", "heard.update(dict.fromkeys((batch.partition for batch in batches), time.monotonic()))", "heard = dict.fromkeys(begin, time.monotonic()) if batches else heard", in_replays("a_partition_that_gives_nothing_is_noticed_beside_one_that_gives")),
     Mutant("a follower takes lost rows for those of a topic whose beginning nobody has", S + "follow.py", "if stands < bounds.low and logged is not None and stands < logged.offset:", "if False:", FLUSHED),
     Mutant("a follower passes over what neither log nor topic has", S + "follow.py", "if mark is not None and stands < bounds.low:", "if False:", NOWHERE),
     Mutant("a backfill that flipped looks for no loss", S + "backfill.py", "if self._is_lacking(state) if self._names(state.id) else", "if False if self._names(state.id) else", BEHIND_FLIP),
