@@ -17,7 +17,8 @@ from featurestore.offline import EventLog, LogSlices
 from featurestore.online import Alias, Aliases, Backfilling
 from featurestore.settings import Settings
 from featurestore.spec import FeatureView
-from streams.broker import broker_of
+from streams.bounds import bounds_of
+from streams.broker import admin_client, broker_of
 from streams.build import online_store
 from streams.fill import LogFill
 from streams.follow import Follower
@@ -87,32 +88,25 @@ class Backfill:
         self._store.ensure_ready()
         topic = self._view.source
         topic_id = Topics(broker_of(self._settings)).ids([topic.name])[topic.name]
+        self._log.forget()
         state = self._aliases.backfill(self._view.id) or self._begin()
-        compared = "compared before"
+        compared, dropped = "compared before", 0
         slices = LogSlices(self._log, state.version)
         if state.stage == "fill":
             self._fill(state, slices, topic_id)
             self._at("before-compare")
             compared = self._compare(state.id, self._log.at(state.version))
             state = self._save(state, stage="follow")
-        if state.stage in ("follow", "flip"):
-            # What the log has got since is folded faster from there, and Kafka may have lost it. Also for who goes on
-            # right before the flip: the process before may have ended a day ago.
-            self._fill(state, LogSlices.newest(self._log), topic_id)
-        with Follower(self._settings, self._store, self._view, state.id, topic_id) as follower:
-            if state.stage in ("follow", "flip"):
-                follower.until_caught_up(lambda done, total: self._moved("follow", done, total))
-            if state.stage == "follow":
-                state = self._save(state, stage="flip", old_id=self._aliases.id_of(self._view.id))
-            if state.stage == "flip":
-                self._at("before-flip")
-                self._flip(state, follower.settled())
-                self._at("after-flip")
-                state = self._save(state, stage="flipped")
-            follower.for_seconds(keep_following_s)
-        self._at("before-drop")
-        dropped = self._store.drop(state.old_id) if state.old_id not in (None, state.id) else 0
-        self._aliases.end_backfill(self._view.id)
+        for _ in range(_FLIP_TRIES_MAX):
+            state = self._served(state, topic_id, keep_following_s)
+            self._at("before-drop")
+            dropped += self._drop_old(state)
+            self._at("before-end")
+            if self._aliases.end_backfill(self._view.id, state.id):
+                break
+            state = self._save(state, stage="flipped")
+        else:
+            raise BackfillError(self._view.name, f"its alias came back older {_FLIP_TRIES_MAX} times; run it again")
         events = sum(mark.offset for mark in slices.marks.values())
         return Backfilled(state.id, state.version, events, compared, dropped)
 
@@ -132,6 +126,59 @@ class Backfill:
         self._aliases.save_backfill(self._view.id, state)
         return state
 
+    def _served(self, state: Backfilling, topic_id: str, keep_following_s: float) -> Backfilling:
+        """Bring the shadow up to now and flip to it, unless it has flipped and lost nothing since."""
+        if self._is_lacking(state) if self._names(state.id) else state.stage == "flipped":
+            # The store lost some of what is served; or the alias came back older, and names what is half dropped.
+            self._tell_incomplete(state)
+            state = self._save(state, stage="flip")
+        # What the log has got since is folded faster from there, and Kafka may have lost it. Also for who goes on right
+        # before the flip or behind it: the process before may have ended a day ago, and the store lost rows since.
+        self._fill(state, LogSlices.newest(self._log), topic_id)
+        with Follower(self._settings, self._store, self._view, state.id, topic_id) as follower:
+            follower.until_caught_up(lambda done, total: self._moved("follow", done, total))
+            if state.stage == "follow":
+                state = self._save(state, stage="flip", old_id=self._aliases.id_of(self._view.id))
+            if state.stage == "flip":
+                self._at("before-flip")
+                self._flip(state, follower)
+                self._at("after-flip")
+                state = self._save(state, stage="flipped")
+            follower.for_seconds(keep_following_s)
+        return state
+
+    def _is_lacking(self, state: Backfilling) -> bool:
+        """Whether a bucket of the shadow has nothing, or less than Kafka can still add to, and the log has the rest.
+
+        One that only stands behind the log may be on its way there: workers write both.
+        """
+        topic = self._view.source
+        logged, stored = self._log.marks(), self._store.marks(state.id, topic.name)
+        bounds = bounds_of(admin_client(broker_of(self._settings)), topic.name, range(topic.partitions))
+        for partition, held in bounds.items():
+            stands = min(0 if mark is None else mark.offset for mark in stored.get(partition, [None]))
+            end = logged[partition].offset if partition in logged else 0
+            if stands < min(max(held.low, 1), end):
+                return True
+        return False
+
+    def _tell_incomplete(self, state: Backfilling) -> None:
+        """Lookups answer STALE until the shadow is flipped to, or somebody finds complete what is served now."""
+        alias = self._aliases.get(self._view.id)
+        if alias is not None and alias.id in (state.id, state.old_id):
+            # Where there is another one by now, whoever wrote it has looked at its rows.
+            self._aliases.point(self._view.id, alias, self._alias(alias.id, False))
+
+    def _drop_old(self, state: Backfilling) -> int:
+        """Drop the rows that were served before, for as long as the alias names the shadow."""
+        if state.old_id is None or state.old_id == state.id:
+            return 0
+        return self._store.drop(state.old_id, may=lambda: self._names(state.id))
+
+    def _names(self, row_id: str) -> bool:
+        """Whether the alias does."""
+        return self._aliases.id_of(self._view.id) == row_id
+
     def _fill(self, state: Backfilling, slices: LogSlices, topic_id: str) -> None:
         fill = LogFill(slices, self._view, self._events_max)
         sink = OnlineSink(self._store, self._view, row_id=state.id)
@@ -146,12 +193,10 @@ class Backfill:
             before += mark.offset
         self._moved("fill", total, total)
 
-    def _flip(self, state: Backfilling, held: Mapping[int, int]) -> None:
+    def _flip(self, state: Backfilling, follower: Follower) -> None:
         """From one moment to the next, readers find the shadow.
 
         Over an alias that stood before the shadow was looked at: while it stands, the store was not flushed.
-
-        held  partition -> offset before which the shadow holds everything
         """
         for _ in range(_FLIP_TRIES_MAX):
             before = self._aliases.get(self._view.id)
@@ -159,9 +204,12 @@ class Backfill:
                 self._aliases.point(self._view.id, None, self._alias(state.old_id or self._view.id, False))
                 continue
             if before.id == state.id:
-                return
-            self._refuse_lost(state, held)
-            if before.id != state.old_id:
+                if before.is_ready:
+                    return
+                # It was served and has lost something: ready is what holds all that was served until it was told.
+                follower.until_caught_up()
+            self._refuse_lost(state, follower.settled())
+            if before.id not in (state.id, state.old_id):
                 raise BackfillError(self._view.name, f"somebody else flipped it to {before.id} meanwhile")
             if self._aliases.point(self._view.id, before, self._alias(state.id, True)):
                 return
@@ -176,10 +224,9 @@ class Backfill:
         for partition, end in held.items():
             marks = stored.get(partition, [])
             if end and (not marks or any(mark is None or mark.offset < end for mark in marks)):
+                way = "run it again" if self._names(state.id) else "run it with --abandon, then again"
                 raise BackfillError(
-                    self._view.name,
-                    f"the store lost rows of {state.id} after they were filled and compared; run it with --abandon, "
-                    "then again",
+                    self._view.name, f"the store lost rows of {state.id} after they were filled and compared; {way}"
                 )
 
     def _save(self, state: Backfilling, **changed: str) -> Backfilling:

@@ -21,8 +21,8 @@ from streams.sink import Log
 Ints = npt.NDArray[np.int64]
 Truths = npt.NDArray[np.bool_]
 _NONE = np.zeros(0, dtype=np.int64)
-# Rows of the log that are looked at together.
-_STEP = 2_000_000
+# Events of the log that are looked at together.
+_EVENTS_MAX = 2_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +80,23 @@ def decided(log: Log, partition: int, first: int, end: int, *, is_batched: bool 
     """
     columns = ["offset", "late_by_us", *(["position"] if is_batched else [])]
     starts, ends, repeated = [_NONE], [_NONE], [_NONE]
-    for low in range(first, end, _STEP):
-        high = min(low + _STEP, end)
-        table = log.between(partition, low, high, columns)
-        offsets, bounds = table["offset"].to_numpy(), (low, high)
+    low = first
+    while low < end:
+        high = min(low + _EVENTS_MAX, end)
         if is_batched:
-            offsets = np.sort(in_records(offsets, table["position"].to_numpy()))
+            high = log.end_within(partition, low, high, _EVENTS_MAX)
+        table = log.between(partition, low, high, columns)
+        places, bounds = table["offset"].to_numpy(), (low, high)
+        is_repeat = table["late_by_us"].to_numpy() == REPEATED_US
+        if is_batched:
+            places = in_records(places, table["position"].to_numpy())
+            order = np.argsort(places)
+            places, is_repeat = places[order], is_repeat[order]
             bounds = low * PLACES_MAX, high * PLACES_MAX
-        edges = np.concatenate(([bounds[0] - 1], offsets, [bounds[1]]))
+        edges = np.concatenate(([bounds[0] - 1], places, [bounds[1]]))
         gaps = np.flatnonzero(np.diff(edges) > 1)
         starts.append(edges[gaps] + 1)
         ends.append(edges[gaps + 1])
-        repeated.append(offsets[table["late_by_us"].to_numpy() == REPEATED_US])
+        repeated.append(places[is_repeat])
+        low = high
     return Decided(first, end, np.concatenate(starts), np.concatenate(ends), np.concatenate(repeated))

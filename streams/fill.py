@@ -70,7 +70,7 @@ class LogFill:
             return None if end is None else stands
         end = replace(end, topic_id=topic_id)
         while stands.offset < end.offset:
-            stop = min(stands.offset + self._events_max, end.offset)
+            stop = self._slices.end_within(partition, stands.offset, end.offset, self._events_max, self._since_us)
             table = self._slices.read(self._columns(), partition, stands.offset, stop, self._since_us)
             if not len(table):
                 # What expired unread, or what no window reaches, may be billions of offsets.

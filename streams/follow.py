@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
+from featurestore.errors import BackfillError
 from featurestore.event_time import Mark
 from featurestore.offline import EventLog
 from featurestore.online import OnlineStore
@@ -18,7 +19,7 @@ from streams.engine import Engine
 from streams.online_sink import OnlineSink
 from streams.schemas import schemas_at
 from streams.sink import NoLetters, NoLog
-from streams.tail import Tail
+from streams.tail import Tail, gone
 
 _READ_S = 0.1
 
@@ -26,7 +27,8 @@ _READ_S = 0.1
 class Follower:
     """Brings the rows under an id up to where the topic ends, and keeps them there.
 
-    Raises TopicError where the topic has lost what the rows still lack, LostTailError where the store did.
+    They hold what the log has already. Raises BackfillError where they do not and the topic lacks it, TopicError where
+    log and topic have both lost what the rows still lack, LostTailError where the store lost what the rows had.
     """
 
     def __init__(self, settings: Settings, store: OnlineStore, view: FeatureView, row_id: str, topic_id: str) -> None:
@@ -35,15 +37,23 @@ class Follower:
         marks: dict[int, Mark] = {}
         broker = broker_of(settings)
         self._admin = admin_client(broker)
+        events = EventLog(settings.offline_path, topic)
         for partition, bounds in bounds_of(self._admin, topic.name, range(topic.partitions)).items():
-            mark = sink.open(partition, topic_id)
+            mark, logged = sink.open(partition, topic_id), events.marks().get(partition)
+            stands = 0 if mark is None else mark.offset
+            if stands < bounds.low and logged is not None and stands < logged.offset:
+                # They were filled from the log just now: to go on from the topic's first offset would leave that out.
+                raise BackfillError(view.name, f"the store lost rows of {row_id} after they were filled; run it again")
+            if mark is not None and stands < bounds.low:
+                # Where nothing is left of a partition, nobody would ask the broker for what comes next.
+                raise gone(topic.name, partition, stands)
             if mark is None and bounds.low:
                 # Neither the log nor the topic knows of earlier events than these.
                 mark = Mark(bounds.low, 0, topic_id)
                 sink.heartbeat({partition: mark})
             if mark is not None:
                 marks[partition] = mark
-        log = NoLog(topic, marks, EventLog(settings.offline_path, topic))
+        log = NoLog(topic, marks, events)
         self._engine = Engine(
             topic,
             topic_id,

@@ -30,8 +30,8 @@ class TopicLedger:
     twice       offsets that stand in the log more than once, or both there and among the dead without being late
     repeated    events that their topic's `dedupe` left out
     replayed    letters that were taken back
-    expired     offsets that the broker has deleted and nothing else tells of: records that never were applied, for which
-                somebody ran `skip-expired`; also ends of transactions, that once could be told from these
+    expired     offsets that the broker has deleted and nothing else tells of: records that never were applied, for
+                which somebody ran `skip-expired`; also ends of transactions, that once could be told from these
     unreadable  records among the letters that hold none
     """
 

@@ -27,7 +27,7 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
 from featurestore.errors import ReplayError
-from featurestore.event_time import Mark, moment_us
+from featurestore.event_time import REPEATED_US, Mark, moment_us
 from featurestore.kernel import roll_up
 from featurestore.kernel.keys import encode_keys
 from featurestore.offline import EventLog, LogSlices, log_schema
@@ -50,8 +50,8 @@ _TIMEOUT_S = 10.0
 _READ_S = 0.1
 # A broker that gives nothing of a range that it has for this long is stuck.
 _SILENT_MAX_S = 60.0
-# Offsets whose events are counted at once, and entities that are shown.
-_COUNTED_OFFSETS = 200_000
+# Events that are counted at once, and entities that are shown.
+_COUNTED_MAX = 200_000
 _SAMPLE = 5
 
 Source = Literal["kafka", "log"]
@@ -60,8 +60,10 @@ Source = Literal["kafka", "log"]
 class Range(msgspec.Struct, frozen=True):
     """What is replayed, as it was understood at first: the topic may have grown since.
 
+    views  their ids: under these the rows lie in the scratch place
     first  partition -> offset and the newest event time before it, by which lateness is judged
     end    partition -> the offset to stop before
+    said   what was asked for: from and to, as they were written
     """
 
     topic: str
@@ -69,6 +71,7 @@ class Range(msgspec.Struct, frozen=True):
     views: list[str]
     first: dict[int, tuple[int, int]]
     end: dict[int, int]
+    said: tuple[str | None, str | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,7 @@ class ViewReplayed:
     """What one view made of the range.
 
     applied, late, too_late  events: counted in, counted in although late, left out for it
+    repeats                  events left out since an earlier one has their id, however late they are
     rows                     entities that have a row
     sample                   values of some of them at `moment_us`
     """
@@ -84,6 +88,7 @@ class ViewReplayed:
     applied: int
     late: int
     too_late: int
+    repeats: int
     rows: int
     sample: list[dict[str, Any]]
 
@@ -135,7 +140,10 @@ class Replay:
         if other:
             raise ReplayError(topic, f"view {other[0]!r} reads another topic")
         self._views: list[FeatureView] = list(chosen)
-        said = repr((topic, first, end, [view.id for view in self._views], source))
+        # A late event is dead where no view of the topic takes it, whichever of them are looked at.
+        self._lateness_us = max(view.lateness_us for view in repository.views_of(topic))
+        # Not their ids: a changed definition finds the place of before, and is told so.
+        said = repr((topic, first, end, [view.name for view in self._views], source))
         self.name = name or blake2b(said.encode(), digest_size=4).hexdigest()
         self.folder = settings.offline_path.parent / "replays" / self.name
         self._store = OnlineStore.at(
@@ -159,28 +167,38 @@ class Replay:
 
     def drop(self) -> bool:
         """Delete the scratch place; whether there was one."""
-        held = self.folder.exists()
-        for view in self._views:
-            self._store.drop(view.id)
-        if held:
+        held = self._held()
+        for view_id in {*self._view_ids(), *(() if held is None else held.views)}:
+            self._store.drop(view_id)
+        is_there = self.folder.exists()
+        if is_there:
             shutil.rmtree(self.folder)
-        return held
+        return is_there
 
     # -- what is asked -----------------------------------------------------------------------------------------------
 
     def _range(self) -> Range:
-        path = self.folder / "range.json"
-        if path.exists():
-            held = msgspec.json.decode(path.read_bytes(), type=Range)
-            if (held.topic, held.source, held.views) != (self._topic.name, self._source, self._view_ids()):
-                raise ReplayError(self._topic.name, f"{self.name!r} is another replay; choose a name, or drop that one")
+        held = self._held()
+        if held is not None:
+            question = (self._topic.name, self._source, self._view_ids(), (self._first, self._end))
+            if (held.topic, held.source, held.views, held.said) != question:
+                what = f"{self.name!r} is another replay, of {_shown(held)}"
+                raise ReplayError(self._topic.name, f"{what}; choose a --name, or delete that one with --drop")
             return held
         made = self._resolved()
         self.folder.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".new")
+        unfinished = self._path.with_suffix(".new")
         unfinished.write_bytes(msgspec.json.encode(made))
-        unfinished.replace(path)
+        unfinished.replace(self._path)
         return made
+
+    @property
+    def _path(self) -> Path:
+        return self.folder / "range.json"
+
+    def _held(self) -> Range | None:
+        """What an earlier process of this name was asked."""
+        return msgspec.json.decode(self._path.read_bytes(), type=Range) if self._path.exists() else None
 
     def _view_ids(self) -> list[str]:
         return [view.id for view in self._views]
@@ -194,7 +212,7 @@ class Replay:
         else:
             held = {partition: (0, mark.offset) for partition, mark in logged.marks.items()}
         first, end = self._places(self._first, held, logged), self._places(self._end, held, logged)
-        out = Range(self._topic.name, self._source, self._view_ids(), {}, {})
+        out = Range(self._topic.name, self._source, self._view_ids(), {}, {}, (self._first, self._end))
         for partition, (low, high) in held.items():
             begin = low if self._first is None else first[partition]
             stop = high if self._end is None else min(end[partition], high)
@@ -212,7 +230,7 @@ class Replay:
 
     def _places(self, text: str | None, held: Mapping[int, tuple[int, int]], logged: LogSlices) -> dict[int, int]:
         """Partition -> the first offset at or after what was written."""
-        if text is None or text.isdigit():
+        if text is None or text.isdecimal():
             return dict.fromkeys(held, int(text or 0))
         try:
             moment = moment_us(datetime.fromisoformat(text))
@@ -245,23 +263,26 @@ class Replay:
         missing = {partition: mark for partition, mark in begin.items() if partition not in self._log.marks()}
         if missing:
             self._log.append(log_schema(self._topic).empty_table(), missing)
-        lateness_us = max(view.lateness_us for view in self._views)
         letters = _FileLetters(self.folder / "letters.jsonl")
         sinks = self._sinks(asked, topic_id)
         codec = codec_of(self._topic, schemas_at(self._settings.schema_address))
-        engine = Engine(self._topic, topic_id, sinks, lateness_us, self._log, letters, _now_us, codec=codec)
+        engine = Engine(self._topic, topic_id, sinks, self._lateness_us, self._log, letters, _now_us, codec=codec)
         starts = {partition: engine.open(partition) for partition in asked.first}
         total = sum(asked.end[partition] - mark.offset for partition, mark in begin.items())
-        heard = time.monotonic()
+        heard = dict.fromkeys(begin, time.monotonic())
         with Tail(broker_of(self._settings), self._settings.project, self._topic.name, starts) as tail:
-            while any(mark.offset < asked.end[partition] for partition, mark in engine.marks().items()):
+            while lacking := [p for p, mark in engine.marks().items() if mark.offset < asked.end[p]]:
                 batches = tail.read(_READ_S)
-                heard = time.monotonic() if batches else heard
+                heard.update(dict.fromkeys((batch.partition for batch in batches), time.monotonic()))
                 for batch in batches:
                     engine.apply(_before(batch, asked.end[batch.partition]))
                     self._at("mid-replay")
-                if time.monotonic() - heard > _SILENT_MAX_S:
-                    raise ReplayError(self._topic.name, f"the broker gave nothing for {_SILENT_MAX_S:.0f} s")
+                # Of each by itself: another one may have live traffic behind the range.
+                stuck = [partition for partition in lacking if time.monotonic() - heard[partition] > _SILENT_MAX_S]
+                if stuck:
+                    raise ReplayError(
+                        self._topic.name, f"the broker gave nothing of partition {stuck[0]} for {_SILENT_MAX_S:.0f} s"
+                    )
                 done = sum(mark.offset - begin[partition].offset for partition, mark in engine.marks().items())
                 self._moved("replay", done, total)
                 engine.tick()
@@ -294,7 +315,7 @@ class Replay:
         for partition, (first, _) in asked.first.items():
             start, end = first, asked.end[partition]
             while start < end:
-                stop = min(start + _COUNTED_OFFSETS, end)
+                stop = slices.end_within(partition, start, end, _COUNTED_MAX)
                 part = slices.read(["effective_us", "late_by_us", *keys], partition, start, stop)
                 events += len(part)
                 moment = max(moment, pc.max(part["effective_us"]).as_py() or 0)
@@ -313,7 +334,8 @@ class Replay:
         late_by = named["late_by_us"].to_numpy()
         counts["applied"] += int((late_by <= view.lateness_us).sum())
         counts["late"] += int(((late_by > 0) & (late_by <= view.lateness_us)).sum())
-        counts["too_late"] += int((late_by > view.lateness_us).sum())
+        counts["too_late"] += int(((late_by > view.lateness_us) & (late_by != REPEATED_US)).sum())
+        counts["repeats"] += int((late_by == REPEATED_US).sum())
         if len(entities) < _SAMPLE and len(named):
             some = named.select(list(view.entity.keys)).slice(0, 100)
             columns = [some[key].combine_chunks() for key in view.entity.keys]
@@ -331,7 +353,8 @@ class Replay:
             for place, keys in enumerate(entities.values())
         ]
         rows = self._store.rows(view.id)
-        return ViewReplayed(view.name, counts["applied"], counts["late"], counts["too_late"], rows, sample)
+        late, repeats = counts["late"], counts["repeats"]
+        return ViewReplayed(view.name, counts["applied"], late, counts["too_late"], repeats, rows, sample)
 
 
 class _FileLetters:
@@ -360,6 +383,13 @@ class _FileLetters:
                 continue  # cut short by a kill: the next process wrote it again
             found[letter.key] = letter
         return list(found.values())
+
+
+def _shown(asked: Range) -> str:
+    """A replay, as one would ask for it."""
+    first, end = asked.said or (None, None)
+    places = "".join(f" {name} {text}" for name, text in (("--from", first), ("--to", end)) if text is not None)
+    return f"{asked.topic}{places} --source {asked.source} with {', '.join(asked.views)}"
 
 
 def _before(batch: Batch, end: int) -> Batch:

@@ -67,6 +67,9 @@ class Log(Protocol):
 
     def between(self, partition: int, first: int, end: int, columns: Sequence[str]) -> pa.Table: ...
 
+    def end_within(self, partition: int, first: int, end: int, events_max: int) -> int:
+        """Up to where `between` finds at most so many events; asked where records hold many."""
+
 
 class Letters(Protocol):
     """Where an engine's dead letters go; `DeadLetterBox` says what each call promises."""
@@ -99,6 +102,9 @@ class NoLog:
 
     def between(self, partition: int, first: int, end: int, columns: Sequence[str]) -> pa.Table:
         return self._held.between(partition, first, end, columns)
+
+    def end_within(self, partition: int, first: int, end: int, events_max: int) -> int:
+        return self._held.end_within(partition, first, end, events_max)
 
 
 class NoLetters:

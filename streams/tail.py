@@ -61,10 +61,7 @@ class Tail:
                     out.append(Batch(self._topic, one.partition, first, one.offset, [], nothing, nothing))
                     self._next[one.partition] = one.offset
             elif one.error.code() == KafkaError._AUTO_OFFSET_RESET:
-                what = f"the broker has partition {one.partition} no longer from offset {self._next[one.partition]} on"
-                what += ", and the event log does not reach that far"
-                advice = f"`featurestore skip-expired --topic {self._topic}` goes on without what has expired"
-                raise TopicError(self._topic, f"{what}; {advice}")
+                raise gone(self._topic, one.partition, self._next[one.partition])
             else:
                 raise KafkaException(one.error)
         return out
@@ -87,3 +84,9 @@ class Tail:
         stamps_us = run.timestamps_ms * 1_000 + 999
         place = self._topic, run.partition
         return Batch(*place, first, end, run.values, run.offsets, stamps_us, run.leader_epoch, run.keys)
+
+
+def gone(topic: str, partition: int, offset: int) -> TopicError:
+    """What to say of records that come next, and that neither the broker nor the log has."""
+    what = f"the broker has partition {partition} no longer from offset {offset} on, and the event log does not reach"
+    return TopicError(topic, f"{what} that far; `featurestore skip-expired --topic {topic}` goes on without them")

@@ -45,6 +45,7 @@ FRAMES = ("tests/streams/codecs/test_framing.py",)
 SIZES = ("tests/streams/codecs/test_sizes.py",)
 PLACES = ("tests/streams/codecs/test_records_of_many.py",)
 NATIVE = ("tests/streams/transport/test_native.py",)
+FILL = ("tests/streams/test_fill.py",)
 SERVING = ("tests/streams/test_serving_sink.py",)
 SLICED = ("tests/streams/test_online_sink.py",)
 LETTERS = ("tests/streams/test_letters.py",)
@@ -76,6 +77,23 @@ TWIN = in_kernel("loops", "rows_and_values_are_the_same")
 MANY_ROWS = in_kernel("loops", "many_rows_of_many_shapes")
 FOLDED = in_kernel("parity", "rows_folded_in_any_batches_roll_up_to_the_plain_value")
 JOINED = in_kernel("parity", "point_in_time_values_equal_the_plain_value_at_any_moment")
+
+
+def in_backfills(*tests: str) -> tuple[str, ...]:
+    """Some tests of backfills, which start processes."""
+    return tuple(f"tests/streams/test_backfill.py::test_{test}" for test in tests)
+
+
+def in_replays(test: str) -> tuple[str, ...]:
+    """One test of replays."""
+    return (f"tests/streams/test_replay.py::test_{test}",)
+
+
+# What a store lost while a backfill was under way.
+FLUSHED = in_backfills("what_only_the_log_has_is_not_left_out_where_the_store_is_flushed_between_fill_and_follow")
+BEHIND_FLIP = in_backfills("a_backfill_that_goes_on_behind_its_flip_fills_what_the_store_lost_since[before-drop]")
+NOWHERE = in_backfills("rows_that_neither_log_nor_topic_have_are_not_called_complete_by_a_backfill")
+OLDER_ALIAS = in_backfills("rows_are_not_dropped_while_an_alias_that_came_back_older_names_them")
 
 
 def shown_by(function: str) -> tuple[str, ...]:
@@ -271,6 +289,22 @@ MUTANTS = (
     Mutant("a loss is looked for where the server was started anew alone", S + "serving_sink.py", "lost = [partition for partition in self._inner.lost() if", "lost = [partition for partition in (self._inner.lost() if self._barrier else ()) if", SERVING),
     Mutant("what another project took back is taken", T + "message_loop.py", "if _is_for_others(messages[index], header, ours, functions, held):", "if False:", NATIVE),
     Mutant("rows for the log are counted and not weighed", S + "log_writer.py", "batches = max(self._rows / ROWS_MAX, self._bytes / BYTES_MAX)", "batches = self._rows / ROWS_MAX", ("tests/streams/test_log_writer.py",)),
+    Mutant("a slice has so many offsets, whatever these hold", "featurestore/offline/log_slices.py", "if not self.topic.is_batched or self._dataset is None:", "if True:", FILL),
+    Mutant("the log's decisions are read by offsets, whatever these hold", S + "decided.py", "            high = log.end_within(partition, low, high, _EVENTS_MAX)\n", "            pass\n", FILL),
+    Mutant("repeats are looked for where the log has them in another order", S + "decided.py", "places, is_repeat = places[order], is_repeat[order]", "places, is_repeat = places[order], is_repeat", FILL),
+    Mutant("a replay calls repeats too late", S + "replay.py", "((late_by > view.lateness_us) & (late_by != REPEATED_US)).sum()", "(late_by > view.lateness_us).sum()", in_replays("events_left_out_as_repeats_are_not_called_too_late")),
+    Mutant("another range under a replay's name shows the earlier one", S + "replay.py", "self._view_ids(), (self._first, self._end))\n            if", "self._view_ids(), held.said)\n            if", in_replays("a_name_stands_for_one_question")),
+    Mutant("what int does not read is taken for an offset", S + "replay.py", "text.isdecimal()", "text.isdigit()", in_replays("a_name_stands_for_one_question")),
+    Mutant("a replay is dropped by the definitions of now", S + "replay.py", "*(() if held is None else held.views)", "", in_replays("a_name_stands_for_one_question")),
+    Mutant("a replay judges lateness by the views that are shown", S + "replay.py", "for view in repository.views_of(topic))\n        # Not", "for view in self._views)\n        # Not", in_replays("what_some_view_takes_is_no_dead_letter_of_a_replay_of_another")),
+    Mutant("any partition's records hide one that is stuck", S + "replay.py", "heard.update(dict.fromkeys((batch.partition for batch in batches), time.monotonic()))", "heard = dict.fromkeys(begin, time.monotonic()) if batches else heard", in_replays("a_partition_that_gives_nothing_is_noticed_beside_one_that_gives")),
+    Mutant("a follower takes lost rows for those of a topic whose beginning nobody has", S + "follow.py", "if stands < bounds.low and logged is not None and stands < logged.offset:", "if False:", FLUSHED),
+    Mutant("a follower passes over what neither log nor topic has", S + "follow.py", "if mark is not None and stands < bounds.low:", "if False:", NOWHERE),
+    Mutant("a backfill that flipped looks for no loss", S + "backfill.py", "if self._is_lacking(state) if self._names(state.id) else", "if False if self._names(state.id) else", BEHIND_FLIP),
+    Mutant("served rows that lost something are not told incomplete", S + "backfill.py", "            self._tell_incomplete(state)\n", "", BEHIND_FLIP),
+    Mutant("rows are dropped whatever the alias names", S + "backfill.py", ", may=lambda: self._names(state.id))", ")", OLDER_ALIAS),
+    Mutant("a backfill ends whatever the alias names", S + "backfill.py", "if self._aliases.end_backfill(self._view.id, state.id):", "if self._aliases.end_backfill(self._view.id):", OLDER_ALIAS),
+    Mutant("a backfill that flipped does not flip again", S + "backfill.py", 'else state.stage == "flipped":', "else False:", OLDER_ALIAS),
     Mutant("a look learns of a loss before it knows what was sent", S + "serving_sink.py", "            self.finish()\n            self._incarnation = incarnation", "            self._incarnation = incarnation", SERVING),
     Mutant("a follower skips the ids between log and rows", S + "engine.py", "            start = log_end\n        self._marks", "            pass\n        self._marks", ("tests/simulation/test_follower.py",)),
     Mutant("a fetch goes on when the flow is stopped", T + "consumer.py", "while not self.should_stop and self.flow_active:", "while not self.should_stop:", ("tests/streams/transport/test_with_faust_at_rest.py",)),

@@ -103,10 +103,13 @@ def add_to(app: typer.Typer, console: Console, errors: Console) -> None:
 
 def _show(console: Console, done: Replayed) -> None:
     table = Table(
-        "view", "applied", "of these late", "too late", "rows", title=f"replay {done.name}", title_justify="left"
+        *("view", "applied", "of these late", "too late", "repeats", "rows"),
+        title=f"replay {done.name}",
+        title_justify="left",
     )
     for one in done.views:
-        table.add_row(one.view, f"{one.applied:,}", f"{one.late:,}", f"{one.too_late:,}", f"{one.rows:,}")
+        numbers = (one.applied, one.late, one.too_late, one.repeats, one.rows)
+        table.add_row(one.view, *(f"{number:,}" for number in numbers))
     console.print(table)
     dead = ", ".join(f"{reason} {count:,}" for reason, count in done.dead.items()) or "none"
     console.print(f"{done.offsets:,} offsets, {done.events:,} events; dead letters: {dead}", highlight=False)

@@ -7,7 +7,7 @@ does not refuse repeats by itself, but it does refuse a commit from a handle tha
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import deltalake
@@ -48,6 +48,29 @@ def columns_of(dataset: pds.Dataset, topic: Topic, columns: Sequence[str], wante
         if name not in table.column_names:
             table = table.append_column(schema.field(name), pa.nulls(len(table), schema.field(name).type))
     return table.select(list(columns))
+
+
+def halved(dataset: pds.Dataset, wanted: Callable[[int], pc.Expression], first: int, end: int, events_max: int) -> int:
+    """An end of a range of offsets that is halved until it has at most so many events; one offset is the least.
+
+    wanted  end -> which events are meant
+    """
+    while end - first > 1 and _has_more(dataset, wanted(end), events_max):
+        end = first + (end - first) // 2
+    return end
+
+
+def _has_more(dataset: pds.Dataset, wanted: pc.Expression, events: int) -> bool:
+    # It is known after so many events, however many there are: little is read ahead.
+    for batch in dataset.to_batches(columns=["offset"], filter=wanted, batch_readahead=1, fragment_readahead=1):
+        events -= len(batch)
+        if events < 0:
+            return True
+    return False
+
+
+def _between(partition: int, first: int, end: int) -> pc.Expression:
+    return (pc.field("partition") == partition) & (pc.field("offset") >= first) & (pc.field("offset") < end)
 
 
 class EventLog:
@@ -147,10 +170,17 @@ class EventLog:
         schema = log_schema(self.topic)
         if first >= end or not self.exists():
             return pa.schema([schema.field(name) for name in columns]).empty_table()
-        wanted = (pc.field("partition") == partition) & (pc.field("offset") >= first) & (pc.field("offset") < end)
+        wanted = _between(partition, first, end)
         dataset = deltalake.DeltaTable(str(self.path), version=self._version).to_pyarrow_dataset()
         asked = list(dict.fromkeys(["offset", *columns]))
         return columns_of(dataset, self.topic, asked, wanted).sort_by("offset").select(list(columns))
+
+    def end_within(self, partition: int, first: int, end: int, events_max: int) -> int:
+        """An offset up to which a partition has at most so many events from `first` on; one offset is the least."""
+        if not self.exists():
+            return end
+        dataset = deltalake.DeltaTable(str(self.path), version=self._version).to_pyarrow_dataset()
+        return halved(dataset, lambda stop: _between(partition, first, stop), first, end, events_max)
 
     def compact(self) -> None:
         """Many small files of live commits become few large ones; nothing else changes."""

@@ -14,8 +14,11 @@ import pyarrow.compute as pc
 
 from featurestore.event_time import DAY_US, Mark, as_datetime
 from featurestore.kernel.keys import encode_keys, hash64
-from featurestore.offline.event_log import EventLog, columns_of
+from featurestore.offline.event_log import EventLog, columns_of, halved
 from featurestore.spec import Topic
+
+# Offsets that a slice of records of many events begins with: enough to see how many these are, and few to count.
+_OFFSETS = 1_000
 
 
 class LogSlices:
@@ -30,6 +33,7 @@ class LogSlices:
         self.marks: dict[int, Mark] = log.at(version).marks() if version >= 0 else {}
         table = deltalake.DeltaTable(str(log.path), version=version) if version >= 0 else None
         self._dataset = None if table is None else table.to_pyarrow_dataset()
+        self._offsets = _OFFSETS
 
     @classmethod
     def newest(cls, log: EventLog) -> LogSlices:
@@ -50,6 +54,28 @@ class LogSlices:
         """
         assert self._dataset is not None, "there is a version to read"
         return columns_of(self._dataset, self.topic, columns, _within(partition, first_offset, end_offset, since_us))
+
+    def end_within(
+        self, partition: int, first_offset: int, end_offset: int, events_max: int, since_us: int | None = None
+    ) -> int:
+        """An offset up to which `read` finds at most so many events from the first on; one offset is the least.
+
+        A record may hold a million events, and what is read at once must fit into memory.
+        """
+        end = min(end_offset, first_offset + events_max)
+        if not self.topic.is_batched or self._dataset is None:
+            return end
+        asked = min(end, first_offset + self._offsets)
+        found = halved(
+            self._dataset,
+            lambda stop: _within(partition, first_offset, stop, since_us),
+            first_offset,
+            asked,
+            events_max,
+        )
+        # The records behind hold about as many, as a rule.
+        self._offsets = max(2 * (found - first_offset), self._offsets if found == asked else 0)
+        return found
 
     def next_offset(self, partition: int, first_offset: int, end_offset: int, since_us: int | None = None) -> int:
         """The first offset at which `read` finds an event between these; `end_offset` where it finds none."""

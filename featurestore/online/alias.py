@@ -123,8 +123,16 @@ class Aliases:
     def save_backfill(self, view_id: str, state: Backfilling) -> None:
         self._store.ask("HSET", self._store.name("backfills"), view_id, msgspec.json.encode(state))
 
-    def end_backfill(self, view_id: str) -> None:
+    def end_backfill(self, view_id: str, row_id: str | None = None) -> bool:
+        """Forget the view's backfill, once its alias names `row_id`, where that is given; whether it does afterwards.
+
+        Alias and backfill may lie on two nodes of a cluster, so no one transaction holds both. What comes back older
+        before the alias is read for the last time is seen; what does so later brings the backfill back, on one server.
+        """
+        if row_id is not None and self.id_of(view_id) != row_id:
+            return False
         self._store.ask("HDEL", self._store.name("backfills"), view_id)
+        return row_id is None or self.id_of(view_id) == row_id
 
 
 def _parsed(packed: bytes | None) -> Alias | None:

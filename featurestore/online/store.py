@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import Any
 
 import numpy as np
@@ -252,9 +252,13 @@ class OnlineStore:
         with _told():
             return " ".join(str(client.info("server")["run_id"]) for client in self._clients())
 
-    def drop(self, view_id: str, at_once: int = 1_000) -> int:
-        """Delete all rows and watermarks under an id; returns how many keys there were."""
-        return sum(int(self.ask("UNLINK", *names)) for names in self._keys_of(view_id, "", at_once))
+    def drop(self, view_id: str, at_once: int = 1_000, may: Callable[[], bool] = lambda: True) -> int:
+        """Delete all rows and watermarks under an id; returns how many keys there were.
+
+        may  is asked before every so many of them; the rest is left once it says no
+        """
+        parts = takewhile(lambda names: may(), self._keys_of(view_id, "", at_once))
+        return sum(int(self.ask("UNLINK", *names)) for names in parts)
 
     def rows(self, view_id: str) -> int:
         """How many rows there are under an id; goes through all keys of the server."""

@@ -20,7 +20,7 @@ from featurestore.online import Aliases
 from streams.backfill import Backfill
 from streams.build import online_store
 from tests.project import Project
-from tests.streams.test_rebuild import USERS, cut, now_us, send
+from tests.streams.test_rebuild import USERS, cut, looked_up, now_us, send
 
 Make = Callable[..., Project]
 HISTORY = 2_000
@@ -253,3 +253,129 @@ def test_a_backfill_needs_neither_events_nor_a_worker(what: str, project: Make, 
     table = made.store.get_many("by_user", {"user": USERS})
     assert sum(table["by_user__n"].to_pylist()) == (200 if what == "no worker" else 0)
     assert set(table["by_user__status"].to_pylist()) == ({"PRESENT"} if what == "no worker" else {"NOT_FOUND"})
+
+
+class KilledError(BaseException):
+    """Where a process would have been killed."""
+
+
+def filled_by_a_worker_and_cut(made: Project, topic: str) -> None:
+    """Events that only the log has."""
+    worker = made.start_worker()
+    send(made, topic, HISTORY)
+    made.wait_until_applied(worker)
+    worker.terminate()
+    assert worker.wait(30) == 0
+    cut(made, topic)
+
+
+def test_what_only_the_log_has_is_not_left_out_where_the_store_is_flushed_between_fill_and_follow(
+    project: Make, unique: Callable[[str], str], redis_client: redis.Redis
+) -> None:
+    topic = unique("between")
+    made = project(definitions(topic))
+    filled_by_a_worker_and_cut(made, topic)
+    send(made, topic, 40, HISTORY)
+    points: list[str] = []
+
+    def moved(stage: str, done: int, total: int) -> None:
+        if stage == "fill" and done == total and points.count("before-compare") == 1:
+            points.append("flushed")
+            redis_client.flushall()
+
+    def at(point: str) -> None:
+        # Behind the fill that is compared comes another one, of what the log got since.
+        points.append(point)
+
+    view = made.repository.view("by_user")
+    backfill = Backfill(made.settings, view, lambda row_id, log: "", moved=moved, at=at)
+    with pytest.raises(BackfillError, match=r"lost rows of by_user@\w+\.g2 after they were filled; run it again"):
+        backfill.run(keep_following_s=0)
+    assert points[-1] == "flushed"
+    assert looked_up(made) == (0, {"STALE"})
+    backfill.run(keep_following_s=0)
+    assert looked_up(made) == (HISTORY + 40, {"PRESENT"})
+
+
+@pytest.mark.parametrize("point", ["after-flip", "before-drop"])
+def test_a_backfill_that_goes_on_behind_its_flip_fills_what_the_store_lost_since(
+    point: str, project: Make, unique: Callable[[str], str], redis_client: redis.Redis
+) -> None:
+    topic = unique("node")
+    made = project(definitions(topic))
+    filled_by_a_worker_and_cut(made, topic)
+    send(made, topic, 40, HISTORY)
+    killed(made, point)
+    assert looked_up(made) == (HISTORY + 40, {"PRESENT"})
+    # What one node of a cluster had, which the aliases are not on.
+    half = [f"{made.settings.project}:{{b{bucket}}}:*" for bucket in range(0, made.settings.buckets, 2)]
+    redis_client.delete(*(name for pattern in half for name in redis_client.scan_iter(pattern)))
+    assert looked_up(made)[0] < HISTORY
+    seen = []
+
+    def at(here: str) -> None:
+        if here in ("mid-fill", "before-flip", "before-drop"):
+            seen.append((here, *looked_up(made)))
+
+    Backfill(made.settings, made.repository.view("by_user"), lambda row_id, log: "", at=at).run(keep_following_s=0)
+    assert {statuses == {"STALE"} for here, _, statuses in seen if here == "mid-fill"} == {True}
+    assert seen[-2:] == [("before-flip", HISTORY + 40, {"STALE"}), ("before-drop", HISTORY + 40, {"PRESENT"})]
+    assert looked_up(made) == (HISTORY + 40, {"PRESENT"})
+
+
+def test_rows_that_neither_log_nor_topic_have_are_not_called_complete_by_a_backfill(
+    project: Make, unique: Callable[[str], str], redis_client: redis.Redis
+) -> None:
+    topic = unique("nowhere")
+    made = project(definitions(topic))
+    filled_by_a_worker_and_cut(made, topic)
+    send(made, topic, 40, HISTORY)
+    killed(made, "before-drop")
+    redis_client.delete(*redis_client.scan_iter(f"{made.settings.project}:{{*"))
+    cut(made, topic)
+    refused = made.command("backfill", "by_user", "--keep-following", "0")
+    assert (refused.returncode, "skip-expired" in refused.stderr) == (1, True), refused.stderr
+    assert looked_up(made) == (HISTORY, {"STALE"})
+    assert made.command("skip-expired").returncode == 0
+    assert made.command("backfill", "by_user", "--keep-following", "0").returncode == 0
+    assert looked_up(made) == (HISTORY, {"PRESENT"})
+
+
+@pytest.mark.parametrize("point", ["after-flip", "before-drop", "before-end"])
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_rows_are_not_dropped_while_an_alias_that_came_back_older_names_them(
+    point: str, is_killed: bool, project: Make, unique: Callable[[str], str], redis_client: redis.Redis
+) -> None:
+    topic = unique("older")
+    made = project(definitions(topic))
+    send(made, topic, 200)
+    assert made.command("backfill", "by_user", "--keep-following", "0").returncode == 0
+    view, store = made.repository.view("by_user"), online_store(made.settings)
+    aliases = Aliases(store)
+    old = aliases.get(view.id)
+    assert old is not None
+    times, after = 0, list[tuple[int, set[str]]]()
+
+    def at(here: str) -> None:
+        nonlocal times
+        if here == point and not times:
+            times += 1
+            redis_client.hset(store.name("aliases"), view.id, old.packed())
+            if is_killed:
+                raise KilledError
+        elif times:
+            after.append(looked_up(made))
+
+    backfill = Backfill(made.settings, view, lambda row_id, log: "", at=at)
+    try:
+        backfill.run(keep_following_s=0)
+    except KilledError:
+        backfill.run(keep_following_s=0)
+    assert looked_up(made) == (200, {"PRESENT"})
+    alias = aliases.get(view.id)
+    assert (alias is not None and alias.id, aliases.backfill(view.id)) == (f"{view.id}.g3", None)
+    assert (store.rows(old.id), store.rows(f"{view.id}.g3")) == (0, len(USERS)), (
+        "what was served before is dropped once"
+    )
+    # Lookups have all, or are told that they may not.
+    assert all(n == 200 for n, statuses in after if statuses != {"STALE"}), after

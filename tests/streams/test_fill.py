@@ -13,13 +13,14 @@ import pytest
 import redis
 
 from featurestore import Entity, FeatureView, Topic, count
-from featurestore.event_time import DAY_US, HOUR_US, MINUTE_US
-from featurestore.kernel import roll_up
+from featurestore.event_time import DAY_US, HOUR_US, MINUTE_US, REPEATED_US, Mark
+from featurestore.kernel import PLACES_MAX, in_records, roll_up
 from featurestore.kernel.keys import encode_keys
 from featurestore.monitoring import compare_shadow
 from featurestore.monitoring.parity import differences
-from featurestore.offline import EventLog, LogSlices
+from featurestore.offline import EventLog, LogSlices, log_schema
 from featurestore.online import OneServer, OnlineStore
+from streams.decided import decided
 from streams.engine import Engine
 from streams.fill import LogFill
 from streams.online_sink import OnlineSink
@@ -120,3 +121,92 @@ def test_what_no_window_can_reach_is_left_out_and_changes_no_value(
             wanted, found = (roll_up(rows, moments[-1] + later_us, view.plan)[name] for rows in (live, filled))
             assert differences(found, wanted) == []
     assert "agree" in compare_shadow(store, view, "shadow", log, 100)
+
+
+MANY = Topic("many", schema={"user": str, "at": "timestamp"}, event_time="at", format="arrow", partitions=1)
+
+
+def of_many(folder: Path, sizes: list[int], repeats: set[tuple[int, int]] = frozenset()) -> EventLog:  # type: ignore[assignment]
+    """A log of records that hold so many events each, in several commits; `repeats` are places of repeats."""
+    log = EventLog(folder, MANY)
+    for first in range(0, len(sizes), 7):
+        some = sizes[first : first + 7]
+        offset = np.repeat(np.arange(first, first + len(some)), some)
+        position = np.concatenate([np.arange(size) for size in some])
+        late = [
+            REPEATED_US if place in repeats else 0 for place in zip(offset.tolist(), position.tolist(), strict=True)
+        ]
+        moments = dict.fromkeys(("event_us", "effective_us", "arrival_us"), np.full(len(offset), BASE_US))
+        columns = {
+            **moments,
+            "partition": np.zeros(len(offset), dtype=np.int32),
+            "offset": offset,
+            "position": position,
+            "late_by_us": pa.array(late, pa.int64()),
+            "date": ["2026-01-01"] * len(offset),
+            "user": [f"u{place % 3}" for place in position],
+            "at": pa.array(moments["event_us"], pa.timestamp("us", tz="UTC")),
+        }
+        schema = log_schema(MANY)
+        rows = pa.table({name: pa.array(columns[name], schema.field(name).type) for name in schema.names}, schema)
+        # In no order: what reads a log may not rely on any.
+        rows = rows.take(np.random.default_rng(first).permutation(len(rows)))
+        log.append(rows, {0: Mark(first + len(some), BASE_US)})
+    return log
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_batch_of_a_fill_has_a_bounded_number_of_events_whatever_their_records_hold(
+    seed: int, redis_client: redis.Redis, unique: Callable[[str], str], tmp_path: Path
+) -> None:
+    draw = random.Random(seed)
+    # Small records, then large ones: what the first promise is not what comes.
+    sizes = [*draw.choices([0, 1, 2], k=20), *draw.choices([0, 1, 90, 400, 1_000], k=40)]
+    log, most = of_many(tmp_path, sizes), 500
+    view = FeatureView("by_user", Entity("user", key="user"), MANY, features={"n": count()})
+    store = OnlineStore(OneServer(redis_client), namespace=unique("bounded"), buckets=2)
+    store.ensure_ready()
+    batches: list[set[int]] = []
+
+    class Sink(OnlineSink):
+        def apply(self, grouped, partition, offsets, new, events):  # type: ignore[no-untyped-def]
+            batches.append(set(offsets.tolist()))
+            assert len(offsets) <= most or len(batches[-1]) == 1, (len(offsets), batches[-1])
+            super().apply(grouped, partition, offsets, new, events)
+
+    end = LogFill(LogSlices.newest(log), view, events_max=most).fill(Sink(store, view), 0, "id")
+    assert end is not None
+    assert end.offset == len(sizes)
+    assert sum(map(len, batches)) == sum(size > 0 for size in sizes), "each record is folded once, and whole"
+    [payloads] = store.payloads([(view.id, encode_keys([pa.array(["u0", "u1", "u2"])]))])
+    wanted = [sum(len(range(user, size, 3)) for size in sizes) for user in range(3)]
+    assert roll_up(payloads, BASE_US, view.plan)["n"].to_pylist() == wanted
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_the_log_decided_is_read_in_bounded_parts_whatever_records_hold(
+    seed: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    draw, most = random.Random(seed), 100
+    monkeypatch.setattr("streams.decided._EVENTS_MAX", most)
+    sizes = draw.choices([0, 1, 3, 40, 300], k=60)
+    places = [(offset, position) for offset, size in enumerate(sizes) for position in range(size)]
+    repeats = set(draw.sample(places, len(places) // 5))
+    log, read = of_many(tmp_path, sizes, repeats), []
+    whole = EventLog.between
+
+    def between(self: EventLog, partition: int, first: int, end: int, columns: list[str]) -> pa.Table:
+        table = whole(self, partition, first, end, columns)
+        read.append((first, end))
+        assert len(table) <= most or end == first + 1
+        return table
+
+    monkeypatch.setattr(EventLog, "between", between)
+    first = draw.randrange(10)
+    found = decided(log, 0, first, len(sizes), is_batched=True)
+    assert [start for start, _ in read] == [first, *(end for _, end in read[:-1])]
+    asked = np.array([in_records(np.int64(o), np.int64(p)) for o in range(first, len(sizes)) for p in range(302)])
+    held = {offset * PLACES_MAX + position for offset, position in places}
+    assert found.is_dead(asked).tolist() == [place not in held for place in asked.tolist()]
+    told = {offset * PLACES_MAX + position for offset, position in repeats}
+    assert found.is_repeat(asked).tolist() == [place in told for place in asked.tolist()]

@@ -6,15 +6,19 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 
 import pytest
 import redis
 
 from featurestore.errors import ReplayError
+from featurestore.event_time import HOUR_US
 from featurestore.local import environment_of
 from streams.producer import EventProducer
 from streams.replay import Replay
+from streams.tail import Tail
+from streams.transport import Batch
 from tests.project import Project
 from tests.streams.test_rebuild import cut, definitions, now_us, send
 
@@ -80,6 +84,86 @@ def test_a_replayed_range_is_exact_and_leaves_what_is_served_alone_whatever_is_k
     assert made.command(*command, "--drop").stdout.strip() == "dropped"
     assert not list(redis_client.scan_iter(f"{made.settings.project}:replay:*"))
     assert not done.folder.exists()
+
+
+def test_events_left_out_as_repeats_are_not_called_too_late(project: Make, unique: Callable[[str], str]) -> None:
+    topic = unique("twice")
+    plain = definitions(topic, partitions=1)
+    assert plain.count('"amount": float}') == plain.count("partitions=1)") == 1
+    plain = plain.replace('"amount": float}', '"amount": float, "id": int}')
+    made = project(plain.replace("partitions=1)", 'partitions=1, dedupe="id", within="1h")'))
+    with EventProducer(made.settings.kafka_bootstrap) as producer:
+        for number in range(200):
+            event = {"user": f"u{number % 40}", "at": now_us(), "amount": 1.0, "id": number % 150}
+            producer.send(made.repository.topic(topic), event)
+    done = Replay(made.settings, made.repository, topic, first="0", end="200").run()
+    [view] = done.views
+    assert (done.events, view.applied, view.too_late, view.repeats, done.dead) == (200, 150, 0, 50, {})
+    assert re.search(r"repeats.*\n.*\n.*by_user\s*│\s*150\s*│.*│\s*0\s*│\s*50", made.command("replay", topic).stdout)
+
+
+def test_a_name_stands_for_one_question(project: Make, unique: Callable[[str], str], redis_client: redis.Redis) -> None:
+    topic = unique("named")
+    made = project(definitions(topic, partitions=1))
+    send(made, topic, 100)
+    named = ("replay", topic, "--name", "x")
+    asked = (*named, "--from", "0", "--to", "50")
+    for _ in range(2):
+        shown = made.command(*asked)
+        assert (shown.returncode, "50 offsets, 50 events" in shown.stdout) == (0, True), shown.stderr
+    for other in ((*named, "--from", "50", "--to", "100"), named, (*asked, "--source", "log")):
+        refused = made.command(*other)
+        assert (refused.returncode, refused.stdout) == (1, ""), refused.stdout
+        assert f"'x' is another replay, of {topic} --from 0 --to 50 --source kafka with by_user@" in refused.stderr
+        assert "--drop" in refused.stderr
+    for text in ("\N{SUPERSCRIPT TWO}", "-5", "soon"):
+        refused = made.command("replay", topic, f"--from={text}")
+        assert (refused.returncode, "is neither an offset nor a moment" in refused.stderr) == (1, True), refused.stderr
+    # A changed definition finds the place of before, by its name or without one.
+    assert made.command(*asked[:2], *asked[4:]).returncode == 0
+    changed = definitions(topic, partitions=1).replace('lateness="1h"', 'lateness="2h"')
+    made.define(changed)
+    for again in (asked, (*asked[:2], *asked[4:])):
+        refused = made.command(*again)
+        assert (refused.returncode, "is another replay" in refused.stderr) == (1, True), refused.stderr
+        assert made.command(*again, "--drop").stdout.strip() == "dropped"
+    assert not list(redis_client.scan_iter(f"{made.settings.project}:replay:*"))
+
+
+def test_what_some_view_takes_is_no_dead_letter_of_a_replay_of_another(
+    project: Make, unique: Callable[[str], str]
+) -> None:
+    topic = unique("patient")
+    patient = 'FeatureView("patient", Entity("user", key="user"), paid, lateness="3h", features={"n": count()})'
+    made = project(definitions(topic, partitions=1) + f"patient = {patient}\n")
+    send(made, topic, 10)
+    with EventProducer(made.settings.kafka_bootstrap) as producer:
+        for hours in (2, 4):
+            event = {"user": "u1", "at": now_us() - hours * HOUR_US, "amount": 1.0}
+            producer.send(made.repository.topic(topic), event)
+    done = Replay(made.settings, made.repository, topic, views=["by_user"]).run()
+    assert ([view.too_late for view in done.views], done.dead) == ([2], {"too_late": 1})
+
+
+def test_a_partition_that_gives_nothing_is_noticed_beside_one_that_gives(
+    project: Make, unique: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic = unique("deaf")
+    made = project(definitions(topic, partitions=2))
+    send(made, topic, 100)
+    given: list[Batch] = []
+
+    def read(self: Tail, timeout_s: float) -> list[Batch]:
+        time.sleep(0.01)
+        given.extend(batch for batch in whole(self, timeout_s) if batch.partition == 0)
+        return given[-1:]
+
+    whole = Tail.read
+    monkeypatch.setattr(Tail, "read", read)
+    monkeypatch.setattr("streams.replay._SILENT_MAX_S", 2.0)
+    with pytest.raises(ReplayError, match="the broker gave nothing of partition 1 for 2 s"):
+        Replay(made.settings, made.repository, topic).run()
+    assert given
 
 
 def test_a_range_by_moments_holds_what_arrived_between_them(project: Make, unique: Callable[[str], str]) -> None:
