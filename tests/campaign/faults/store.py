@@ -251,10 +251,12 @@ def out_of_memory(world: World) -> str:
     world.valkey.client.config_set("maxmemory", world.valkey.client.info()["used_memory"] - 200_000)
     steady = world.send_steadily(1_000)
     time.sleep(6)
+    refused = world.valkey.client.info("errorstats").get("errorstat_OOM", {"count": 0})["count"]
     world.valkey.client.config_set("maxmemory", 0)
     steady.stop()
     world.until_applied(_LIMIT_S)
-    return world.check()
+    expect(refused > 0, "the store refused nothing for lack of memory: nothing was tried")
+    return f"{refused} calls refused for lack of memory; {world.check()}"
 
 
 @row(17, "wrong eviction policy", "maxmemory-policy allkeys-lru", "refuses to start")

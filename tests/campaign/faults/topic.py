@@ -98,6 +98,7 @@ def grown(world: World) -> str:
     world.until_applied(_LIMIT_S)
     used = len(world.expected().ends)
     expect(used > 4, "no record went to a new partition: nothing was tried")
+    expect(world.restarts == 0, f"the workers ended {world.restarts} times")
     return f"{used} of 12 partitions have records; {world.check()}"
 
 
