@@ -49,6 +49,20 @@ def check_values(store: FeatureStore, expected: Expected, online_us: Sequence[in
     return compared
 
 
+def wrong_status(store: FeatureStore, expected: Expected) -> str:
+    """What lookups of now call otherwise than the oracle does: PRESENT what has events, NOT_FOUND what has none."""
+    for view in expected.contract.views:
+        names = [*sorted(expected.entities(view)), "nobody-\u00e9"]
+        for first in range(0, len(names), _ENTITIES_A_CALL):
+            some = names[first : first + _ENTITIES_A_CALL]
+            said = store.get_many(view.name, {view.key: some})[f"{view.name}__status"].to_pylist()
+            for name, status in zip(some, said, strict=True):
+                wanted = "NOT_FOUND" if name == names[-1] else "PRESENT"
+                if status != wanted:
+                    return f"{view.name} says {status} of {name[:40]!r}, must be {wanted}"
+    return ""
+
+
 def _online(store: FeatureStore, view: View, names: list[str], moment_us: int) -> dict[str, list[Any]]:
     then = FeatureStore(store.settings, store.repository, clock_us=lambda: moment_us)
     out: dict[str, list[Any]] = {name: [] for name in view.outputs}

@@ -5,11 +5,21 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 from featurestore.client import FeatureStore
 from featurestore.errors import FeatureStoreError
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One lookup: when it was asked and answered, by the clock that its values are of, and its columns."""
+
+    asked_us: int
+    given_us: int
+    columns: dict[str, list[Any]]
 
 
 class Reader:
@@ -26,7 +36,7 @@ class Reader:
         self.seconds: list[float] = []
         self.errors: list[str] = []
         self.backwards: list[str] = []
-        self.tables: list[dict[str, list[Any]]] = []
+        self.answers: list[Answer] = []
 
     def p99_s(self) -> float:
         return sorted(self.seconds)[int(len(self.seconds) * 0.99)] if self.seconds else 0.0
@@ -44,7 +54,7 @@ class Reader:
     def _run(self) -> None:
         newest: dict[str, Any] = {}
         while not self._stopping.wait(0.02):
-            began = time.perf_counter()
+            began, asked_us = time.perf_counter(), time.time_ns() // 1_000
             try:
                 table = self._store.get_many(self._view, {"user": self._users}, watermark=True)
             except FeatureStoreError as error:
@@ -54,7 +64,7 @@ class Reader:
                 self.seconds.append(time.perf_counter() - began)
             self.reads += 1
             if self._keep:
-                self.tables.append(table.to_pydict())
+                self.answers.append(Answer(asked_us, time.time_ns() // 1_000, table.to_pydict()))
             self._compare(newest, table)
 
     def _compare(self, newest: dict[str, Any], table: Any) -> None:

@@ -23,6 +23,7 @@ class Proxy:
     stall_share  of the pieces, this many wait `stall_s` more, as if lost and sent again
     deaf         nothing is passed, and nobody is told: a half-open connection
     refuses      new connections end at once
+    hears        is given each piece on its way to the server, from the proxy's thread
     """
 
     def __init__(self, upstream_port: int, draw: random.Random) -> None:
@@ -30,6 +31,7 @@ class Proxy:
         self.delay_s = self.stall_share = 0.0
         self.stall_s = 0.2
         self.deaf = self.refuses = False
+        self.hears: Callable[[bytes], None] = lambda piece: None
         self.connections = 0
         self._cut_after: int | None = None
         self._on_cut: Callable[[], None] | None = None
@@ -118,6 +120,8 @@ class Proxy:
     async def _pass(self, source: asyncio.StreamReader, target: asyncio.StreamWriter, upstream: bool) -> None:
         try:
             while piece := await source.read(_CHUNK_BYTES):
+                if upstream:
+                    self.hears(piece)
                 if self.delay_s:
                     await asyncio.sleep(self.delay_s)
                 if self.stall_share and self._draw.random() < self.stall_share:

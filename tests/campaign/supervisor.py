@@ -65,6 +65,17 @@ class Supervised:
             if self._restarting and not self._ending:
                 self._process = self._start()
 
+    def freeze(self) -> None:
+        """SIGSTOP until `thaw`; one that has just ended takes seconds to start, which does as well."""
+        with self._lock:
+            if self.is_alive:
+                self.signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        with self._lock:
+            if self.is_alive:
+                self.signal(signal.SIGCONT)
+
     def hold(self) -> None:
         """SIGKILL, and leave it dead until `resume`."""
         with self._lock:

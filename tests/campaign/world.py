@@ -19,6 +19,7 @@ from featurestore.spec import load
 from streams.bounds import bounds_of
 from streams.topics import Topics
 from tests.campaign import audit, payments
+from tests.campaign.client import Reader
 from tests.campaign.oracle import Expected
 from tests.campaign.oracle import expect as judge
 from tests.campaign.recorder import Recorder, Sent
@@ -29,6 +30,8 @@ from tests.campaign.verdict import FailedError, expect
 
 Say = Callable[[str], None]
 _POLL_S = 0.2
+# A worker looks once a second whether rows are complete.
+_TOLD_S = 20.0
 # A row that takes long on a busy machine need not become a large one.
 _ENOUGH = 20_000
 
@@ -160,6 +163,10 @@ class World:
             recorder.send(self.topic, payload, key)
         recorder.flush()
 
+    def reader(self, users: int = 40) -> Reader:
+        """A client of so many users that keeps every answer, and takes the way to the store that workers take."""
+        return Reader(FeatureStore(self.settings, self.repository), [f"u{n}" for n in range(users)], keep=True)
+
     def send_steadily(self, a_second: int) -> Steady:
         """Payments go on beside the row until `stop`."""
         steady = Steady(self, a_second)
@@ -201,6 +208,20 @@ class World:
 
         return self.until(held, limit_s, "every acknowledged record is in every sink")
 
+    def until_told(self, expected: Expected) -> None:
+        """Liveness of what clients are told: what was lost for a while is PRESENT again."""
+        wrong = ""
+
+        def told() -> bool:
+            nonlocal wrong
+            wrong = audit.wrong_status(self.store, expected)
+            return not wrong
+
+        try:
+            self.until(told, _TOLD_S, "lookups call complete rows complete")
+        except FailedError as error:
+            raise FailedError(f"{error}; {wrong}") from error
+
     def _last_words(self) -> str:
         """Why the workers are not where they should be, in their own words."""
         for worker in self._workers:
@@ -219,8 +240,9 @@ class World:
         return judge(payments.contract(duration_us(self.lateness)), self.sent() if sent is None else sent)
 
     def check(self, moments: int = 3) -> str:
-        """Everything, at rest: values, log, letters, watermarks. Returns a sentence of what was compared."""
+        """Everything, at rest: status, values, log, letters, marks. Returns a sentence of what was compared."""
         expected = self.expected()
+        self.until_told(expected)
         audit.check_log(str(self.log_path), expected)
         repeats = audit.check_letters(self.broker.bootstrap, self.settings.project, self.topic, expected)
         newest_us = expected.newest_us

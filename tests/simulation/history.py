@@ -80,7 +80,8 @@ class History:
         self._workers: list[Worker] = []
         self._zombies: list[Worker] = []
         self._faulty = True
-        self._lost = False
+        # (view, partition, bucket) -> the furthest mark that there ever was, as far as the store lost any.
+        self._furthest: dict[tuple[str, int, int], int] = {}
         self._tokens = 0
         self._now_us = 0
 
@@ -162,9 +163,8 @@ class History:
         for (_, partition), offset in back.items():
             self.trace.append(f"{self._name(worker)} goes back in {partition} to {offset}")
             worker.position[partition] = offset
-        if not self._lost:
-            for (_, partition), end in settled.items():
-                self._check_settled(partition, end)
+        for (_, partition), end in settled.items():
+            self._check_settled(partition, end, self._furthest)
 
     def _other_thread(self) -> None:
         """A commit that is at work gets done."""
@@ -201,9 +201,10 @@ class History:
         calls = self._draw.choice([1, 1, 2, 3, 5, 10, 30, 1_000])
         # All of it, or the node of a cluster that has one of the buckets.
         tag = self._draw.choice([b"", *(f"{{b{bucket}}}".encode() for bucket in range(BUCKETS))])
+        for place, end in self._marks():
+            self._furthest[place] = max(self._furthest.get(place, 0), end)
         calls = self._server.lose(calls, tag)
         self.trace.append(f"the store loses its last {calls} calls {tag.decode()}")
-        self._lost = self._lost or calls > 0
         for _ in range(self._draw.randrange(6)):
             self._draw.choice([self._deliver, self._other_thread, self._move, self._tick])()
 
@@ -280,6 +281,8 @@ class History:
         for _ in range(_ROUNDS_MAX):
             self._round()
             if all(self._settled(partition) for partition in range(PARTITIONS)):
+                for partition, held in enumerate(self._held):
+                    self._check_settled(partition, held[-1].offset + 1, {})
                 return
         stands = [(worker.position, worker.engine.settled()) for worker in self._workers]
         raise ViolationError(f"nobody brings the partitions to their ends: read and settled are {stands}")
@@ -303,18 +306,31 @@ class History:
         end = self._held[partition][-1].offset + 1
         return any(worker.engine.settled().get(partition) == end for worker in self._workers)
 
-    def _check_settled(self, partition: int, end: int) -> None:
-        """What the group is told must be held by every sink."""
+    def _check_settled(self, partition: int, end: int, furthest: dict[tuple[str, int, int], int]) -> None:
+        """What the group is told must be held by every sink, or have been held by it before the store lost it.
+
+        furthest  what the store held once; empty where it must hold all of it now
+        """
         logged = self._table.marks.get(partition)
         if logged is None or logged.offset < end:
             raise ViolationError(f"the group was told {end} of {partition}, the log holds {logged}")
+        for place, held in self._marks():
+            view_id, of, bucket = place
+            if of == partition and max(held, furthest.get(place, 0)) < end:
+                raise ViolationError(
+                    f"the group was told {end} of {partition}, bucket {bucket} of {view_id} stands at {held}"
+                )
+
+    def _marks(self) -> list[tuple[tuple[str, int, int], int]]:
+        """Where every bucket stands in every partition: (view, partition, bucket), end offset."""
         store = SimulatedStore(self._server, self._token, lambda: "")
+        out = []
         for view in VIEWS:
-            for mark in store.marks(view.id, TOPIC.name).get(partition, [None]):
-                if (0 if mark is None else mark.offset) < end:
-                    raise ViolationError(
-                        f"the group was told {end} of {partition}, a bucket of {view.name} stands at {mark}"
-                    )
+            stored = store.marks(view.id, TOPIC.name)
+            for partition in range(PARTITIONS):
+                for bucket, mark in enumerate(stored.get(partition, [None] * BUCKETS)):
+                    out.append(((view.id, partition, bucket), 0 if mark is None else mark.offset))
+        return out
 
     def _check_counts(self) -> None:
         """What a worker tells of itself adds up, and nothing is counted twice."""
@@ -342,15 +358,20 @@ class History:
                 payloads = self._stored(store, view.id, entity)
                 values = roll_up([payloads], newest_us, view.plan)
                 mine = [
-                    r.event
+                    (r.event, min(r.event["at"], r.arrival_us))
                     for p, held in enumerate(self._held)
                     for r in held
                     if (p, r.offset) in applied[view.name] and r.event and r.event[key] == entity
                 ]
-                n, paid = len(mine), sum((Fraction(event["amount"]) for event in mine), Fraction(0))
-                seen = values["n"][0].as_py(), values["paid"][0].as_py()
-                if seen != (n, float(paid) if n else None):
-                    raise ViolationError(f"{view.name} of {entity} is {seen}, not {(n, float(paid))}")
+                n, paid = len(mine), sum((Fraction(event["amount"]) for event, _ in mine), Fraction(0))
+                # Its tail moves by whole seconds.
+                begin_us = (newest_us - 60 * SECOND_US) // SECOND_US * SECOND_US
+                late = [Fraction(event["amount"]) for event, us in mine if us >= begin_us]
+                recent = float(sum(late, Fraction(0))) if late else None
+                seen = values["n"][0].as_py(), values["paid"][0].as_py(), values["recent_1m"][0].as_py()
+                wanted = n, float(paid) if n else None, recent
+                if seen != wanted:
+                    raise ViolationError(f"{view.name} of {entity} is {seen}, not {wanted}")
 
     @staticmethod
     def _stored(store: SimulatedStore, view_id: str, entity: str) -> bytes | None:

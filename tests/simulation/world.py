@@ -48,7 +48,7 @@ VIEWS = tuple(
         f"by_{key}",
         Entity(key, key=key),
         TOPIC,
-        {"n": count(), "paid": total("amount"), "recent": total("amount").over("5m")},
+        {"n": count(), "paid": total("amount"), "recent": total("amount").over("1m")},
         lateness=lateness,
     )
     for key, lateness in (("user", "20s"), ("shop", "60s"))

@@ -105,6 +105,9 @@ def _drain(world: World) -> float:
         time.sleep(0.005)
     rate = (sum(ends.values()) - first) / (time.monotonic() - began)
     world.until_applied(_LIMIT_S)
+    # A worker that ends before it has looked once more leaves STALE for the next one.
+    status = "by_user__status"
+    world.until(lambda: world.store.get("by_user", {"user": "u1"})[status] == "PRESENT", _LIMIT_S, "PRESENT")
     expect(worker.terminate() == 0, "SIGTERM did not end the worker with 0")
     return rate
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
+from urllib.request import urlopen
 
 from featurestore.local import free_port
 from tests.campaign.proxy import Proxy
+from tests.campaign.supervisor import Supervised
 from tests.campaign.verdict import expect, row
 from tests.campaign.world import World
 
@@ -30,21 +33,43 @@ def killed(world: World) -> str:
     return f"lag gone {took_s:.0f} s after the last send; {world.check()}"
 
 
-@row(22, "broker SIGSTOP", "SIGSTOP for 20 s (the matrix says 90 s), under load", "recovers, nothing lost")
+@row(22, "broker SIGSTOP", "SIGSTOP for 20 s (the matrix says 90 s), under load", "told at its port, recovers, exact")
 def stopped(world: World) -> str:
     broker = world.own_broker()
     world.define()
     worker = world.worker()
     world.until_reading(worker)
     steady = world.send_steadily(500)
-    time.sleep(2)
+    applied = world.sinks.online_ends
+    world.until(lambda: len(applied()) == world.partitions and min(applied().values()) > 0, 60, "rows appear")
     broker.signal(signal.SIGSTOP)
-    time.sleep(20)
+    time.sleep(19)
+    # Who does not answer tells no end offsets: that nothing comes shows in the age of the newest event.
+    ages = {place: time.time() - newest_s for place, newest_s in _told(worker, "newest_event_seconds").items()}
+    time.sleep(1)
     broker.signal(signal.SIGCONT)
+    lag, ends = 0.0, time.monotonic() + 10 * world.patience
+    while not lag and time.monotonic() < ends:
+        lag = sum(_told(worker, "lag_events").values())
     time.sleep(2)
     steady.stop()
     took_s = world.until_applied(_LIMIT_S)
-    return f"lag gone {took_s:.0f} s after the last send; {world.check()}"
+    world.until(
+        lambda: sum(_told(worker, "lag_events").values()) == 0, 20, "the worker's port says that no lag is left"
+    )
+    told = f"its port said that the newest event was {min(ages.values(), default=0):.0f} s old, then a lag of {lag:.0f}"
+    seen = f"{told}, gone {took_s:.0f} s after the last send; {world.check()}"
+    expect(min(ages.values(), default=0) >= 15 and lag > 0, f"no alarm could have come of it: {seen}")
+    expect(world.restarts == 0, f"the worker ended {world.restarts} times: {seen}")
+    return seen
+
+
+def _told(worker: Supervised, name: str) -> dict[str, float]:
+    """Topic and partition -> one metric of the worker's own port."""
+    port = re.findall(r"metrics and health at http://127\.0\.0\.1:(\d+)", worker.said())[-1]
+    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+    return {place: float(n) for place, n in re.findall(rf"^featurestore_{name}{{(.*?)}} (\S+)$", text, re.MULTILINE)}
 
 
 @row(
