@@ -364,7 +364,6 @@ MUTANTS = (
     Mutant("bytes behind an Avro event pass", S + "codecs/avro.py", "if stream.tell() != len(body):", "if False:", CODECS),
     Mutant("milliseconds are taken for microseconds", S + "codecs/avro.py", '"timestamp-millis": (1, 1_000)', '"timestamp-millis": (1, 1)', CODECS),
     Mutant("fields of nobody are made of an Avro event", S + "codecs/avro.py", "self._wanted = None if all(map(_is_flat, left)) else", "self._wanted = None if True else", CODECS),
-    Mutant("an Avro type is defined a second time", S + "codecs/avro.py", 'return kind["name"] if isinstance(kind, dict) and "name" in kind else kind', "return kind", CODECS),
     Mutant("an Avro type within itself is read", S + "codecs/avro.py", "if full in within:", "if False:", CODECS),
     Mutant("a zero that was not sent is a value", S + "codecs/protobuf.py", "value if value or e.HasField(name) else None", "value", CODECS),
     Mutant("a number of a lost field is used again", S + "codecs/protobuf.py", "free = max([0, *numbers.values(), *gone]) + 1", "free = len(topic.schema)", CODECS),
