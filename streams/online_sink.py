@@ -208,6 +208,10 @@ class OnlineSink:
         """Every bucket holds all events before this offset, as far as is known: 0 of a partition that is not open."""
         return min((end or 0 for end in self._ends.get(partition, ())), default=0)
 
+    def reached(self, partition: int) -> int:
+        """Where the bucket that is furthest on stands, as far as is known."""
+        return max((end or 0 for end in self._ends.get(partition, ())), default=0)
+
     def _begin(self, work: _Work) -> None:
         """Read and fold the rows of the events that wait, and send them off, slice by slice."""
         if len(work.waiting):

@@ -242,6 +242,10 @@ class ServingSink:
             return mark
         lost = self._bounds()[partition].low > stands
         if mark is not None and not lost and (is_filled or logged.offset - stands <= READ_AGAIN_MAX):
+            if self._inner.reached(partition) < logged.offset and self._alias is not None and self._alias.is_ready:
+                # A bucket that no event touched lags a little. Where none has come as far as the log, the store came
+                # back without its last moments, and with the alias of then, while no worker was there to see it.
+                self._incomplete(self._alias)
             return mark
         log.info(
             "filling %s from the event log: %s/%d from %d to %d",

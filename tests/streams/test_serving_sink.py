@@ -199,6 +199,41 @@ def test_rows_that_came_back_older_between_a_fill_and_what_is_read_next_are_not_
     assert not is_ready(store)
 
 
+@pytest.mark.parametrize("came_back_older", [False, True])
+def test_rows_that_came_back_older_while_no_worker_was_there_are_not_called_ready_by_the_next(
+    came_back_older: bool, redis_client: redis.Redis, unique: Callable[[str], str], tmp_path: Path
+) -> None:
+    store = OnlineStore(OneServer(redis_client), namespace=unique("serving"), buckets=2)
+    store.ensure_ready()
+
+    def worker(end: int) -> ServingSink:
+        return ServingSink(store, VIEW, EventLog(tmp_path, TOPIC), lambda: {0: Bounds(0, end)}, lambda: 1)
+
+    first = worker(20)
+    first.open(0)
+    apply(first, 0, 20)
+    first.heartbeat({0: Mark(20, 20)})
+    first.look()
+    assert is_ready(store)
+    before = {name: redis_client.dump(name) for name in redis_client.scan_iter(f"{store.name('')[:-1].decode()}*")}
+    # One of the two buckets is touched: the other one lags, as it may.
+    apply(first, 20, 30)
+    first.finish()
+    logged(tmp_path, 30)
+    if came_back_older:
+        for name, dumped in before.items():
+            redis_client.restore(name, 0, dumped, replace=True)
+
+    second = worker(30)
+    mark = second.open(0)
+    assert mark == Mark(20, 20)
+    assert is_ready(store) == (not came_back_older)
+    apply(second, 20, 30)
+    second.heartbeat({0: Mark(30, 30)})
+    second.look()
+    assert is_ready(store)
+
+
 def test_a_loss_is_told_over_what_another_worker_has_seen_before_it(
     redis_client: redis.Redis, unique: Callable[[str], str], tmp_path: Path
 ) -> None:
