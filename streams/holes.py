@@ -12,6 +12,8 @@ from streams.broker import Broker, client_config
 from streams.transport.native import NativeConsumer
 
 _ANSWER_S = 10.0
+# A call lasts as long as this, however soon there is an answer.
+_LOOK_S = 0.05
 _CONSUME_MAX = 10_000
 
 
@@ -39,10 +41,9 @@ def records_in(broker: Broker, project: str, topic: str, gaps: Iterable[tuple[in
     try:
         for partition, first, end in gaps:
             consumer.assign([TopicPartition(topic, partition, first)])
-            at = first
+            at, heard_s = first, time.monotonic()
             while at < end:
-                began_s = time.monotonic()
-                runs, said = consumer.consume(_CONSUME_MAX, _ANSWER_S)
+                runs, said = consumer.consume(_CONSUME_MAX, _LOOK_S)
                 # What was on its way for the gap before may come yet.
                 for run in [run for run in runs if run.partition == partition]:
                     found += [(partition, offset) for offset in run.offsets.tolist() if first <= offset < end]
@@ -51,8 +52,8 @@ def records_in(broker: Broker, project: str, topic: str, gaps: Iterable[tuple[in
                     if one.error.code() != KafkaError._PARTITION_EOF:
                         raise KafkaException(one.error)
                     at = end
-                # What is read of others alone is told as nothing, and without delay.
-                if not runs and not said and time.monotonic() - began_s >= _ANSWER_S:
+                heard_s = time.monotonic() if runs or said else heard_s
+                if time.monotonic() - heard_s > _ANSWER_S:
                     raise BrokerError(broker.bootstrap, f"it did not answer in time while {topic}/{partition} was read")
     finally:
         consumer.close()
