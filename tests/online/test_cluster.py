@@ -229,7 +229,8 @@ def test_a_replica_that_takes_over_is_found_by_who_is_in_a_hurry(tmp_path: Path,
         wanted = [b"%b at 9" % key for key in KEYS]
         assert served_in_time(hurried, wanted)
         # Whoever is new needs one of those that are left.
-        other = OnlineStore.at(f"{cluster.url[:-2]},127.0.0.1:{replica.port}/0", namespace=name, buckets=BUCKETS)
+        url = f"{cluster.url[:-2]},127.0.0.1:{replica.port}/0"
+        other = OnlineStore.at(url, namespace=name, buckets=BUCKETS, answer_s=0.5)
         assert served_in_time(other, wanted)
     finally:
         cluster.stop()
