@@ -50,6 +50,8 @@ def stopped(world: World) -> str:
     broker.signal(signal.SIGCONT)
     lag, ends = 0.0, time.monotonic() + 10 * world.patience
     while not lag and time.monotonic() < ends:
+        # Asked without a pause, the port of a busy worker turns some away.
+        time.sleep(0.1)
         lag = sum(_told(worker, "lag_events").values())
     time.sleep(2)
     steady.stop()

@@ -107,12 +107,12 @@ def group(world: World) -> str:
     # A static member's place is kept until its session ends, and only an empty group can be changed.
     world.define(partitions=2, worker_session_s=6.0)
     _applied_then_stopped(world, 1_500)
-    seen = []
+    seen, heard = [], set[str]()
     for what in ("deleted", "to 0", "to the end"):
         held = world.sinks.look()
         # Before the change, so that a group that stands at the end has skipped something.
         world.send(500)
-        world.until(lambda: _change(world, what), 60, f"the group's offsets are {what}")  # noqa: B023
+        world.until(lambda: _change(world, what, heard), 60, f"the group's offsets are {what}")  # noqa: B023
         told = world.sinks.look(group=True).group
         ends = world.expected().ends
         wanted = {"deleted": {}, "to 0": dict.fromkeys(ends, 0), "to the end": ends}[what]
@@ -132,8 +132,11 @@ def group(world: World) -> str:
 _BEGUN = re.compile(r"/(\d+) from (\d+)")
 
 
-def _change(world: World, what: str) -> bool:
-    """Delete the group's offsets or set them; False where the broker has not done all of it, yet."""
+def _change(world: World, what: str, heard: set[str]) -> bool:
+    """Delete the group's offsets or set them; False where the broker has not done all of it, yet.
+
+    heard  what it has said of that already
+    """
     name, ends = f"{world.name}-worker", world.expected().ends
     try:
         if what == "deleted":
@@ -146,8 +149,9 @@ def _change(world: World, what: str) -> bool:
         errors = [str(one.error.name()) for one in done.result(20.0).topic_partitions if one.error is not None]
     except KafkaException as error:
         errors = [str(error.args[0].name())]
-    if errors:
-        world.say(f"not yet: {', '.join(errors)}")
+    if errors and (said := f"{what}, not yet: {', '.join(errors)}") not in heard:
+        heard.add(said)
+        world.say(said)
     return not errors
 
 
