@@ -128,11 +128,14 @@ class ServingSink:
         """Where to read the partition from; a fill may have begun, which the mark then lies behind."""
         self._incarnation = self._incarnation or self._store.incarnation()
         self._follow_alias(self._aliases.get(self._view.id))
+        is_new = partition not in self._topic_ids
         self._topic_ids[partition] = topic_id
         self._back.discard(partition)
         # Another view's way back opens the partition for all of them: a fill at work goes on.
         at_work = partition in self._filling and not self._filling[partition].is_done
         mark = self._events.marks()[partition] if at_work else self._take_over(partition)
+        if is_new:
+            self._tell_if_behind(partition)
         self._tell_if_complete()
         return mark
 
@@ -242,10 +245,6 @@ class ServingSink:
             return mark
         lost = self._bounds()[partition].low > stands
         if mark is not None and not lost and (is_filled or logged.offset - stands <= READ_AGAIN_MAX):
-            if self._inner.reached(partition) < logged.offset and self._alias is not None and self._alias.is_ready:
-                # A bucket that no event touched lags a little. Where none has come as far as the log, the store came
-                # back without its last moments, and with the alias of then, while no worker was there to see it.
-                self._incomplete(self._alias)
             return mark
         log.info(
             "filling %s from the event log: %s/%d from %d to %d",
@@ -256,6 +255,17 @@ class ServingSink:
         row_id, topic_id = self._inner.row_id, self._topic_ids[partition]
         self._filling[partition] = _Filling(self._turn, lambda moved: self._fill(row_id, partition, topic_id, moved))
         return logged
+
+    def _tell_if_behind(self, partition: int) -> None:
+        """Of a partition that another worker had, or nobody: whether the store lost rows while none of us looked.
+
+        A bucket that no event touched lags a little. Where none has come as far as the log, the store came back
+        without its last moments, and with the alias of then.
+        """
+        logged = self._events.marks().get(partition)
+        is_behind = logged is not None and self._inner.reached(partition) < logged.offset
+        if is_behind and self._alias is not None and self._alias.is_ready:
+            self._incomplete(self._alias)
 
     def _fill(self, row_id: str, partition: int, topic_id: str, moved: Callable[[int], None]) -> int:
         # A sink of its own: the engine's is used from the engine's thread.

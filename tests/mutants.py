@@ -429,8 +429,8 @@ MUTANTS = (
     Mutant("what nobody foresaw ends the watch of topics", S + "topic_watch.py", "            except Exception:\n", "            except ArithmeticError:\n", ("tests/streams/test_topic_watch.py",)),
     Mutant("a partition that is only defined has to have bounds", S + "bounds.py", "if error.args[0].code() not in NO_PARTITION:", "if True:", ("tests/streams/test_bounds.py",)),
     Mutant("a hole is found in a record of the gap before", S + "holes.py", "if first <= offset < end]", "]", ("tests/streams/test_holes.py",)),
-    Mutant("rows that came back older are ready for the next worker", S + "serving_sink.py", "if self._inner.reached(partition) < logged.offset and", "if False and", SERVING),
-    Mutant("a bucket that lags is taken for a loss", S + "serving_sink.py", "if self._inner.reached(partition) < logged.offset and", "if", SERVING),
+    Mutant("rows that came back older are ready for the next worker", S + "serving_sink.py", "is_behind = logged is not None and self._inner.reached(partition) < logged.offset", "is_behind = False", SERVING),
+    Mutant("a bucket that lags is taken for a loss", S + "serving_sink.py", "is_behind = logged is not None and self._inner.reached(partition) < logged.offset", "is_behind = logged is not None and self._inner.settled(partition) < logged.offset", SERVING),
     Mutant("definitions are as they were compiled", "featurestore/spec/repository.py", "sys.dont_write_bytecode, True\n", "sys.dont_write_bytecode, False\n", DEFINITIONS),
 )  # fmt: skip
 
