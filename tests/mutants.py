@@ -423,7 +423,7 @@ MUTANTS = (
     Mutant("a byte is counted from the beginning of the batch", S + "codecs/json_loop.py", "where[index] = at - begins[index]", "where[index] = at", COLUMNS),
     Mutant("a fault of one field is told in the words of another", S + "codecs/json_words.py", "codes = fault * _FIELDS_MAX + np.where(has_field, where, 0)", "codes = fault * _FIELDS_MAX", COLUMNS),
     Mutant("refusals that the loop tells stand beside those of others out of order", S + "codecs/rejections.py", "ordered = sorted(rejected, key=lambda one: (one.index, -1 if one.position is None else one.position))", "ordered = list(rejected)", COLUMNS),
-    Mutant("keys have no bytes", T + "batch.py", "Parts([self.values, self.keys]).parts", "Parts([self.values]).parts", ("tests/streams/transport/test_reader.py",)),
+    Mutant("keys have no bytes", T + "batch.py", "Parts([self.values, self.keys]).parts", "Parts([self.values]).parts", PAYLOADS),
     Mutant("a producer says that a record is of the future", T + "message_loop.py", "not 0 <= stamps[at] <= now_ms", "stamps[at] < 0", ("tests/streams/test_arrival.py",)),
     Mutant("a broker's stamp is held to our clock", T + "message_loop.py", "if kind[0] != BY_BROKER and", "if", ("tests/streams/test_arrival.py",)),
     Mutant("what nobody foresaw ends the watch of topics", S + "topic_watch.py", "            except Exception:\n", "            except ArithmeticError:\n", ("tests/streams/test_topic_watch.py",)),

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.payloads import Parts, Payloads, picked
+from streams.transport import Batch
 
 lists = st.lists(st.none() | st.binary(max_size=5), max_size=8)
 
@@ -29,3 +30,8 @@ def test_payloads_and_their_parts_are_the_list(
         assert picked(held, places) == [whole[place] for place in places]
         twice = np.repeat(places, 2)
         assert picked(held, twice) == [whole[place] for place in twice]
+
+
+def test_a_batch_has_the_bytes_of_its_keys_too() -> None:
+    places = np.arange(2)
+    assert Batch("t", 0, 0, 2, [b"ab", None], places, places, -1, [b"key", None]).size_bytes == 5

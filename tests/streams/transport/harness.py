@@ -26,12 +26,12 @@ def make_topic(bootstrap: str, name: str, partitions: int = 1, config: dict[str,
         done.result(LIMIT_S)
 
 
-def fill(bootstrap: str, topic: str, counts: Mapping[int, int], size: int = 20, key: bytes | None = None) -> None:
+def fill(bootstrap: str, topic: str, counts: Mapping[int, int], size: int = 20) -> None:
     """So many records into each partition."""
     producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 5, "queue.buffering.max.messages": 1_000_000})
     for partition, count in counts.items():
         for number in range(count):
-            producer.produce(topic, value=b"%0*d" % (size, number), key=key, partition=partition)
+            producer.produce(topic, value=b"%0*d" % (size, number), partition=partition)
     assert producer.flush(LIMIT_S) == 0
     producer.close()
 

@@ -289,13 +289,10 @@ def test_records_that_come_before_a_seek_is_done_hide_no_hole(stack: LocalStack,
     assert sinks.applied == 1_610
 
 
-@pytest.mark.parametrize(("size", "key"), [(20_000, None), (20, b"k" * 20_000)])
-def test_a_few_large_records_are_cut_into_batches_by_their_bytes(
-    stack: LocalStack, unique: Unique, size: int, key: bytes | None
-) -> None:
+def test_a_few_large_records_are_cut_into_batches_by_their_bytes(stack: LocalStack, unique: Unique) -> None:
     topic = unique("large")
     make_topic(stack.kafka_bootstrap, topic)
-    fill(stack.kafka_bootstrap, topic, {0: 400}, size, key)
+    fill(stack.kafka_bootstrap, topic, {0: 400}, size=20_000)
     sinks, most = Sinks(), []
     options = ReaderOptions(
         batch_records_max=10, batch_bytes_max=100_000, ahead_bytes_max=1_000_000, session_s=SESSION_S
@@ -303,13 +300,7 @@ def test_a_few_large_records_are_cut_into_batches_by_their_bytes(
 
     def body(batch: Batch) -> None:
         counts = member.reader.counts()
-        most.append(
-            (
-                sum(map(len, batch.values)) + sum(len(one or b"") for one in batch.keys),
-                counts.waiting_bytes,
-                counts.in_hand_bytes,
-            )
-        )
+        most.append((sum(map(len, batch.values)), counts.waiting_bytes, counts.in_hand_bytes))
 
     member = Member(stack.kafka_bootstrap, topic, topic, sinks, options, body)
     sinks.wait(lambda: sinks.applied == 400)
