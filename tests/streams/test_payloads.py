@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streams.payloads import Parts, Payloads, picked
@@ -12,6 +12,7 @@ from streams.transport import Batch
 lists = st.lists(st.none() | st.binary(max_size=5), max_size=8)
 
 
+@settings(deadline=None)  # the first one may have to load the loop
 @given(st.lists(lists, max_size=4), st.integers(-40, 40), st.integers(-40, 40), st.sampled_from([None, 1, 2, -1]))
 def test_payloads_and_their_parts_are_the_list(
     several: list[list[bytes | None]], first: int, end: int, step: int | None
