@@ -366,7 +366,12 @@ def _peer(folder: Path, module: str, *arguments: str) -> float:
     log = folder / f"{module.rpartition('.')[2]}.log"
     with log.open("wb") as output:
         peer = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments], stdout=subprocess.PIPE, stderr=output, text=True
+            # Plain Faust makes its folder where it stands.
+            [sys.executable, "-m", module, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=output,
+            text=True,
+            cwd=folder,
         )
     try:
         assert peer.stdout is not None

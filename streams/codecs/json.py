@@ -57,7 +57,7 @@ class JsonCodec:
         event = msgspec.defstruct("Event", fields, kw_only=True, frozen=False, gc=False)
         self._event = event
         self._one = msgspec.json.Decoder(event)
-        self._reader = json_columns.reader(topic, self._refusal)
+        self._reader = json_columns.reader(topic, self._refusals)
 
     def decode(self, payloads: Sequence[bytes | None]) -> Decoded:
         """Columns of the records that keep the contract; each of the others with its reason."""
@@ -78,10 +78,9 @@ class JsonCodec:
         }
         return Decoded(index[order], both, rejected)
 
-    def _refusal(self, payload: bytes) -> Rejected | None:
-        """What msgspec says of one record; None where it takes it."""
-        rejected = self._decode_one_by_one([payload], np.arange(1)).rejected
-        return rejected[0] if rejected else None
+    def _refusals(self, payloads: Sequence[bytes]) -> Rejections:
+        """What msgspec says of the records that it does not take."""
+        return self._decode_one_by_one(payloads, np.arange(len(payloads))).rejected
 
     def _decode_one_by_one(self, payloads: Sequence[bytes | None], places: Ints) -> Decoded:
         """The records at these places of a batch, by msgspec: each as it would be alone."""

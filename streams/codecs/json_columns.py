@@ -14,7 +14,7 @@ from featurestore.kernel import ARROW_TYPES, DataType
 from featurestore.spec import Topic
 from streams.codecs import json_loop
 from streams.codecs.json_words import Words
-from streams.codecs.rejections import NONE_REJECTED, Rejected, Rejections
+from streams.codecs.rejections import NONE_REJECTED, Rejections
 from streams.gather import gather
 from streams.payloads import ABSENT, Payloads
 
@@ -35,10 +35,10 @@ Truths = npt.NDArray[np.bool_]
 _NOWHERE = np.zeros(0, dtype=np.int64)
 
 
-def reader(topic: Topic, ask: Callable[[bytes], Rejected | None]) -> ColumnReader | None:
+def reader(topic: Topic, ask: Callable[[Sequence[bytes]], Rejections]) -> ColumnReader | None:
     """For topics that the loop can read; None where one has more fields than that, or decimals.
 
-    ask  what msgspec says of one record; None where it takes it
+    ask  what msgspec says of those records that it does not take
     """
     can = len(topic.schema) <= _FIELDS_MAX and set(topic.schema.values()) <= set(_KINDS)
     return ColumnReader(topic, ask) if can else None
@@ -62,7 +62,7 @@ class Read:
 class ColumnReader:
     """Reads the plain ones among the records of a topic."""
 
-    def __init__(self, topic: Topic, ask: Callable[[bytes], Rejected | None]) -> None:
+    def __init__(self, topic: Topic, ask: Callable[[Sequence[bytes]], Rejections]) -> None:
         self._words = Words(topic, ask)
         names = [name.encode() for name in topic.schema]
         self._schema = dict(topic.schema)

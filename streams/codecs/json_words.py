@@ -1,11 +1,11 @@
 """The words of a refusal: what msgspec says of each fault that the compiled loop tells by itself.
 
-It is asked once a topic, with a record that has the fault, so the loop's refusals read like all others.
+It is asked once a topic, with records that have each fault, so the loop's refusals read like all others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from featurestore.kernel import DataType
 from featurestore.spec import Topic
 from streams.codecs import json_loop
-from streams.codecs.rejections import Rejected, Rejections
+from streams.codecs.rejections import Rejections
 
 Ints = npt.NDArray[np.int64]
 
@@ -46,15 +46,14 @@ class _Word:
 class Words:
     """What is said of the faults of one topic's records.
 
-    ask  what msgspec says of one record; None where it takes it
+    ask  what msgspec says of those records that it does not take
     """
 
-    def __init__(self, topic: Topic, ask: Callable[[bytes], Rejected | None]) -> None:
+    def __init__(self, topic: Topic, ask: Callable[[Sequence[bytes]], Rejections]) -> None:
         self._words: dict[int, _Word] = {}
-        for fault, field, sample, byte in _samples(topic):
-            said = ask(sample)
-            if said is None:
-                continue
+        samples = list(_samples(topic))
+        for said in ask([sample for _, _, sample, _ in samples]):
+            fault, field, _, byte = samples[said.index]
             tail = f" (byte {byte})"
             # Where another version of msgspec does not name the byte, records are asked about one by one.
             if byte is None or said.detail.endswith(tail):
