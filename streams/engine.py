@@ -130,7 +130,7 @@ class Engine:
         self._sinks, self._letters, self._clock_us = sinks, letters, clock_us
         self._log = LogWriter(log, clock_us, letters.flush, log_thread)
         self._held, self._decided, self._repeats = log, dict[int, Decided](), Repeats(topic, log)
-        self._codec = codec or codec_of(topic)
+        self._codec, self._log_schema = codec or codec_of(topic), log_schema(topic)
         self._lateness_max_us = lateness_us
         self._marks: dict[int, Mark] = {}
         # By view and partition, up to where all its rows are known to hold everything.
@@ -355,11 +355,6 @@ class Engine:
     def _gather(self, taken: _Taken) -> None:
         kept = np.flatnonzero(~taken.future)
         effective = taken.effective_us[kept]
-        of_day = effective // DAY_US
-        # Sorting costs more than looking, and nearly all batches lie in one day.
-        one_day = len(of_day) > 0 and bool((of_day == of_day[0]).all())
-        days, day = (of_day[:1], np.zeros(len(of_day), dtype=np.int64)) if one_day else _numbered(of_day)
-        dates = pa.array(days.astype("datetime64[D]").astype(str).tolist(), pa.string())
         head = {
             "partition": taken.partition[kept],
             "offset": taken.offsets[kept],
@@ -368,10 +363,10 @@ class Engine:
             "arrival_us": taken.arrival_us[kept],
             "late_by_us": taken.late_by_us[kept],
             **({} if taken.position is None else {"position": taken.position[kept]}),
-            "date": dates.take(pa.array(day)),
+            "date": _dates(effective),
         }
         body = {name: _some(array, kept) for name, array in taken.arrays.items()}
-        self._log.put(pa.table({**head, **body}, schema=log_schema(self.topic)))
+        self._log.put(pa.table({**head, **body}, schema=self._log_schema))
 
 
 def _first_records(batches: Sequence[Batch], count: int) -> list[Batch]:
@@ -409,10 +404,15 @@ def _times(decoded: Decoded, topic: Topic) -> Ints:
     return times
 
 
-def _numbered(values: Ints) -> tuple[Ints, Ints]:
-    """The distinct values, and which of them each one is."""
-    distinct, which = np.unique(values, return_inverse=True)
-    return distinct, which.reshape(-1)
+def _dates(moments_us: Ints) -> pa.Array:
+    """The day of each moment, as text."""
+    day = moments_us // DAY_US
+    # Sorting costs more than looking, and nearly all batches lie in one day.
+    if len(day) and (day == day[0]).all():
+        return pa.repeat(pa.scalar(str(day[0].astype("datetime64[D]"))), len(day))
+    distinct, which = np.unique(day, return_inverse=True)
+    dates = pa.array(distinct.astype("datetime64[D]").astype(str).tolist(), pa.string())
+    return dates.take(pa.array(which.reshape(-1)))
 
 
 def _some(array: pa.Array, index: Ints) -> pa.Array:

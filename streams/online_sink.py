@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from itertools import pairwise
 from typing import assert_never
 
@@ -18,21 +18,20 @@ import numpy.typing as npt
 
 from featurestore.errors import CommitRetriesError, LostTailError, TopicError
 from featurestore.event_time import DAY_US, Mark
-from featurestore.kernel import Events, fold_pieces
+from featurestore.kernel import Events, Pieces, fold_pieces
 from featurestore.kernel.keys import Grouped
 from featurestore.online import (
     TOKEN_BYTES,
     Applied,
-    BucketCommit,
-    BucketRead,
+    Commit,
     Conflict,
     Duplicate,
     LostTail,
     Move,
     OnlineStore,
     Outcome,
+    StoredRows,
     Straddle,
-    row_tokens,
 )
 from featurestore.spec import FeatureView
 
@@ -43,6 +42,8 @@ _TRIES_MAX = 20
 # More slices overlap hardly better, and each costs a round trip.
 _SLICE_EVENTS, _SLICES_MAX = 8_000, 4
 _SMALL_SLICES = 64
+# More partitions than a worker has of all its topics.
+_PLACES = 1_024
 
 EventsOf = Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64]], Events]
 
@@ -58,7 +59,7 @@ class _Work:
     new: Mapping[int, Mark]
     events: EventsOf
     waiting: npt.NDArray[np.int64]
-    commits: list[Future[list[tuple[BucketCommit, Outcome]]]] = field(default_factory=list)
+    commits: list[Future[tuple[Commit, list[Outcome]]]] = field(default_factory=list)
     tries: int = 0
     in_vain: int = 0
 
@@ -164,10 +165,10 @@ class OnlineSink:
         while self._work is not None:
             work, self._work = self._work, None
             # All answers first: where one tells of a lost tail, none of the others may still be on its way.
-            answers = [answer for commit in work.commits for answer in commit.result()]
-            again = [commit.bucket for commit, outcome in answers if self._learn(commit, outcome, work.new)]
+            answers = [commit.result() for commit in work.commits]
+            again = [bucket for commit, outcomes in answers for bucket in self._learn(commit, outcomes, work.new)]
             work.tries += 1
-            work.in_vain = work.in_vain + 1 if len(again) == len(answers) else 0
+            work.in_vain = work.in_vain + 1 if len(again) == sum(len(outcomes) for _, outcomes in answers) else 0
             if again and work.in_vain == _TRIES_MAX + len(work.new):
                 raise CommitRetriesError(self._view.name, work.tries)
             work.waiting = work.waiting[np.isin(work.bucket[work.grouped.row[work.waiting]], again)]
@@ -180,11 +181,11 @@ class OnlineSink:
         """
         self.finish()
         self._refuse_lost(new)
-        lagging = [(bucket, self._moves(bucket, new)) for bucket in range(self._store.buckets)]
-        commits = [BucketCommit(bucket, moves, b"", (), (), b"", None) for bucket, moves in lagging if moves]
-        for commit, outcome in zip(commits, self._store.commit(self.row_id, commits), strict=True):
-            # No event waits behind these moves, so what is lost is lost to one partition alone.
-            self._learn(commit, outcome, ())
+        moves = self._moves(new)
+        lagging = [bucket for bucket, each in enumerate(moves) if each]
+        commit = Commit(StoredRows.none(lagging), [moves[bucket] for bucket in lagging], Pieces.of(()))
+        # No event waits behind these moves, so what is lost is lost to one partition alone.
+        self._learn(commit, self._store.commit(self.row_id, commit), ())
 
     def look(self) -> None:
         """Called about once a second; these rows are looked after by nobody else."""
@@ -242,8 +243,8 @@ class OnlineSink:
                     work.commits[-1].result()
                 read = reads[number].result() if ahead else calls[number]()
                 inside = np.flatnonzero((row >= first) & (row < end))
-                commits = self._folded(work, read, work.waiting[inside], row[inside] - first)
-                work.commits.append(self._thread.submit(self._send, commits))
+                commit = self._folded(work, read, work.waiting[inside], row[inside] - first)
+                work.commits.append(self._thread.submit(self._send, commit))
         except Exception as error:
             # Some slices may be in the store already, and nobody will ask what became of them.
             self._failure = error
@@ -262,72 +263,65 @@ class OnlineSink:
         return np.arange(slices + 1) * buckets // slices
 
     def _folded(
-        self, work: _Work, reads: Sequence[BucketRead], waiting: npt.NDArray[np.int64], row: npt.NDArray[np.int64]
-    ) -> list[BucketCommit]:
-        """The commits of the buckets that were read, with some events folded in; `row` of each among those read."""
-        held = [stored for read in reads for stored in read.rows]
-        folded = fold_pieces(held, work.events(waiting, row), self._view.plan, skip=TOKEN_BYTES)
-        tokens = row_tokens(held)
-        commits, first = [], 0
-        for read in reads:
-            end = first + len(read.keys)
-            commits.append(
-                BucketCommit(
-                    read.bucket,
-                    self._moves(read.bucket, work.new),
-                    read.token,
-                    read.keys,
-                    folded.between(first, end),
-                    tokens[TOKEN_BYTES * first : TOKEN_BYTES * end],
-                    self._expire_ms,
-                )
-            )
-            first = end
+        self, work: _Work, read: StoredRows, waiting: npt.NDArray[np.int64], row: npt.NDArray[np.int64]
+    ) -> Commit:
+        """The commit of the rows that were read, with some events folded in; `row` of each among those read."""
+        folded = fold_pieces(read.rows, work.events(waiting, row), self._view.plan, skip=TOKEN_BYTES)
+        moves = self._moves(work.new)
         self.rows_written += len(folded)
-        return commits
+        return Commit(read, [moves[bucket] for bucket in read.buckets], folded, self._expire_ms)
 
-    def _send(self, commits: list[BucketCommit]) -> list[tuple[BucketCommit, Outcome]]:
-        return list(zip(commits, self._store.commit(self.row_id, commits), strict=True))
+    def _send(self, commit: Commit) -> tuple[Commit, list[Outcome]]:
+        return commit, self._store.commit(self.row_id, commit)
 
-    def _learn(self, commit: BucketCommit, outcome: Outcome, together: Iterable[int]) -> bool:
-        """Remember where the bucket stands now; whether its events must be tried again.
+    def _learn(self, commit: Commit, outcomes: Sequence[Outcome], together: Iterable[int]) -> list[int]:
+        """Remember where the buckets stand now; those of which the events must be tried again.
 
         together  the partitions whose events are dropped where the store has lost a tail
         """
-        match outcome:
-            case Applied():
-                for move in commit.moves:
-                    self._ends[_partition(move)][commit.bucket] = move.new.offset
-                return False
-            case Duplicate(stored, number) | Straddle(stored, number):
-                self._ends[_partition(commit.moves[number])][commit.bucket] = stored.offset
-                # Of a duplicate nothing is left to do, but of the other partitions there may be.
-                return len(commit.moves) > 1 or isinstance(outcome, Straddle)
-            case Conflict():
-                return True
-            case LostTail(stored, number):
-                partition = _partition(commit.moves[number])
-                offset, dropped = 0 if stored is None else stored.offset, frozenset(together)
-                error = LostTailError(self._view.name, self._view.source.name, partition, offset, dropped)
-                self._lost.update(dict.fromkeys({partition, *dropped}, error))
-                raise error
-            case _:
-                assert_never(outcome)
+        again = []
+        for bucket, moves, outcome in zip(commit.read.buckets, commit.moves, outcomes, strict=True):
+            match outcome:
+                case Applied():
+                    for move in moves:
+                        self._ends[_partition(move.place)][bucket] = move.new.offset
+                case Duplicate(stored, number) | Straddle(stored, number):
+                    self._ends[_partition(moves[number].place)][bucket] = stored.offset
+                    # Of a duplicate nothing is left to do, but of the other partitions there may be.
+                    if len(moves) > 1 or isinstance(outcome, Straddle):
+                        again.append(bucket)
+                case Conflict():
+                    again.append(bucket)
+                case LostTail(stored, number):
+                    partition = _partition(moves[number].place)
+                    offset, dropped = 0 if stored is None else stored.offset, frozenset(together)
+                    error = LostTailError(self._view.name, self._view.source.name, partition, offset, dropped)
+                    self._lost.update(dict.fromkeys({partition, *dropped}, error))
+                    raise error
+                case _:
+                    assert_never(outcome)
+        return again
 
     def _refuse_lost(self, partitions: Iterable[int]) -> None:
         for partition in partitions:
             if partition in self._lost:
                 raise self._lost[partition]
 
-    def _moves(self, bucket: int, new: Mapping[int, Mark]) -> tuple[Move, ...]:
-        """Of a bucket, in the partitions in which it does not stand there yet."""
-        found = []
-        for partition, mark in new.items():
-            end = self._ends[partition][bucket]
-            if end is None or end < mark.offset:
-                found.append(Move(f"{self._view.source.name}/{partition}", end, mark))
-        return tuple(found)
+    def _moves(self, new: Mapping[int, Mark]) -> list[tuple[Move, ...]]:
+        """Of each bucket, in the partitions in which it does not stand there yet; one object for all that are alike."""
+        made: dict[tuple[int | None, ...], tuple[Move, ...]] = {}
+        out = []
+        for stands in zip(*(self._ends[partition] for partition in new), strict=True):
+            if stands not in made:
+                made[stands] = tuple(
+                    Move(f"{self._view.source.name}/{partition}", end, mark)
+                    for (partition, mark), end in zip(new.items(), stands, strict=True)
+                    if end is None or end < mark.offset
+                )
+            out.append(made[stands])
+        return out
 
 
-def _partition(move: Move) -> int:
-    return int(move.place.rpartition("/")[2])
+@lru_cache(_PLACES)
+def _partition(place: str) -> int:
+    return int(place.rpartition("/")[2])

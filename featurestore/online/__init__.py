@@ -9,16 +9,15 @@ from featurestore.online.servers import Cluster, OneServer, Servers, servers_at
 from featurestore.online.store import (
     TOKEN_BYTES,
     Applied,
-    BucketCommit,
-    BucketRead,
+    Commit,
     Conflict,
     Duplicate,
     LostTail,
     Move,
     OnlineStore,
     Outcome,
+    StoredRows,
     Straddle,
-    row_tokens,
 )
 
 __all__ = [
@@ -27,9 +26,8 @@ __all__ = [
     "Aliases",
     "Applied",
     "Backfilling",
-    "BucketCommit",
-    "BucketRead",
     "Cluster",
+    "Commit",
     "Conflict",
     "Duplicate",
     "LostTail",
@@ -39,7 +37,7 @@ __all__ = [
     "Outcome",
     "Served",
     "Servers",
+    "StoredRows",
     "Straddle",
-    "row_tokens",
     "servers_at",
 ]

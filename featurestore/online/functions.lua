@@ -1,4 +1,4 @@
-#!lua name=featurestore_v3
+#!lua name=featurestore_v4
 
 -- Rows, and how far they have come, move together or not at all.
 -- A bucket's state is one hash: the token of its last commit under 'ver', and one watermark a topic-partition.
@@ -16,16 +16,19 @@ local function end_offset(mark)
   return tonumber(string.match(mark, '^%d+'))
 end
 
--- Rows first to last, whose values stand in `args` after place `before`.
-local function set_rows(keys, args, before, first, last, expiry)
+-- The rows `first` to `last` of a call; what stands before the first of all in `keys` and in `args` is told by `call`.
+local function set_rows(call, keys, args, first, last)
+  local expiry = call.expiry
   if expiry ~= '' and knows_msetex == false then
-    for row = first, last do redis.call('SET', keys[row + 1], args[before + row], 'PX', expiry) end
+    for row = first, last do
+      redis.call('SET', keys[call.states + row], args[call.head + row], 'PX', expiry)
+    end
     return
   end
   local values = {}
   for row = first, last do
-    values[#values + 1] = keys[row + 1]
-    values[#values + 1] = args[before + row]
+    values[#values + 1] = keys[call.states + row]
+    values[#values + 1] = args[call.head + row]
   end
   if expiry == '' then
     redis.call('MSET', unpack(values))
@@ -40,26 +43,14 @@ local function set_rows(keys, args, before, first, last, expiry)
   -- An unknown command does nothing, so it may be tried.
   local reply = redis.pcall('MSETEX', last - first + 1, unpack(values))
   knows_msetex = type(reply) ~= 'table' or reply.err == nil
-  if not knows_msetex then set_rows(keys, args, before, first, last, expiry) end
+  if not knows_msetex then set_rows(call, keys, args, first, last) end
 end
 
--- keys: state, rows...
--- args: bucket token as read, new token, expiry in ms ('' for none), the row tokens as read in one string (zeros for
---       absent), how many topic-partitions move; of each its name, expected end offset ('' for none) and new mark;
---       then the new rows
--- returns {'applied'} | {'duplicate', mark, move} | {'straddle', mark, move} | {'lost', mark or '', move} | {'conflict'}
-local function commit(keys, args)
-  local token, fresh, expiry, moves = args[1], args[2], args[3], tonumber(args[5])
-  local count, before = #keys - 1, 5 + 3 * moves
-  local fields, marks = {'ver'}, {'ver', fresh}
-  for move = 1, moves do
-    local at = 3 + 3 * move
-    fields[move + 1] = args[at]
-    marks[2 * move + 1], marks[2 * move + 2] = args[at], args[at + 2]
-  end
-  local state = redis.call('HMGET', keys[1], unpack(fields))
-  for move = 1, moves do
-    local held, expected, new = state[move + 1], tonumber(args[4 + 3 * move]), args[5 + 3 * move]
+-- One bucket of a call: all of it or nothing. Its rows are `first` to `last`, none where `last` is less.
+local function commit_bucket(call, keys, args, key, token, first, last)
+  local state = redis.call('HMGET', key, unpack(call.fields))
+  for move = 1, call.moves do
+    local held, expected, new = state[move + 1], call.expected[move], call.marks[2 * move + 2]
     local stored = end_offset(held)
     if stored ~= expected then
       if stored == nil then return {'lost', '', move - 1} end
@@ -69,19 +60,48 @@ local function commit(keys, args)
     end
   end
   -- Somebody else committed to this bucket since the rows were read: only rows that did not move may be written.
-  if count > 0 and (state[1] or '') ~= token then
-    for row = 1, count do
-      local read = string.sub(args[4], (row - 1) * TOKEN_BYTES + 1, row * TOKEN_BYTES)
-      local held = redis.call('GETRANGE', keys[row + 1], 0, TOKEN_BYTES - 1)
+  if last >= first and (state[1] or '') ~= token then
+    for row = first, last do
+      local read = string.sub(args[call.head], (row - 1) * TOKEN_BYTES + 1, row * TOKEN_BYTES)
+      local held = redis.call('GETRANGE', keys[call.states + row], 0, TOKEN_BYTES - 1)
       if held ~= read and not (held == '' and read == ABSENT) then return {'conflict'} end
     end
   end
   -- Every check is done: a failing function is not rolled back, so nothing may fail from here on.
-  for first = 1, count, ROWS_A_CALL do
-    set_rows(keys, args, before, first, math.min(first + ROWS_A_CALL - 1, count), expiry)
+  for some = first, last, ROWS_A_CALL do
+    set_rows(call, keys, args, some, math.min(some + ROWS_A_CALL - 1, last))
   end
-  redis.call('HSET', keys[1], unpack(marks))
+  redis.call('HSET', key, unpack(call.marks))
   return {'applied'}
+end
+
+-- Some buckets, each for itself, whose watermarks make the same moves.
+-- keys: the state of each bucket; the rows, bucket by bucket
+-- args: new token, expiry in ms ('' for none), how many buckets, how many topic-partitions move; of each its name,
+--       expected end offset ('' for none) and new mark; of each bucket its token as read and how many rows it has;
+--       the row tokens as read in one string (zeros for absent); the new rows
+-- returns of each bucket
+--       {'applied'} | {'duplicate', mark, move} | {'straddle', mark, move} | {'lost', mark or '', move} | {'conflict'}
+local function commit(keys, args)
+  local fresh, buckets, moves = args[1], tonumber(args[3]), tonumber(args[4])
+  local of_bucket = 4 + 3 * moves
+  local call = {
+    expiry = args[2], states = buckets, moves = moves, head = of_bucket + 2 * buckets + 1,
+    fields = {'ver'}, expected = {}, marks = {'ver', fresh},
+  }
+  for move = 1, moves do
+    local at = 2 + 3 * move
+    call.fields[move + 1], call.expected[move] = args[at], tonumber(args[at + 1])
+    call.marks[2 * move + 1], call.marks[2 * move + 2] = args[at], args[at + 2]
+  end
+  local out, row = {}, 0
+  for bucket = 1, buckets do
+    local at = of_bucket + 2 * bucket - 1
+    local last = row + tonumber(args[at + 1])
+    out[bucket] = commit_bucket(call, keys, args, keys[bucket], args[at], row + 1, last)
+    row = last
+  end
+  return out
 end
 
 -- keys: a hash
@@ -93,5 +113,5 @@ local function point(keys, args)
   return 1
 end
 
-redis.register_function('featurestore_v3_commit', commit)
-redis.register_function('featurestore_v3_point', point)
+redis.register_function('featurestore_v4_commit', commit)
+redis.register_function('featurestore_v4_point', point)

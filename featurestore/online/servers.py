@@ -37,7 +37,12 @@ _ELSEWHERE = (redis.exceptions.AskError, redis.exceptions.TryAgainError, redis.e
 
 
 class Servers(Protocol):
-    """Who answers calls. Raises `redis.RedisError` or `RedisClusterException` (which is none) when nobody does."""
+    """Who answers calls. Raises `redis.RedisError` or `RedisClusterException` (which is none) when nobody does.
+
+    has_all  whether one server has everything: then a call may have keys of any buckets
+    """
+
+    has_all: bool
 
     def execute(self, calls: Sequence[Call]) -> list[Any]:
         """The answer of each call."""
@@ -68,6 +73,8 @@ def servers_at(url: str, answer_s: float = ANSWER_S) -> Servers:
 
 class OneServer:
     """A server that has everything; see `Servers`."""
+
+    has_all = True
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
@@ -115,6 +122,8 @@ class _Unit:
 
 class Cluster:
     """A cluster; see `Servers`. redis-py knows which node has which slot; what it sends would be sent one by one."""
+
+    has_all = False
 
     def __init__(self, url: str, times: dict[str, float], *, is_hurried: bool) -> None:
         (self._url, self._named), self._times, self._is_hurried = _nodes_of(url), times, is_hurried

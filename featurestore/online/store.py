@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
-from itertools import pairwise, takewhile
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -22,26 +22,38 @@ from featurestore.kernel.keys import bucket_of
 from featurestore.online.servers import ANSWER_S, Call, OneServer, Servers, servers_at
 from featurestore.online.wire import Prefixed
 
-_LIBRARY = "featurestore_v3"
+_LIBRARY = "featurestore_v4"
 TOKEN_BYTES = 16
 # What a function is told of a row that is not there; no token is ever zero.
 _ABSENT = bytes(TOKEN_BYTES)
 # A longer MGET holds the server up for other readers; shorter ones cost more round trips in the pipeline.
 _MGET_KEYS = 250
+# Small buckets go together up to so many rows: a call by itself costs what several rows do.
+_ROWS_TOGETHER = 250
 
 
 @dataclass(frozen=True, slots=True)
-class BucketRead:
-    """One bucket as of one moment: token, watermark of each topic-partition, and the rows asked for.
+class StoredRows:
+    """n rows in b buckets, each bucket as of one moment.
 
-    rows  as they are stored, `TOKEN_BYTES` of the commit that wrote each, then its payload; None where there is none
+    buckets  (b)
+    begins   (b + 1) where the rows of each bucket begin, and n
+    tokens   (b) of the last commit to each bucket; empty where there was none
+    keys     (n)
+    rows     (n) as they are stored, `TOKEN_BYTES` of the commit that wrote each, then its payload; None where there is
+             none
     """
 
-    bucket: int
-    token: bytes
-    marks: dict[str, Mark]
+    buckets: Sequence[int]
+    begins: Sequence[int]
+    tokens: Sequence[bytes]
     keys: Pieces
-    rows: list[bytes | None]
+    rows: Sequence[bytes | None]
+
+    @classmethod
+    def none(cls, buckets: Sequence[int]) -> StoredRows:
+        """No rows of some buckets, of which nothing is known."""
+        return cls(buckets, [0] * (len(buckets) + 1), [b""] * len(buckets), Pieces.of(()), ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,21 +69,18 @@ class Move:
 
 
 @dataclass(frozen=True, slots=True)
-class BucketCommit:
-    """Rows of one bucket, and the moves of its watermarks in the topic-partitions that they come from.
+class Commit:
+    """New rows in place of those that were read, and the moves of the buckets' watermarks.
 
-    token       of the bucket when the rows were read
-    row_tokens  `row_tokens` of the rows when they were read
-    expire_ms   after which the store may drop the rows; None: never
+    moves      (b) of each bucket, in the topic-partitions that its rows come from
+    payloads   (n)
+    expire_ms  after which the store may drop the rows; None: never
     """
 
-    bucket: int
-    moves: tuple[Move, ...]
-    token: bytes
-    keys: Sequence[bytes] | Pieces
-    payloads: Sequence[bytes] | Pieces
-    row_tokens: bytes
-    expire_ms: int | None
+    read: StoredRows
+    moves: Sequence[tuple[Move, ...]]
+    payloads: Pieces
+    expire_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +118,6 @@ class Conflict:
 
 
 Outcome = Applied | Duplicate | Straddle | LostTail | Conflict
-
-
-def row_tokens(rows: Sequence[bytes | None]) -> bytes:
-    """The tokens of rows as they are stored, side by side; zeros where there is none."""
-    return b"".join([_ABSENT if row is None else row[:TOKEN_BYTES] for row in rows])
 
 
 class OnlineStore:
@@ -167,50 +171,93 @@ class OnlineStore:
 
     def read(
         self, view_id: str, keys: Sequence[bytes] | Pieces, bucket: npt.NDArray[np.int64] | None = None
-    ) -> list[BucketRead]:
-        """The rows of the keys, bucket by bucket, each bucket as of one moment.
+    ) -> StoredRows:
+        """The rows of the keys.
 
-        bucket  of each key, rising; without it, any order will do
+        bucket  of each key, rising; without it, any order will do, and theirs is that of their buckets
         """
         if bucket is None:
             of_key = np.array([bucket_of(key, self.buckets) for key in keys], dtype=np.int64)
             order = np.argsort(of_key, kind="stable")
             keys, bucket = Pieces.of(list(keys)).take(order), of_key[order]
-        names = keys if isinstance(keys, Pieces) else Pieces.of(keys)
-        edges = [0, *(np.flatnonzero(np.diff(bucket)) + 1).tolist(), len(keys)] if len(keys) else [0]
-        parts = [(int(bucket[first]), names.between(first, end)) for first, end in pairwise(edges)]
+        keys = keys if isinstance(keys, Pieces) else Pieces.of(keys)
+        begins = [0, *(np.flatnonzero(np.diff(bucket)) + 1).tolist(), len(keys)] if len(keys) else [0]
+        buckets, names = bucket[begins[:-1]].tolist(), self._row_names(view_id, keys, bucket)
         calls: list[Call] = []
-        for number, members in parts:
+        for first, end in self._together(begins):
             # A transaction is as atomic as a function, and copies rows at the server's own speed.
-            prefix = self._row_prefix(view_id, number)
             calls.append(("MULTI",))
-            calls.append(("HGETALL", self._state_key(view_id, number)))
-            for first in range(0, len(members), _MGET_KEYS):
-                calls.append(("MGET", Prefixed(prefix, members.between(first, min(first + _MGET_KEYS, len(members))))))
+            calls += [("HGET", self._state_key(view_id, each), "ver") for each in buckets[first:end]]
+            for row in range(begins[first], begins[end], _MGET_KEYS):
+                calls.append(("MGET", Prefixed(b"", names.between(row, min(row + _MGET_KEYS, begins[end])))))
             calls.append(("EXEC",))
-        found = iter([reply for call, reply in zip(calls, self._call(calls), strict=True) if call[0] == "EXEC"])
-        out = []
-        for number, members in parts:
-            state, *rows = next(found)
-            fields = _fields(state)
-            held = rows[0] if len(rows) == 1 else [row for part in rows for row in part]
-            out.append(BucketRead(number, fields.get(b"ver", b""), _marks(fields), members, held))
+        tokens: list[bytes] = []
+        rows: list[bytes | None] = []
+        for call, reply in zip(calls, self._call(calls), strict=True):
+            if call[0] == "EXEC":
+                for each in reply:
+                    if isinstance(each, list):
+                        rows += each
+                    else:
+                        tokens.append(each or b"")
+        return StoredRows(buckets, begins, tokens, keys, rows)
+
+    def commit(self, view_id: str, commit: Commit) -> list[Outcome]:
+        """What became of each bucket, of which all is written or nothing."""
+        read, token = commit.read, self._new_token()
+        bucket = np.repeat(np.array(read.buckets, dtype=np.int64), np.diff(read.begins))
+        names = self._row_names(view_id, read.keys, bucket)
+        groups = self._together(read.begins, commit.moves)
+        replies = self._call([self._commit_call(view_id, commit, names, token, *group) for group in groups])
+        return [_outcome(of_bucket) for reply in replies for of_bucket in reply]
+
+    def _commit_call(self, view_id: str, commit: Commit, names: Pieces, token: bytes, first: int, end: int) -> Call:
+        """The call of the buckets [first, end), which make the same moves: arguments as `functions.lua` says."""
+        read, places = commit.read, range(first, end)
+        low, high = read.begins[first], read.begins[end]
+        states = [self._state_key(view_id, read.buckets[place]) for place in places]
+        keys = Prefixed(b"", names.between(low, high))
+        head: list[Any] = [
+            token,
+            "" if commit.expire_ms is None else commit.expire_ms,
+            len(places),
+            len(commit.moves[first]),
+        ]
+        for move in commit.moves[first]:
+            head += [move.place, "" if move.expected is None else move.expected, _packed(move.new)]
+        for place in places:
+            head += [read.tokens[place], read.begins[place + 1] - read.begins[place]]
+        held = b"".join([_ABSENT if row is None else row[:TOKEN_BYTES] for row in read.rows[low:high]])
+        rows = Prefixed(token, commit.payloads.between(low, high))
+        return ("FCALL", f"{_LIBRARY}_commit", len(states) + high - low, *states, keys, *head, held, rows)
+
+    def _together(self, begins: Sequence[int], alike: Sequence[Any] | None = None) -> list[tuple[int, int]]:
+        """First and end of neighbours among the buckets that go in one call.
+
+        A node of a cluster refuses keys of several buckets in one call, since each of them has a slot of its own.
+
+        alike  (b) only equal ones go together
+        """
+        out = list[tuple[int, int]]()
+        for place in range(len(begins) - 1):
+            first = out[-1][0] if out else 0
+            is_alike = alike is None or alike[place] == alike[first]
+            # A bucket is work too, so those without rows have a bound as well.
+            size = begins[place + 1] - begins[first] + place + 1 - first
+            if out and self._servers.has_all and is_alike and size <= _ROWS_TOGETHER:
+                out[-1] = first, place + 1
+            else:
+                out.append((place, place + 1))
         return out
 
-    def commit(self, view_id: str, commits: Sequence[BucketCommit]) -> list[Outcome]:
-        """Each bucket's commit, all of it or nothing of it."""
-        calls = []
-        for commit in commits:
-            token = self._new_token()
-            names = Prefixed(self._row_prefix(view_id, commit.bucket), commit.keys)
-            state, rows = self._state_key(view_id, commit.bucket), Prefixed(token, commit.payloads)
-            expiry = "" if commit.expire_ms is None else commit.expire_ms
-            moves: list[str | int] = []
-            for move in commit.moves:
-                moves += [move.place, "" if move.expected is None else move.expected, _packed(move.new)]
-            values = (commit.token, token, expiry, commit.row_tokens, len(commit.moves), *moves, rows)
-            calls.append(("FCALL", f"{_LIBRARY}_commit", 1 + len(names), state, names, *values))
-        return [_outcome(reply) for reply in self._call(calls)]
+    def _row_names(self, view_id: str, keys: Pieces, bucket: npt.NDArray[np.int64]) -> Pieces:
+        """What the server calls the rows of n keys; (n) bucket of each, rising."""
+        is_new = np.diff(bucket, prepend=-1) > 0
+        prefixes = Pieces.of([self._row_prefix(view_id, each) for each in bucket[is_new].tolist()])
+        both = np.empty(2 * len(keys), dtype=np.int64)
+        both[0::2], both[1::2] = np.cumsum(is_new) - 1, len(prefixes) + np.arange(len(keys))
+        parts = Pieces.joined([prefixes, keys]).take(both)
+        return Pieces(parts.data, parts.begin[::2])
 
     def payloads(self, asked: Sequence[tuple[str, Sequence[bytes]]]) -> list[list[bytes | None]]:
         """For each (view id, keys): the payloads of the keys, None where there is no row; one round trip."""

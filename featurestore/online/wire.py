@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import hiredis
@@ -66,14 +67,13 @@ def _parts(call: Sequence[Any]) -> list[bytes | memoryview]:
         return [hiredis.pack_command(flat(call))]
     count = sum(len(each) if isinstance(each, Prefixed) else 1 for each in call)
     parts: list[bytes | memoryview] = [b"*%d\r\n" % count]
-    for each in call:
-        parts.append(_looped(each) if isinstance(each, Prefixed) else _argument(each))
+    for is_many, some in groupby(call, lambda each: isinstance(each, Prefixed)):
+        if is_many:
+            parts += map(_looped, some)
+        else:
+            # Without the line that says how many they are.
+            parts.append(hiredis.pack_command(tuple(some)).partition(b"\n")[2])
     return parts
-
-
-def _argument(one: Any) -> bytes:
-    raw = one if isinstance(one, bytes) else str(one).encode()
-    return b"$%d\r\n%b\r\n" % (len(raw), raw)
 
 
 def _looped(many: Prefixed) -> bytes | memoryview:

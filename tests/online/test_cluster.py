@@ -16,8 +16,9 @@ from redis.crc import key_slot
 
 from featurestore.errors import OnlineStoreError
 from featurestore.event_time import Mark
+from featurestore.kernel import Pieces
 from featurestore.kernel.keys import bucket_of
-from featurestore.online import Alias, Aliases, Applied, BucketCommit, Duplicate, Move, OnlineStore, row_tokens
+from featurestore.online import Alias, Aliases, Applied, Commit, Duplicate, Move, OnlineStore
 from tests.campaign.servers import Valkey
 from tests.cluster import ValkeyCluster
 
@@ -46,13 +47,10 @@ def store(cluster: ValkeyCluster, name: str) -> OnlineStore:
 
 def put(store: OnlineStore, expected: int | None, end: int, keys: list[bytes] = KEYS) -> list[object]:
     """Commit a row of `end` for each key; every bucket moves on."""
-    commits = []
-    for read in store.read(VIEW, keys):
-        mine = list(read.keys)
-        moves = (Move(PLACE, expected, Mark(end, end)),)
-        rows = [b"%b at %d" % (key, end) for key in mine]
-        commits.append(BucketCommit(read.bucket, moves, read.token, mine, rows, row_tokens(read.rows), 60_000))
-    return list(store.commit(VIEW, commits))
+    read = store.read(VIEW, keys)
+    moves = [(Move(PLACE, expected, Mark(end, end)),)] * len(read.buckets)
+    rows = Pieces.of([b"%b at %d" % (key, end) for key in read.keys])
+    return list(store.commit(VIEW, Commit(read, moves, rows, 60_000)))
 
 
 def served(store: OnlineStore, keys: list[bytes] = KEYS) -> list[bytes | None]:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import redis
 
 from featurestore.errors import OnlineStoreError
 from featurestore.event_time import Mark
+from featurestore.kernel import Pieces
 from featurestore.kernel.keys import bucket_of
 from featurestore.online import (
-    TOKEN_BYTES,
     Applied,
-    BucketCommit,
+    Commit,
     Conflict,
     Duplicate,
     LostTail,
@@ -21,8 +21,8 @@ from featurestore.online import (
     OneServer,
     OnlineStore,
     Outcome,
+    StoredRows,
     Straddle,
-    row_tokens,
 )
 
 VIEW, PLACE = "view@1", "topic/0"
@@ -39,11 +39,26 @@ def store(redis_client: redis.Redis, unique: Callable[[str], str]) -> OnlineStor
 def commit(
     store: OnlineStore, expected: int | None, end: int, payload: bytes, *, read_first: bool = True, place: str = PLACE
 ) -> Outcome:
-    [read] = store.read(VIEW, [KEY])
-    token = read.token if read_first else b""
-    tokens = row_tokens(read.rows if read_first else [None])
-    one = BucketCommit(read.bucket, (Move(place, expected, Mark(end, end)),), token, (KEY,), (payload,), tokens, None)
-    [outcome] = store.commit(VIEW, [one])
+    read = store.read(VIEW, [KEY])
+    if not read_first:
+        read = unread([KEY], read.buckets[0])
+    return put(store, read, (Move(place, expected, Mark(end, end)),), [payload])
+
+
+def unread(keys: Sequence[bytes], bucket: int) -> StoredRows:
+    """Rows of one bucket as somebody sees them who knows of none."""
+    return StoredRows([bucket], [0, len(keys)], [b""], Pieces.of(keys), [None] * len(keys))
+
+
+def put(
+    store: OnlineStore,
+    read: StoredRows,
+    moves: tuple[Move, ...],
+    payloads: Sequence[bytes],
+    expire_ms: int | None = None,
+) -> Outcome:
+    """Commit to the one bucket that was read."""
+    [outcome] = store.commit(VIEW, Commit(read, [moves], Pieces.of(payloads), expire_ms))
     return outcome
 
 
@@ -86,32 +101,22 @@ def test_a_lost_tail_is_seen(store: OnlineStore, redis_client: redis.Redis) -> N
 
 def test_rows_that_another_worker_changed_are_a_conflict(store: OnlineStore) -> None:
     commit(store, None, 5, b"five")
-    [read] = store.read(VIEW, [KEY])
-    [row] = read.rows
-    assert row is not None
+    read = store.read(VIEW, [KEY])
+    assert read.rows != [None]
     assert commit(store, None, 3, b"other", place="topic/1") == Applied()
-    stale = BucketCommit(
-        read.bucket, (Move(PLACE, 5, Mark(9, 9)),), read.token, (KEY,), (b"stale",), row_tokens(read.rows), None
-    )
-    assert store.commit(VIEW, [stale]) == [Conflict()]
+    assert put(store, read, (Move(PLACE, 5, Mark(9, 9)),), [b"stale"]) == Conflict()
     assert served(store) == b"other"
     assert commit(store, 5, 9, b"fresh") == Applied()
 
 
 def test_another_writer_in_the_bucket_is_no_conflict_when_the_row_stood_still(store: OnlineStore) -> None:
     commit(store, None, 5, b"five")
-    [read] = store.read(VIEW, [KEY])
-    [row] = read.rows
-    assert row is not None
-    neighbour = next(key for key in (b"%d" % n for n in range(99)) if bucket_of(key, 4) == read.bucket)
-    other = BucketCommit(
-        read.bucket, (Move("topic/1", None, Mark(1, 1)),), read.token, (neighbour,), (b"n",), row_tokens([None]), None
-    )
-    assert store.commit(VIEW, [other]) == [Applied()]
-    mine = BucketCommit(
-        read.bucket, (Move(PLACE, 5, Mark(9, 9)),), read.token, (KEY,), (b"nine",), row_tokens(read.rows), None
-    )
-    assert store.commit(VIEW, [mine]) == [Applied()]
+    read = store.read(VIEW, [KEY])
+    assert read.rows != [None]
+    [bucket] = read.buckets
+    neighbour = next(key for key in (b"%d" % n for n in range(99)) if bucket_of(key, 4) == bucket)
+    assert put(store, store.read(VIEW, [neighbour]), (Move("topic/1", None, Mark(1, 1)),), [b"n"]) == Applied()
+    assert put(store, read, (Move(PLACE, 5, Mark(9, 9)),), [b"nine"]) == Applied()
     assert served(store) == b"nine"
 
 
@@ -119,26 +124,18 @@ def test_a_call_is_all_or_nothing_over_many_rows(store: OnlineStore) -> None:
     keys = tuple(key for key in (b"%d" % n for n in range(12_000)) if bucket_of(key, 4) == 1)
     assert len(keys) > 2_000
     rows = tuple(b"row " + key for key in keys)
-    whole = BucketCommit(1, (Move(PLACE, None, Mark(5, 5)),), b"", keys, rows, row_tokens([None] * len(keys)), None)
-    assert store.commit(VIEW, [whole]) == [Applied()]
+    assert put(store, unread(keys, 1), (Move(PLACE, None, Mark(5, 5)),), rows) == Applied()
     # One changed row at the very end refuses them all.
-    tokens = row_tokens([row for read in store.read(VIEW, keys) for row in read.rows])
-    changed = BucketCommit(
-        1, (Move("topic/1", None, Mark(1, 1)),), b"", keys[-1:], (b"x",), tokens[-TOKEN_BYTES:], None
-    )
-    assert store.commit(VIEW, [changed]) == [Applied()]
-    stale = BucketCommit(1, (Move(PLACE, 5, Mark(9, 9)),), b"", keys, (b"y",) * len(keys), tokens, None)
-    assert store.commit(VIEW, [stale]) == [Conflict()]
+    read = store.read(VIEW, keys)
+    assert put(store, store.read(VIEW, keys[-1:]), (Move("topic/1", None, Mark(1, 1)),), [b"x"]) == Applied()
+    assert put(store, read, (Move(PLACE, 5, Mark(9, 9)),), [b"y"] * len(keys)) == Conflict()
     [payloads] = store.payloads([(VIEW, keys)])
     assert payloads == [*rows[:-1], b"x"]
 
 
 def test_watermarks_of_several_partitions_move_together_or_not_at_all(store: OnlineStore) -> None:
     def both(left: Move, right: Move, payload: bytes) -> Outcome:
-        [read] = store.read(VIEW, [KEY])
-        one = BucketCommit(read.bucket, (left, right), read.token, (KEY,), (payload,), row_tokens(read.rows), None)
-        [outcome] = store.commit(VIEW, [one])
-        return outcome
+        return put(store, store.read(VIEW, [KEY]), (left, right), [payload])
 
     other, bucket = "topic/1", bucket_of(KEY, 4)
     assert both(Move(PLACE, None, Mark(5, 5)), Move(other, None, Mark(7, 7)), b"one") == Applied()
@@ -178,11 +175,7 @@ def test_a_server_that_is_away_is_an_error_of_ours() -> None:
 
 
 def test_rows_expire_and_a_watermark_does_not(store: OnlineStore, redis_client: redis.Redis) -> None:
-    [read] = store.read(VIEW, [KEY])
-    one = BucketCommit(
-        read.bucket, (Move(PLACE, None, Mark(5, 5)),), b"", (KEY,), (b"five",), row_tokens([None]), 60_000
-    )
-    assert store.commit(VIEW, [one]) == [Applied()]
+    assert put(store, store.read(VIEW, [KEY]), (Move(PLACE, None, Mark(5, 5)),), [b"five"], 60_000) == Applied()
     lives = {name.rpartition(b":")[2]: redis_client.pttl(name) for name in redis_client.scan_iter()}
     assert 0 < lives[b"k"] <= 60_000
     assert lives[b"state"] == -1
@@ -202,9 +195,8 @@ def test_rows_expire_whether_or_not_the_server_sets_many_at_once(
         # More than one call's worth.
         keys = tuple(b"k%d" % number for number in range(1_001))
         new, rows = Mark(1, 1), tuple(b"row " + key for key in keys)
-        one = BucketCommit(0, (Move(PLACE, None, new),), b"", keys, rows, row_tokens([None] * len(keys)), 60_000)
-        for outcome in ([Applied()], [Duplicate(new)]):
-            assert store.commit(VIEW, [one]) == outcome
+        for outcome in (Applied(), Duplicate(new)):
+            assert put(store, unread(keys, 0), (Move(PLACE, None, new),), rows, 60_000) == outcome
         assert store.payloads([(VIEW, keys)]) == [list(rows)]
         left = {client.pttl(key) for key in client.scan_iter(f"{name}:*:row:*", count=2_000)}
         assert 0 < min(left) <= max(left) <= 60_000

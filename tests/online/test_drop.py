@@ -8,8 +8,8 @@ import pytest
 import redis
 
 from featurestore.event_time import Mark
-from featurestore.kernel.keys import bucket_of
-from featurestore.online import Applied, BucketCommit, Move, OneServer, OnlineStore
+from featurestore.kernel import Pieces
+from featurestore.online import Applied, Commit, Move, OneServer, OnlineStore
 
 
 @pytest.mark.parametrize("entity", [b"x}:by_user@1:hello", b"x}:by_user@1:row:hello", b"bob"])
@@ -21,8 +21,8 @@ def test_rows_of_another_view_stay_whatever_their_entities_are_called(
 
     def put(view: str, key: bytes) -> None:
         moves = (Move("t/0", None, Mark(1, 1)),)
-        commit = BucketCommit(bucket_of(key, 4), moves, b"", [key], [b"payload"], bytes(16), None)
-        assert store.commit(view, [commit]) == [Applied()]
+        commit = Commit(store.read(view, [key]), [moves], Pieces.of([b"payload"]))
+        assert store.commit(view, commit) == [Applied()]
 
     put("other@2", entity)
     assert (store.rows("by_user@1"), store.drop("by_user@1")) == (0, 0)

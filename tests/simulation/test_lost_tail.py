@@ -43,8 +43,7 @@ def apply(sink: OnlineSink, partition: int, first: int, users: Sequence[str]) ->
 
 
 def count_of(store: SimulatedStore, user: str) -> int:
-    [read] = store.read(VIEW.id, [key_of(user)])
-    [row] = read.rows
+    [row] = store.read(VIEW.id, [key_of(user)]).rows
     [count] = roll_up([None if row is None else row[TOKEN_BYTES:]], 1_000, VIEW.plan)["n"].to_pylist()
     return int(count)
 
@@ -52,7 +51,7 @@ def count_of(store: SimulatedStore, user: str) -> int:
 @pytest.mark.parametrize("after", ["a heartbeat", "the next batch"])
 def test_nothing_moves_a_bucket_whose_events_went_with_those_of_a_lost_one(after: str) -> None:
     server, tokens = Server(), itertools.count(1)
-    store = SimulatedStore(server, lambda: next(tokens).to_bytes(TOKEN_BYTES, "little"), lambda: "")
+    store = SimulatedStore(server, lambda: next(tokens).to_bytes(TOKEN_BYTES, "little"), lambda: "", has_all=False)
     sink, other = OnlineSink(store, VIEW, SteppedThread()), OnlineSink(store, VIEW, SteppedThread())
     a, b = user_in(0), user_in(1)
     for each in (sink, other):

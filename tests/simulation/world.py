@@ -162,6 +162,8 @@ class Server:
 
     def _one(self, name: bytes, arguments: list[bytes]) -> Any:
         match name:
+            case b"HGET":
+                return self.data.get(arguments[0], {}).get(arguments[1])
             case b"HGETALL":
                 return [part for pair in self.data.get(arguments[0], {}).items() for part in pair]
             case b"MGET":
@@ -219,14 +221,14 @@ def _call_lua(server: Server, name: bytes, keys: list[bytes], arguments: list[by
     _LUA["server"] = server
     runtime = _LUA["runtime"]
     answer = _LUA["functions"][name](runtime.table_from(keys), runtime.table_from(arguments))
-    return list(answer.values())
+    return [list(each.values()) for each in answer.values()]
 
 
 class SimulatedServers(OneServer):
     """Calls go to a `Server`, or fail before or after it did them."""
 
-    def __init__(self, server: Server, fails: Callable[[], str]) -> None:
-        self._server, self._fails = server, fails
+    def __init__(self, server: Server, fails: Callable[[], str], *, has_all: bool) -> None:
+        self._server, self._fails, self.has_all = server, fails, has_all
 
     def execute(self, calls: Sequence[Call]) -> list[Any]:
         how = self._fails() if any(call[0] == "FCALL" for call in calls) else ""
@@ -249,8 +251,11 @@ class SimulatedServers(OneServer):
 class SimulatedStore(OnlineStore):
     """The real store on a simulated server."""
 
-    def __init__(self, server: Server, new_token: Callable[[], bytes], fails: Callable[[], str]) -> None:
-        super().__init__(SimulatedServers(server, fails), namespace="sim", buckets=BUCKETS, new_token=new_token)
+    def __init__(
+        self, server: Server, new_token: Callable[[], bytes], fails: Callable[[], str], *, has_all: bool = True
+    ) -> None:
+        servers = SimulatedServers(server, fails, has_all=has_all)
+        super().__init__(servers, namespace="sim", buckets=BUCKETS, new_token=new_token)
 
 
 @dataclass

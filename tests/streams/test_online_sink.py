@@ -16,7 +16,7 @@ from featurestore.errors import LostTailError, OnlineStoreError
 from featurestore.event_time import Mark
 from featurestore.kernel import Column, Events, roll_up
 from featurestore.kernel.keys import encode_keys, group_keys
-from featurestore.online import OneServer, OnlineStore
+from featurestore.online import OneServer, OnlineStore, StoredRows
 from streams.online_sink import OnlineSink
 
 TOPIC = Topic("paid", schema={"user": str, "at": "timestamp", "amount": float}, event_time="at", partitions=2)
@@ -280,9 +280,9 @@ class Crowded(OnlineStore):
     meddler: OnlineSink
     seen = 0
 
-    def read(self, view_id: str, keys: Any, bucket: Any = None) -> list[Any]:
+    def read(self, view_id: str, keys: Any, bucket: Any = None) -> StoredRows:
         found = super().read(view_id, keys, bucket)
-        if len(found) > 1:
+        if len(found.buckets) > 1:
             apply_many(self.meddler, self.seen, self.seen + 40, partition=1)
             self.meddler.finish()
             self.seen += 40
