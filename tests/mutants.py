@@ -271,7 +271,6 @@ MUTANTS = (
     Mutant("a watermark that is not compared", ONLINE + "functions.lua", "if stored ~= expected then", "if false then", SIMULATION),
     Mutant("no fencing of rows", ONLINE + "functions.lua", "if last >= first and (state[1] or '') ~= token then", "if false then", SIMULATION),
     Mutant("a commit leaves the bucket's token as it was", ONLINE + "functions.lua", "marks = {'ver', fresh}", "marks = {'ver', args[5 + 3 * moves]}", SIMULATION),
-    Mutant("buckets that go together share the first one's token", ONLINE + "functions.lua", "keys[bucket], args[at], row + 1, last)", "keys[bucket], args[of_bucket + 1], row + 1, last)", TOGETHER),
     Mutant("buckets that go together write the first one's rows", ONLINE + "functions.lua", "    row = last\n", "", TOGETHER),
     Mutant("one bucket that is refused refuses the others", ONLINE + "functions.lua", "    row = last\n", "    row = last\n    if out[bucket][1] ~= 'applied' then for other = 1, buckets do out[other] = out[bucket] end return out end\n", TOGETHER),
     Mutant("buckets that move otherwise go together", ONLINE + "store.py", "is_alike = alike is None or alike[place] == alike[first]", "is_alike = True", TOGETHER),

@@ -15,6 +15,7 @@ from streams.producer import EventProducer
 
 _VIEW, _COUNT = "spending", "spending__payments_24h"
 _VISIBLE_S = 60.0
+_PAUSE_S = 0.001
 _TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 
 
@@ -41,7 +42,7 @@ class Probe:
             if took > _VISIBLE_S:
                 raise FeatureStoreError(f"bench stream: an acknowledged payment is not served after {took:.0f} s")
             # A lookup each millisecond measures to the millisecond, and leaves the cores to the worker.
-            time.sleep(0.001)
+            time.sleep(_PAUSE_S)
         return time.perf_counter() - acknowledged
 
     def freshness_for(self, seconds: float) -> list[float]:
@@ -52,15 +53,20 @@ class Probe:
             time.sleep(0.03)
         return out
 
-    def lookups_for(self, seconds: float) -> list[float]:
-        """Seconds of single lookups, about five hundred a second."""
-        out, until, number = [], time.perf_counter() + seconds, 0
+    def lookups_for(self, seconds: float) -> tuple[list[float], list[float]]:
+        """Seconds of single lookups, about five hundred a second; and how much late a pause after each one ended.
+
+        The latter is how long this machine lets a process wait for a core: two of them wait in a lookup.
+        """
+        took, late, until, number = list[float](), list[float](), time.perf_counter() + seconds, 0
         while (began := time.perf_counter()) < until:
             number += 7
             self._store.get(_VIEW, {"card": f"c{number % 50_000:06d}"})
-            out.append(time.perf_counter() - began)
-            time.sleep(0.001)
-        return out
+            ended = time.perf_counter()
+            time.sleep(_PAUSE_S)
+            took.append(ended - began)
+            late.append(time.perf_counter() - ended - _PAUSE_S)
+        return took, late
 
 
 def percentile_ms(seconds: list[float], percent: float) -> float:

@@ -258,10 +258,10 @@ class _Backlogs:
             probe = Probe(FeatureStore(settings), producer, UNIFORM.topic)
             # The first one loads the compiled loops.
             probe.lookups_for(0.1)
-            alone = probe.lookups_for(2.0)
+            alone, alone_late = probe.lookups_for(2.0)
             worker = bench_worker(settings, folder / settings.project)
             try:
-                beside = probe.lookups_for(min(3.0, self._events / 500_000))
+                beside, beside_late = probe.lookups_for(min(3.0, self._events / 500_000))
                 # Of few events: the lookups may end before the first batch does.
                 deadline = time.monotonic() + _LIMIT_S
                 while not (sums := worker_sums(settings.worker_port)).get("featurestore_batches_total"):
@@ -277,6 +277,8 @@ class _Backlogs:
             "alone_p99": percentile_ms(alone, 99),
             "p50": percentile_ms(beside, 50),
             "p99": percentile_ms(beside, 99),
+            "alone_woken_p99": percentile_ms(alone_late, 99),
+            "woken_p99": percentile_ms(beside_late, 99),
         }
         self._say(f"lookups: {', '.join(f'{name} {value:.2f} ms' for name, value in self._lookups.items())}")
         self._lookups.update(shares)

@@ -27,18 +27,6 @@ class Pieces:
         np.cumsum([len(each) for each in strings], out=begin[1:])
         return cls(np.frombuffer(b"".join(strings), dtype=np.uint8), begin)
 
-    @classmethod
-    def joined(cls, parts: Sequence[Pieces | Sequence[bytes]]) -> Pieces:
-        """All of some, one after the other."""
-        pieces = [part if isinstance(part, Pieces) else cls.of(part) for part in parts]
-        if len(pieces) == 1:
-            return pieces[0]
-        data = [piece.data[piece.begin[0] : piece.begin[-1]] for piece in pieces]
-        sizes = [np.diff(piece.begin) for piece in pieces]
-        begin = np.zeros(sum(map(len, sizes)) + 1, dtype=np.int64)
-        np.cumsum(np.concatenate(sizes), out=begin[1:])
-        return cls(np.concatenate(data), begin)
-
     def __len__(self) -> int:
         return len(self.begin) - 1
 

@@ -25,17 +25,17 @@ local function set_rows(call, keys, args, first, last)
     end
     return
   end
-  local values = {}
+  -- Counted by hand: `#` looks for the end anew each time.
+  local values, count, states, head = {}, 0, call.states, call.head
   for row = first, last do
-    values[#values + 1] = keys[call.states + row]
-    values[#values + 1] = args[call.head + row]
+    values[count + 1], values[count + 2] = keys[states + row], args[head + row]
+    count = count + 2
   end
   if expiry == '' then
     redis.call('MSET', unpack(values))
     return
   end
-  values[#values + 1] = 'PX'
-  values[#values + 1] = expiry
+  values[count + 1], values[count + 2] = 'PX', expiry
   if knows_msetex then
     redis.call('MSETEX', last - first + 1, unpack(values))
     return

@@ -331,7 +331,7 @@ def _key(call: Call) -> bytes:
     if call[0] in ("MULTI", "EXEC"):
         return b""
     key = call[3 if call[0] == "FCALL" else 1]
-    return key.prefix if isinstance(key, Prefixed) else key
+    return next(iter(key)) if isinstance(key, Prefixed) else key
 
 
 def _sent(unit: _Unit, calls: Sequence[Call]) -> list[Call]:

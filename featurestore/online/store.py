@@ -189,7 +189,7 @@ class OnlineStore:
             calls.append(("MULTI",))
             calls += [("HGET", self._state_key(view_id, each), "ver") for each in buckets[first:end]]
             for row in range(begins[first], begins[end], _MGET_KEYS):
-                calls.append(("MGET", Prefixed(b"", names.between(row, min(row + _MGET_KEYS, begins[end])))))
+                calls.append(("MGET", names.between(row, min(row + _MGET_KEYS, begins[end]))))
             calls.append(("EXEC",))
         tokens: list[bytes] = []
         rows: list[bytes | None] = []
@@ -211,12 +211,11 @@ class OnlineStore:
         replies = self._call([self._commit_call(view_id, commit, names, token, *group) for group in groups])
         return [_outcome(of_bucket) for reply in replies for of_bucket in reply]
 
-    def _commit_call(self, view_id: str, commit: Commit, names: Pieces, token: bytes, first: int, end: int) -> Call:
+    def _commit_call(self, view_id: str, commit: Commit, names: Prefixed, token: bytes, first: int, end: int) -> Call:
         """The call of the buckets [first, end), which make the same moves: arguments as `functions.lua` says."""
         read, places = commit.read, range(first, end)
         low, high = read.begins[first], read.begins[end]
         states = [self._state_key(view_id, read.buckets[place]) for place in places]
-        keys = Prefixed(b"", names.between(low, high))
         head: list[Any] = [
             token,
             "" if commit.expire_ms is None else commit.expire_ms,
@@ -228,7 +227,7 @@ class OnlineStore:
         for place in places:
             head += [read.tokens[place], read.begins[place + 1] - read.begins[place]]
         held = b"".join([_ABSENT if row is None else row[:TOKEN_BYTES] for row in read.rows[low:high]])
-        rows = Prefixed(token, commit.payloads.between(low, high))
+        keys, rows = names.between(low, high), Prefixed.alike(token, commit.payloads.between(low, high))
         return ("FCALL", f"{_LIBRARY}_commit", len(states) + high - low, *states, keys, *head, held, rows)
 
     def _together(self, begins: Sequence[int], alike: Sequence[Any] | None = None) -> list[tuple[int, int]]:
@@ -250,14 +249,11 @@ class OnlineStore:
                 out.append((place, place + 1))
         return out
 
-    def _row_names(self, view_id: str, keys: Pieces, bucket: npt.NDArray[np.int64]) -> Pieces:
+    def _row_names(self, view_id: str, keys: Pieces, bucket: npt.NDArray[np.int64]) -> Prefixed:
         """What the server calls the rows of n keys; (n) bucket of each, rising."""
         is_new = np.diff(bucket, prepend=-1) > 0
         prefixes = Pieces.of([self._row_prefix(view_id, each) for each in bucket[is_new].tolist()])
-        both = np.empty(2 * len(keys), dtype=np.int64)
-        both[0::2], both[1::2] = np.cumsum(is_new) - 1, len(prefixes) + np.arange(len(keys))
-        parts = Pieces.joined([prefixes, keys]).take(both)
-        return Pieces(parts.data, parts.begin[::2])
+        return Prefixed(prefixes, np.cumsum(is_new) - 1, keys)
 
     def payloads(self, asked: Sequence[tuple[str, Sequence[bytes]]]) -> list[list[bytes | None]]:
         """For each (view id, keys): the payloads of the keys, None where there is no row; one round trip."""

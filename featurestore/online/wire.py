@@ -24,16 +24,32 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Prefixed:
-    """Arguments that begin alike, in place of one argument of a call."""
+    """n arguments of p beginnings, in place of one argument of a call.
 
-    prefix: bytes
-    items: Sequence[bytes] | Pieces
+    prefixes  (p)
+    which     (n) prefix of each argument
+    items     (n) what follows it
+    """
+
+    prefixes: Pieces
+    which: Ints
+    items: Pieces
+
+    @classmethod
+    def alike(cls, prefix: bytes, items: Pieces) -> Prefixed:
+        """All of them begin with the same."""
+        return cls(Pieces.of([prefix]), np.zeros(len(items), dtype=np.int64), items)
+
+    def between(self, first: int, end: int) -> Prefixed:
+        """Some neighbours."""
+        return Prefixed(self.prefixes, self.which[first:end], self.items.between(first, end))
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __iter__(self) -> Iterator[bytes]:
-        return (self.prefix + item for item in self.items)
+        prefixes = list(self.prefixes)
+        return (prefixes[which] + item for which, item in zip(self.which.tolist(), self.items, strict=True))
 
 
 def flat(call: Sequence[Any]) -> tuple[Any, ...]:
@@ -78,18 +94,9 @@ def _parts(call: Sequence[Any]) -> list[bytes | memoryview]:
 
 def _looped(many: Prefixed) -> bytes | memoryview:
     # Not at the top: the loops need Numba, whose import takes a third of a second.
-    from featurestore.kernel.loops.payloads import find
     from featurestore.online.wire_loop import write_arguments
 
-    prefix, items = np.frombuffer(many.prefix, dtype=np.uint8), many.items
-    if isinstance(items, Pieces):
-        addresses = items.data.ctypes.data + items.begin[:-1]
-        lengths = np.diff(items.begin)
-    else:
-        items = list(items)
-        addresses, lengths = np.empty((2, len(items)), dtype=np.int64)
-        # An absent one would be written as an empty argument.
-        if not find(id(items), id(None), id(bytes), addresses, lengths) or not addresses.all():
-            raise TypeError("names and rows of a call are bytes")
-    out = np.empty(int(lengths.sum()) + len(lengths) * (_FRAME_BYTES + len(prefix)), dtype=np.uint8)
-    return out[: write_arguments(prefix, addresses, lengths, out)].data
+    prefixes, items = many.prefixes, many.items
+    longest = _FRAME_BYTES + int(np.diff(prefixes.begin).max(initial=0))
+    out = np.empty(int(items.begin[-1] - items.begin[0]) + len(many) * longest, dtype=np.uint8)
+    return out[: write_arguments(prefixes.data, prefixes.begin, many.which, items.data, items.begin, out)].data

@@ -5,17 +5,18 @@ from __future__ import annotations
 import numpy as np
 
 from featurestore.kernel.loops.jit import loop
-from featurestore.kernel.loops.payloads import bytes_at
 
 _DOLLAR, _ZERO, _RETURN, _NEWLINE = np.uint8(36), np.uint8(48), np.uint8(13), np.uint8(10)
 
 
 @loop
-def write_arguments(prefix, addresses, lengths, out):  # type: ignore[no-untyped-def]
-    """Each argument is the prefix and the bytes at its address; returns how many bytes were written."""
+def write_arguments(prefixes, prefix_at, which, items, item_at, out):  # type: ignore[no-untyped-def]
+    """Each argument is its prefix and its item; returns how many bytes were written."""
     at = np.uint64(0)
-    for index in range(len(addresses)):
-        size = np.int64(len(prefix)) + lengths[index]
+    for index in range(len(which)):
+        head, end = np.uint64(prefix_at[which[index]]), np.uint64(prefix_at[which[index] + 1])
+        first, last = np.uint64(item_at[index]), np.uint64(item_at[index + 1])
+        size = np.int64(end - head + last - first)
         digits, tens = np.uint64(1), np.int64(10)
         while size >= tens:
             digits, tens = digits + np.uint64(1), tens * 10
@@ -26,14 +27,12 @@ def write_arguments(prefix, addresses, lengths, out):  # type: ignore[no-untyped
             out[at - back] = _ZERO + np.uint8(left % 10)
             left //= 10
         at = _line_end(out, at + np.uint64(1))
-        for place in range(np.uint64(len(prefix))):
-            out[at + place] = prefix[place]
-        at += np.uint64(len(prefix))
-        if lengths[index] > 0:
-            source = bytes_at(addresses[index], lengths[index])
-            for place in range(np.uint64(lengths[index])):
-                out[at + place] = source[place]
-            at += np.uint64(lengths[index])
+        for place in range(end - head):
+            out[at + place] = prefixes[head + place]
+        at += end - head
+        for place in range(last - first):
+            out[at + place] = items[first + place]
+        at += last - first
         at = _line_end(out, at)
     return np.int64(at)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import hiredis
-import pytest
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,29 +16,28 @@ strings = st.lists(st.binary(max_size=40) | st.binary(min_size=90, max_size=120)
 
 
 @given(
-    names=strings, rows=strings, prefix=st.binary(max_size=30), token=st.binary(max_size=16), first=st.integers(0, 9)
+    names=strings,
+    rows=strings,
+    prefixes=st.lists(st.binary(max_size=30), min_size=1, max_size=5),
+    token=st.binary(max_size=16),
+    first=st.integers(0, 9),
+    draw=st.randoms(use_true_random=False),
 )
 def test_a_call_is_the_same_bytes_however_it_is_written(
-    names: list[bytes], rows: list[bytes], prefix: bytes, token: bytes, first: int
+    names: list[bytes], rows: list[bytes], prefixes: list[bytes], token: bytes, first: int, draw: Random
 ) -> None:
-    some = Pieces.of(rows).between(min(first, len(rows)), len(rows))
-    assert list(some) == rows[first:]
-    assert len(some) == len(rows[first:])
-    call = ("FCALL", "commit", len(names), Prefixed(prefix, names), "words", 7, Prefixed(token, some))
-    plain = ("FCALL", "commit", len(names), *[prefix + name for name in names], "words", 7)
-    plain = (*plain, *[token + row for row in rows[first:]])
+    which = [draw.randrange(len(prefixes)) for _ in names]
+    keys = Prefixed(Pieces.of(prefixes), np.array(which, dtype=np.int64), Pieces.of(names))
+    values = Prefixed.alike(token, Pieces.of(rows)).between(min(first, len(rows)), len(rows))
+    assert len(values) == len(rows[first:])
+    call = ("FCALL", "commit", len(names), keys, "words", 7, values)
+    plain = ("FCALL", "commit", len(names), *[prefixes[of] + name for of, name in zip(which, names, strict=True)])
+    plain = (*plain, "words", 7, *[token + row for row in rows[first:]])
     assert flat(call) == plain
     assert b"".join(packed([call, ("PING",)])) == hiredis.pack_command(plain) + hiredis.pack_command(("PING",))
 
 
 def test_many_calls_are_sent_in_few_pieces() -> None:
-    small, large = ("GET", b"k"), ("MSET", Prefixed(b"", Pieces.of([b"x" * 1_000] * 200)))
+    small, large = ("GET", b"k"), ("MSET", Prefixed.alike(b"", Pieces.of([b"x" * 1_000] * 200)))
     assert len(packed([small] * 100)) == 1
     assert len(packed([large, small, large])) == 2
-
-
-def test_what_is_no_bytes_is_refused() -> None:
-    strange: list[bytes] = [b"k"] * LOOPED_MIN
-    for other in (None, "k", 3):
-        with pytest.raises(TypeError, match="are bytes"):
-            packed([("MGET", Prefixed(b"", [*strange, other]))])  # type: ignore[list-item]
