@@ -276,6 +276,8 @@ MUTANTS = (
     Mutant("buckets that move otherwise go together", ONLINE + "store.py", "is_alike = alike is None or alike[place] == alike[first]", "is_alike = True", TOGETHER),
     Mutant("a call has no bound in buckets", ONLINE + "store.py", "size = begins[place + 1] - begins[first] + place + 1 - first", "size = begins[place + 1] - begins[first]", TOGETHER),
     Mutant("a call has no bound in rows", ONLINE + "store.py", "size = begins[place + 1] - begins[first] + place + 1 - first", "size = place + 1 - first", TOGETHER),
+    Mutant("large rows go together", ONLINE + "store.py", "size <= _ROWS_TOGETHER and at[place + 1] - at[first] <= _BYTES_TOGETHER", "size <= _ROWS_TOGETHER", TOGETHER),
+    Mutant("how large rows were is forgotten", ONLINE + "store.py", "self._row_bytes[view_id] = sum(sizes) // len(sizes)", "pass", TOGETHER),
     Mutant("several buckets in one call of a cluster", ONLINE + "store.py", "if out and self._servers.has_all and is_alike", "if out and is_alike", ("tests/online/test_cluster.py::test_rows_lie_on_all_nodes_and_are_read_in_the_order_asked",)),
     Mutant("a token that repeats", ONLINE + "store.py", "read, token = commit.read, self._new_token()", "read, token = commit.read, bytes(16)", SIMULATION),
     Mutant("a lost tail looks like a straddle", ONLINE + "functions.lua", "if expected ~= nil and stored < expected then return {'lost', held, move - 1} end", "", SIMULATION),

@@ -22,14 +22,18 @@ from featurestore.kernel.keys import bucket_of
 from featurestore.online.servers import ANSWER_S, Call, OneServer, Servers, servers_at
 from featurestore.online.wire import Prefixed
 
+Ints = npt.NDArray[np.int64]
+
 _LIBRARY = "featurestore_v4"
 TOKEN_BYTES = 16
 # What a function is told of a row that is not there; no token is ever zero.
 _ABSENT = bytes(TOKEN_BYTES)
 # A longer MGET holds the server up for other readers; shorter ones cost more round trips in the pipeline.
 _MGET_KEYS = 250
-# Small buckets go together up to so many rows: a call by itself costs what several rows do.
-_ROWS_TOGETHER = 250
+# Small buckets go together up to so many rows and bytes: a call by itself costs what several rows do.
+_ROWS_TOGETHER, _BYTES_TOGETHER = 250, 128 << 10
+# Of so many rows that are read it is looked how large they are.
+_ROWS_LOOKED_AT = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +136,8 @@ class OnlineStore:
         new_token: Callable[[], bytes] = lambda: os.urandom(TOKEN_BYTES),
     ) -> None:
         self._servers, self._namespace, self.buckets, self._new_token = servers, namespace, buckets, new_token
+        # View id -> mean size of those of its rows that were read last.
+        self._row_bytes: dict[str, int] = {}
 
     @classmethod
     def at(cls, url: str, *, namespace: str, buckets: int, answer_s: float = ANSWER_S) -> OnlineStore:
@@ -169,9 +175,7 @@ class OnlineStore:
                     out.setdefault(int(partition), [None] * self.buckets)[bucket] = mark
         return out
 
-    def read(
-        self, view_id: str, keys: Sequence[bytes] | Pieces, bucket: npt.NDArray[np.int64] | None = None
-    ) -> StoredRows:
+    def read(self, view_id: str, keys: Sequence[bytes] | Pieces, bucket: Ints | None = None) -> StoredRows:
         """The rows of the keys.
 
         bucket  of each key, rising; without it, any order will do, and theirs is that of their buckets
@@ -184,7 +188,9 @@ class OnlineStore:
         begins = [0, *(np.flatnonzero(np.diff(bucket)) + 1).tolist(), len(keys)] if len(keys) else [0]
         buckets, names = bucket[begins[:-1]].tolist(), self._row_names(view_id, keys, bucket)
         calls: list[Call] = []
-        for first, end in self._together(begins):
+        # Not known before they are read; those of one view are much alike.
+        guessed = np.array(begins, dtype=np.int64) * self._row_bytes.get(view_id, 0)
+        for first, end in self._together(begins, guessed):
             # A transaction is as atomic as a function, and copies rows at the server's own speed.
             calls.append(("MULTI",))
             calls += [("HGET", self._state_key(view_id, each), "ver") for each in buckets[first:end]]
@@ -200,6 +206,8 @@ class OnlineStore:
                         rows += each
                     else:
                         tokens.append(each or b"")
+        if sizes := [len(row) for row in rows[:_ROWS_LOOKED_AT] if row is not None]:
+            self._row_bytes[view_id] = sum(sizes) // len(sizes)
         return StoredRows(buckets, begins, tokens, keys, rows)
 
     def commit(self, view_id: str, commit: Commit) -> list[Outcome]:
@@ -207,7 +215,7 @@ class OnlineStore:
         read, token = commit.read, self._new_token()
         bucket = np.repeat(np.array(read.buckets, dtype=np.int64), np.diff(read.begins))
         names = self._row_names(view_id, read.keys, bucket)
-        groups = self._together(read.begins, commit.moves)
+        groups = self._together(read.begins, commit.payloads.begin[list(read.begins)], commit.moves)
         replies = self._call([self._commit_call(view_id, commit, names, token, *group) for group in groups])
         return [_outcome(of_bucket) for reply in replies for of_bucket in reply]
 
@@ -230,26 +238,31 @@ class OnlineStore:
         keys, rows = names.between(low, high), Prefixed.alike(token, commit.payloads.between(low, high))
         return ("FCALL", f"{_LIBRARY}_commit", len(states) + high - low, *states, keys, *head, held, rows)
 
-    def _together(self, begins: Sequence[int], alike: Sequence[Any] | None = None) -> list[tuple[int, int]]:
-        """First and end of neighbours among the buckets that go in one call.
+    def _together(
+        self, begins: Sequence[int], bytes_at: Ints, alike: Sequence[Any] | None = None
+    ) -> list[tuple[int, int]]:
+        """First and end of neighbours among b buckets that go in one call.
 
         A node of a cluster refuses keys of several buckets in one call, since each of them has a slot of its own.
 
-        alike  (b) only equal ones go together
+        begins    (b + 1) where the rows of each bucket begin
+        bytes_at  (b + 1) and their bytes
+        alike     (b) only equal ones go together
         """
-        out = list[tuple[int, int]]()
+        out, at = list[tuple[int, int]](), bytes_at.tolist()
         for place in range(len(begins) - 1):
             first = out[-1][0] if out else 0
             is_alike = alike is None or alike[place] == alike[first]
             # A bucket is work too, so those without rows have a bound as well.
             size = begins[place + 1] - begins[first] + place + 1 - first
-            if out and self._servers.has_all and is_alike and size <= _ROWS_TOGETHER:
+            is_small = size <= _ROWS_TOGETHER and at[place + 1] - at[first] <= _BYTES_TOGETHER
+            if out and self._servers.has_all and is_alike and is_small:
                 out[-1] = first, place + 1
             else:
                 out.append((place, place + 1))
         return out
 
-    def _row_names(self, view_id: str, keys: Pieces, bucket: npt.NDArray[np.int64]) -> Prefixed:
+    def _row_names(self, view_id: str, keys: Pieces, bucket: Ints) -> Prefixed:
         """What the server calls the rows of n keys; (n) bucket of each, rising."""
         is_new = np.diff(bucket, prepend=-1) > 0
         prefixes = Pieces.of([self._row_prefix(view_id, each) for each in bucket[is_new].tolist()])

@@ -26,12 +26,13 @@ class Singly(OneServer):
 
 
 class Counted(OneServer):
-    """Counts the calls that write."""
+    """Counts the calls that write, and those that read."""
 
-    commits = 0
+    commits = reads = 0
 
     def execute(self, calls):  # type: ignore[no-untyped-def]
         self.commits += sum(call[0] == "FCALL" for call in calls)
+        self.reads += sum(call[0] == "EXEC" for call in calls)
         return super().execute(calls)
 
 
@@ -135,6 +136,28 @@ def test_a_call_has_a_bound_in_rows_and_in_buckets(
     none, beats = StoredRows.none(range(1_000)), [(Move("topic/0", None, Mark(9, 9)),)] * 1_000
     assert wide.commit(VIEW, Commit(none, beats, Pieces.of(()))) == [Applied()] * 1_000
     assert server.commits == 4
+
+
+def test_large_rows_go_apart_once_it_is_known_that_they_are(
+    redis_client: redis.Redis, unique: Callable[[str], str]
+) -> None:
+    server = Counted(redis_client)
+    store = OnlineStore(server, namespace=unique("large"), buckets=16)
+    store.ensure_ready()
+    keys = [b"%d" % number for number in range(64)]
+    for end, calls in ((5, 1), (9, 16)):
+        server.reads = server.commits = 0
+        read = store.read(VIEW, keys)
+        # What is read is known only once it has been.
+        assert server.reads == 1
+        moves = [(Move("topic/0", end - 4 if end > 5 else None, Mark(end, end)),)] * 16
+        rows = Pieces.of([b"x" * (1_000 if end == 5 else 100_000)] * 64)
+        assert store.commit(VIEW, Commit(read, moves, rows)) == [Applied()] * 16
+        assert server.commits == calls
+    assert [len(row or b"") for row in store.read(VIEW, keys).rows] == [100_016] * 64
+    server.reads = 0
+    store.read(VIEW, keys)
+    assert server.reads == 16
 
 
 def test_buckets_that_move_otherwise_go_apart(redis_client: redis.Redis, unique: Callable[[str], str]) -> None:
