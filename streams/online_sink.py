@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from featurestore.errors import CommitRetriesError, LostTailError, TopicError
 from featurestore.event_time import DAY_US, Mark
-from featurestore.kernel import Events, Pieces, fold_pieces
+from featurestore.kernel import Events, fold_pieces
 from featurestore.kernel.keys import Grouped
 from featurestore.online import (
     TOKEN_BYTES,
@@ -42,7 +42,7 @@ _TRIES_MAX = 20
 # More slices overlap hardly better, and each costs a round trip.
 _SLICE_EVENTS, _SLICES_MAX = 8_000, 4
 _SMALL_SLICES = 64
-# More partitions than a worker has of all its topics.
+# Of so many topic-partitions the number is remembered, and read anew of others.
 _PLACES = 1_024
 
 EventsOf = Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64]], Events]
@@ -181,9 +181,9 @@ class OnlineSink:
         """
         self.finish()
         self._refuse_lost(new)
-        moves = self._moves(new)
+        moves = self._moves(new, range(self._store.buckets))
         lagging = [bucket for bucket, each in enumerate(moves) if each]
-        commit = Commit(StoredRows.none(lagging), [moves[bucket] for bucket in lagging], Pieces.of(()))
+        commit = Commit.of_no_rows(lagging, [moves[bucket] for bucket in lagging])
         # No event waits behind these moves, so what is lost is lost to one partition alone.
         self._learn(commit, self._store.commit(self.row_id, commit), ())
 
@@ -267,9 +267,8 @@ class OnlineSink:
     ) -> Commit:
         """The commit of the rows that were read, with some events folded in; `row` of each among those read."""
         folded = fold_pieces(read.rows, work.events(waiting, row), self._view.plan, skip=TOKEN_BYTES)
-        moves = self._moves(work.new)
         self.rows_written += len(folded)
-        return Commit(read, [moves[bucket] for bucket in read.buckets], folded, self._expire_ms)
+        return Commit.onto(read, folded, self._moves(work.new, read.buckets), self._expire_ms)
 
     def _send(self, commit: Commit) -> tuple[Commit, list[Outcome]]:
         return commit, self._store.commit(self.row_id, commit)
@@ -280,7 +279,7 @@ class OnlineSink:
         together  the partitions whose events are dropped where the store has lost a tail
         """
         again = []
-        for bucket, moves, outcome in zip(commit.read.buckets, commit.moves, outcomes, strict=True):
+        for bucket, moves, outcome in zip(commit.buckets, commit.moves, outcomes, strict=True):
             match outcome:
                 case Applied():
                     for move in moves:
@@ -307,11 +306,12 @@ class OnlineSink:
             if partition in self._lost:
                 raise self._lost[partition]
 
-    def _moves(self, new: Mapping[int, Mark]) -> list[tuple[Move, ...]]:
+    def _moves(self, new: Mapping[int, Mark], buckets: Sequence[int]) -> list[tuple[Move, ...]]:
         """Of each bucket, in the partitions in which it does not stand there yet; one object for all that are alike."""
         made: dict[tuple[int | None, ...], tuple[Move, ...]] = {}
         out = []
-        for stands in zip(*(self._ends[partition] for partition in new), strict=True):
+        ends = [[self._ends[partition][bucket] for bucket in buckets] for partition in new]
+        for stands in zip(*ends, strict=True):
             if stands not in made:
                 made[stands] = tuple(
                     Move(f"{self._view.source.name}/{partition}", end, mark)

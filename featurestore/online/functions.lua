@@ -8,6 +8,7 @@ local TOKEN_BYTES = 16
 local ABSENT = '\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0'
 -- Lua hands a few thousand values over at once; fewer calls cost less.
 local ROWS_A_CALL = 1000
+local FIELDS_A_CALL = 2000
 -- Valkey 9.1 and Redis 8.4 set many rows with their expiry in one call. Asked once; a reload asks again.
 local knows_msetex = nil
 
@@ -46,9 +47,27 @@ local function set_rows(call, keys, args, first, last)
   if not knows_msetex then set_rows(call, keys, args, first, last) end
 end
 
+-- The values of a hash's fields, false where there is none.
+local function fields_of(key, fields)
+  if #fields <= FIELDS_A_CALL then return redis.call('HMGET', key, unpack(fields)) end
+  local out = {}
+  for first = 1, #fields, FIELDS_A_CALL do
+    local some = redis.call('HMGET', key, unpack(fields, first, math.min(first + FIELDS_A_CALL - 1, #fields)))
+    for place = 1, #some do out[first + place - 1] = some[place] end
+  end
+  return out
+end
+
+-- Fields of a hash, each before its value.
+local function set_fields(key, pairs)
+  for first = 1, #pairs, FIELDS_A_CALL do
+    redis.call('HSET', key, unpack(pairs, first, math.min(first + FIELDS_A_CALL - 1, #pairs)))
+  end
+end
+
 -- One bucket of a call: all of it or nothing. Its rows are `first` to `last`, none where `last` is less.
 local function commit_bucket(call, keys, args, key, token, first, last)
-  local state = redis.call('HMGET', key, unpack(call.fields))
+  local state = fields_of(key, call.fields)
   for move = 1, call.moves do
     local held, expected, new = state[move + 1], call.expected[move], call.marks[2 * move + 2]
     local stored = end_offset(held)
@@ -71,7 +90,7 @@ local function commit_bucket(call, keys, args, key, token, first, last)
   for some = first, last, ROWS_A_CALL do
     set_rows(call, keys, args, some, math.min(some + ROWS_A_CALL - 1, last))
   end
-  redis.call('HSET', key, unpack(call.marks))
+  set_fields(key, call.marks)
   return {'applied'}
 end
 

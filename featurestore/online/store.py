@@ -54,11 +54,6 @@ class StoredRows:
     keys: Pieces
     rows: Sequence[bytes | None]
 
-    @classmethod
-    def none(cls, buckets: Sequence[int]) -> StoredRows:
-        """No rows of some buckets, of which nothing is known."""
-        return cls(buckets, [0] * (len(buckets) + 1), [b""] * len(buckets), Pieces.of(()), ())
-
 
 @dataclass(frozen=True, slots=True)
 class Move:
@@ -74,17 +69,40 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """New rows in place of those that were read, and the moves of the buckets' watermarks.
+    """New rows in b buckets, n of them, and the moves of the buckets' watermarks.
 
-    moves      (b) of each bucket, in the topic-partitions that its rows come from
-    payloads   (n)
-    expire_ms  after which the store may drop the rows; None: never
+    buckets     (b)
+    begins      (b + 1) where the rows of each bucket begin, and n
+    tokens      (b) of the buckets when the rows were read
+    keys        (n)
+    row_tokens  (n) of the rows when they were read, side by side; zeros where there was none
+    payloads    (n)
+    moves       (b) of each bucket, in the topic-partitions that its rows come from
+    expire_ms   after which the store may drop the rows; None: never
     """
 
-    read: StoredRows
-    moves: Sequence[tuple[Move, ...]]
+    buckets: Sequence[int]
+    begins: Sequence[int]
+    tokens: Sequence[bytes]
+    keys: Pieces
+    row_tokens: bytes
     payloads: Pieces
+    moves: Sequence[tuple[Move, ...]]
     expire_ms: int | None = None
+
+    @classmethod
+    def onto(
+        cls, read: StoredRows, payloads: Pieces, moves: Sequence[tuple[Move, ...]], expire_ms: int | None = None
+    ) -> Commit:
+        """New rows in place of those that were read, of which no more than the tokens is kept."""
+        row_tokens = b"".join([_ABSENT if row is None else row[:TOKEN_BYTES] for row in read.rows])
+        return cls(read.buckets, read.begins, read.tokens, read.keys, row_tokens, payloads, moves, expire_ms)
+
+    @classmethod
+    def of_no_rows(cls, buckets: Sequence[int], moves: Sequence[tuple[Move, ...]]) -> Commit:
+        """Watermarks alone."""
+        none = Pieces.of(())
+        return cls(buckets, [0] * (len(buckets) + 1), [b""] * len(buckets), none, b"", none, moves)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +207,7 @@ class OnlineStore:
         buckets, names = bucket[begins[:-1]].tolist(), self._row_names(view_id, keys, bucket)
         calls: list[Call] = []
         # Not known before they are read; those of one view are much alike.
-        guessed = np.array(begins, dtype=np.int64) * self._row_bytes.get(view_id, 0)
+        guessed = keys.begin[begins] + np.array(begins, dtype=np.int64) * self._row_bytes.get(view_id, 0)
         for first, end in self._together(begins, guessed):
             # A transaction is as atomic as a function, and copies rows at the server's own speed.
             calls.append(("MULTI",))
@@ -206,35 +224,33 @@ class OnlineStore:
                         rows += each
                     else:
                         tokens.append(each or b"")
-        if sizes := [len(row) for row in rows[:_ROWS_LOOKED_AT] if row is not None]:
+        # Of all buckets, since those of one may be small.
+        some = rows[:: max(1, len(rows) // _ROWS_LOOKED_AT)]
+        if sizes := [len(row) for row in some if row is not None]:
             self._row_bytes[view_id] = sum(sizes) // len(sizes)
         return StoredRows(buckets, begins, tokens, keys, rows)
 
     def commit(self, view_id: str, commit: Commit) -> list[Outcome]:
         """What became of each bucket, of which all is written or nothing."""
-        read, token = commit.read, self._new_token()
-        bucket = np.repeat(np.array(read.buckets, dtype=np.int64), np.diff(read.begins))
-        names = self._row_names(view_id, read.keys, bucket)
-        groups = self._together(read.begins, commit.payloads.begin[list(read.begins)], commit.moves)
+        bucket = np.repeat(np.array(commit.buckets, dtype=np.int64), np.diff(commit.begins))
+        names, token = self._row_names(view_id, commit.keys, bucket), self._new_token()
+        begins = list(commit.begins)
+        groups = self._together(begins, commit.keys.begin[begins] + commit.payloads.begin[begins], commit.moves)
         replies = self._call([self._commit_call(view_id, commit, names, token, *group) for group in groups])
         return [_outcome(of_bucket) for reply in replies for of_bucket in reply]
 
     def _commit_call(self, view_id: str, commit: Commit, names: Prefixed, token: bytes, first: int, end: int) -> Call:
         """The call of the buckets [first, end), which make the same moves: arguments as `functions.lua` says."""
-        read, places = commit.read, range(first, end)
-        low, high = read.begins[first], read.begins[end]
-        states = [self._state_key(view_id, read.buckets[place]) for place in places]
-        head: list[Any] = [
-            token,
-            "" if commit.expire_ms is None else commit.expire_ms,
-            len(places),
-            len(commit.moves[first]),
-        ]
+        places = range(first, end)
+        low, high = commit.begins[first], commit.begins[end]
+        states = [self._state_key(view_id, commit.buckets[place]) for place in places]
+        head: list[Any] = [token, "" if commit.expire_ms is None else commit.expire_ms]
+        head += [len(places), len(commit.moves[first])]
         for move in commit.moves[first]:
             head += [move.place, "" if move.expected is None else move.expected, _packed(move.new)]
         for place in places:
-            head += [read.tokens[place], read.begins[place + 1] - read.begins[place]]
-        held = b"".join([_ABSENT if row is None else row[:TOKEN_BYTES] for row in read.rows[low:high]])
+            head += [commit.tokens[place], commit.begins[place + 1] - commit.begins[place]]
+        held = commit.row_tokens[TOKEN_BYTES * low : TOKEN_BYTES * high]
         keys, rows = names.between(low, high), Prefixed.alike(token, commit.payloads.between(low, high))
         return ("FCALL", f"{_LIBRARY}_commit", len(states) + high - low, *states, keys, *head, held, rows)
 
@@ -246,7 +262,7 @@ class OnlineStore:
         A node of a cluster refuses keys of several buckets in one call, since each of them has a slot of its own.
 
         begins    (b + 1) where the rows of each bucket begin
-        bytes_at  (b + 1) and their bytes
+        bytes_at  (b + 1) and their bytes, names among them
         alike     (b) only equal ones go together
         """
         out, at = list[tuple[int, int]](), bytes_at.tolist()

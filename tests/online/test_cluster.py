@@ -50,7 +50,7 @@ def put(store: OnlineStore, expected: int | None, end: int, keys: list[bytes] = 
     read = store.read(VIEW, keys)
     moves = [(Move(PLACE, expected, Mark(end, end)),)] * len(read.buckets)
     rows = Pieces.of([b"%b at %d" % (key, end) for key in read.keys])
-    return list(store.commit(VIEW, Commit(read, moves, rows, 60_000)))
+    return list(store.commit(VIEW, Commit.onto(read, rows, moves, 60_000)))
 
 
 def served(store: OnlineStore, keys: list[bytes] = KEYS) -> list[bytes | None]:

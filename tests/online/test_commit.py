@@ -58,7 +58,7 @@ def put(
     expire_ms: int | None = None,
 ) -> Outcome:
     """Commit to the one bucket that was read."""
-    [outcome] = store.commit(VIEW, Commit(read, [moves], Pieces.of(payloads), expire_ms))
+    [outcome] = store.commit(VIEW, Commit.onto(read, Pieces.of(payloads), [moves], expire_ms))
     return outcome
 
 
@@ -131,6 +131,23 @@ def test_a_call_is_all_or_nothing_over_many_rows(store: OnlineStore) -> None:
     assert put(store, read, (Move(PLACE, 5, Mark(9, 9)),), [b"y"] * len(keys)) == Conflict()
     [payloads] = store.payloads([(VIEW, keys)])
     assert payloads == [*rows[:-1], b"x"]
+
+
+@pytest.mark.parametrize("partitions", [1_999, 4_500, 9_000])
+def test_a_bucket_of_very_many_partitions_is_written_whole(store: OnlineStore, partitions: int) -> None:
+    places = [f"topic/{number}" for number in range(partitions)]
+    first = tuple(Move(place, None, Mark(5, 5)) for place in places)
+    assert put(store, store.read(VIEW, [KEY]), first, [b"five"]) == Applied()
+    then = tuple(Move(place, 5, Mark(9, 9)) for place in places)
+    assert put(store, store.read(VIEW, [KEY]), then, [b"nine"]) == Applied()
+    assert served(store) == b"nine"
+    bucket = bucket_of(KEY, 4)
+    assert {number: marks[bucket] for number, marks in store.marks(VIEW, "topic").items()} == dict.fromkeys(
+        range(partitions), Mark(9, 9)
+    )
+    assert put(store, store.read(VIEW, [KEY]), then, [b"again"]) == Duplicate(Mark(9, 9), 0)
+    last = (*(Move(place, 9, Mark(12, 12)) for place in places[:-1]), Move(places[-1], 7, Mark(12, 12)))
+    assert put(store, store.read(VIEW, [KEY]), last, [b"twelve"]) == Straddle(Mark(9, 9), partitions - 1)
 
 
 def test_watermarks_of_several_partitions_move_together_or_not_at_all(store: OnlineStore) -> None:

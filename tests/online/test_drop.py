@@ -21,7 +21,7 @@ def test_rows_of_another_view_stay_whatever_their_entities_are_called(
 
     def put(view: str, key: bytes) -> None:
         moves = (Move("t/0", None, Mark(1, 1)),)
-        commit = Commit(store.read(view, [key]), [moves], Pieces.of([b"payload"]))
+        commit = Commit.onto(store.read(view, [key]), Pieces.of([b"payload"]), [moves])
         assert store.commit(view, commit) == [Applied()]
 
     put("other@2", entity)

@@ -69,7 +69,7 @@ def play(store: OnlineStore, history: list[Step]) -> tuple[list[list[Outcome]], 
                 for index, bucket in enumerate(held.buckets)
             ]
             rows = Pieces.of([b"%b of step %d" % (key, number) for key in held.keys])
-            outcomes = store.commit(VIEW, Commit(held, [(Move(place, end, new),) for end in known], rows))
+            outcomes = store.commit(VIEW, Commit.onto(held, rows, [(Move(place, end, new),) for end in known]))
             for bucket, outcome in zip(held.buckets, outcomes, strict=True):
                 if outcome == Applied():
                     ends[step.worker, bucket] = number
@@ -109,14 +109,28 @@ def test_one_bucket_that_is_refused_holds_none_of_the_others_up(
     assert read.buckets == list(range(BUCKETS))
     other = store.read(VIEW, [key for key in KEYS if key in list(read.keys.between(0, read.begins[1]))])
     theirs = Pieces.of([b"theirs"] * len(other.keys))
-    assert store.commit(VIEW, Commit(other, [(Move("topic/1", None, Mark(1, 1)),)], theirs)) == [Applied()]
+    assert store.commit(VIEW, Commit.onto(other, theirs, [(Move("topic/1", None, Mark(1, 1)),)])) == [Applied()]
     server.commits = 0
-    mine = Commit(read, moves, Pieces.of([b"mine"] * len(KEYS)))
+    mine = Commit.onto(read, Pieces.of([b"mine"] * len(KEYS)), moves)
     assert store.commit(VIEW, mine) == [Conflict(), Applied(), Applied(), Applied()]
     assert server.commits == 1
     rows = dict(zip(KEYS, store.payloads([(VIEW, KEYS)])[0], strict=True))
     assert rows == {key: b"theirs" if key in list(other.keys) else b"mine" for key in KEYS}
     assert store.commit(VIEW, mine) == [Conflict(), *[Duplicate(Mark(5, 5))] * 3]
+
+
+def test_each_bucket_has_its_own_token(redis_client: redis.Redis, unique: Callable[[str], str]) -> None:
+    store = OnlineStore(OneServer(redis_client), namespace=unique("tokens"), buckets=2)
+    store.ensure_ready()
+    old = store.read(VIEW, KEYS)
+    first = Commit.onto(old, Pieces.of([b"first"] * len(KEYS)), [(Move("topic/1", None, Mark(1, 1)),)] * 2)
+    assert store.commit(VIEW, first) == [Applied()] * 2
+    # One bucket was read after that commit and the other one before: both have its token, one alone is known to.
+    new, edge = store.read(VIEW, KEYS), old.begins[1]
+    mixed = StoredRows([0, 1], old.begins, [new.tokens[0], b""], old.keys, [*new.rows[:edge], *old.rows[edge:]])
+    assert new.tokens[0] == new.tokens[1]
+    then = Commit.onto(mixed, Pieces.of([b"then"] * len(KEYS)), [(Move("topic/0", None, Mark(1, 1)),)] * 2)
+    assert store.commit(VIEW, then) == [Applied(), Conflict()]
 
 
 @pytest.mark.parametrize(("keys", "calls"), [(200, 1), (5_000, 16)])
@@ -128,14 +142,24 @@ def test_a_call_has_a_bound_in_rows_and_in_buckets(
     store.ensure_ready()
     read = store.read(VIEW, [b"%d" % number for number in range(keys)])
     moves = [(Move("topic/0", None, Mark(5, 5)),)] * 16
-    assert store.commit(VIEW, Commit(read, moves, Pieces.of([b"row"] * keys))) == [Applied()] * 16
+    assert store.commit(VIEW, Commit.onto(read, Pieces.of([b"row"] * keys), moves)) == [Applied()] * 16
     assert server.commits == calls
     server.commits = 0
     # Without rows, buckets are what there is to be done.
     wide = OnlineStore(server, namespace=unique("bound"), buckets=1_000)
-    none, beats = StoredRows.none(range(1_000)), [(Move("topic/0", None, Mark(9, 9)),)] * 1_000
-    assert wide.commit(VIEW, Commit(none, beats, Pieces.of(()))) == [Applied()] * 1_000
+    beats = [(Move("topic/0", None, Mark(9, 9)),)] * 1_000
+    assert wide.commit(VIEW, Commit.of_no_rows(range(1_000), beats)) == [Applied()] * 1_000
     assert server.commits == 4
+
+
+def test_long_names_count(redis_client: redis.Redis, unique: Callable[[str], str]) -> None:
+    server = Counted(redis_client)
+    store = OnlineStore(server, namespace=unique("names"), buckets=16)
+    store.ensure_ready()
+    read = store.read(VIEW, [b"%d" % number * 20_000 for number in range(64)])
+    rows = Pieces.of([b"row"] * 64)
+    assert store.commit(VIEW, Commit.onto(read, rows, [(Move("topic/0", None, Mark(5, 5)),)] * 16)) == [Applied()] * 16
+    assert (server.reads, server.commits) == (16, 16)
 
 
 def test_large_rows_go_apart_once_it_is_known_that_they_are(
@@ -152,7 +176,7 @@ def test_large_rows_go_apart_once_it_is_known_that_they_are(
         assert server.reads == 1
         moves = [(Move("topic/0", end - 4 if end > 5 else None, Mark(end, end)),)] * 16
         rows = Pieces.of([b"x" * (1_000 if end == 5 else 100_000)] * 64)
-        assert store.commit(VIEW, Commit(read, moves, rows)) == [Applied()] * 16
+        assert store.commit(VIEW, Commit.onto(read, rows, moves)) == [Applied()] * 16
         assert server.commits == calls
     assert [len(row or b"") for row in store.read(VIEW, keys).rows] == [100_016] * 64
     server.reads = 0
@@ -164,10 +188,11 @@ def test_buckets_that_move_otherwise_go_apart(redis_client: redis.Redis, unique:
     server = Counted(redis_client)
     store = OnlineStore(server, namespace=unique("apart"), buckets=BUCKETS)
     store.ensure_ready()
-    none, ends = StoredRows.none(range(BUCKETS)), [3, 3, 5, 5]
-    first = Commit(none, [(Move("topic/0", None, Mark(end, end)),) for end in ends], Pieces.of(()))
+    ends = [3, 3, 5, 5]
+    first = Commit.of_no_rows(range(BUCKETS), [(Move("topic/0", None, Mark(end, end)),) for end in ends])
     assert store.commit(VIEW, first) == [Applied()] * BUCKETS
     assert server.commits == 2
+    assert store.marks(VIEW, "topic") == {0: [Mark(end, end) for end in ends]}
     moves = [(Move("topic/0", end, Mark(9, 9)),) for end in ends]
     assert store.commit(VIEW, replace(first, moves=moves)) == [Applied()] * BUCKETS
     assert store.marks(VIEW, "topic") == {0: [Mark(9, 9)] * BUCKETS}

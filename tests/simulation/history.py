@@ -78,6 +78,8 @@ class History:
         self._server, self._table = Server(), Table()
         # A server that has all rows is sent calls of several buckets at once. Of a cluster each node may lose its own.
         self._has_all = self._draw.random() < 0.5
+        # Of four events each bucket can have a slice of its own, or all of them go in one.
+        self._slice_events = self._draw.choice([2, 1_000])
         self._letters: dict[tuple[int, int], str] = {}
         self._workers: list[Worker] = []
         self._zombies: list[Worker] = []
@@ -216,9 +218,9 @@ class History:
         store = SimulatedStore(self._server, self._token, lambda: self._fails(0.03), has_all=self._has_all)
         log = SimulatedLog(self._table, lambda: self._fails(0.03))
         threads = [SteppedThread() for _ in range(len(VIEWS) + 1)]
-        # Of four events each bucket can have a slice of its own.
         sinks = [
-            OnlineSink(store, view, thread, slice_events=2) for view, thread in zip(VIEWS, threads[1:], strict=True)
+            OnlineSink(store, view, thread, slice_events=self._slice_events)
+            for view, thread in zip(VIEWS, threads[1:], strict=True)
         ]
         lateness_us = max(view.lateness_us for view in VIEWS)
         letters: Any = SimulatedLetters(self._letters)
