@@ -51,6 +51,7 @@ class WorkerMetrics:
             "Rows sent to the online store, also when events are read again",
             labels=["view"],
         )
+        held = GaugeMetricFamily("featurestore_partitions", "Partitions that this worker reads", labels=["topic"])
         place = ["topic", "partition"]
         stands = GaugeMetricFamily("featurestore_offset", "Next offset to apply", labels=place)
         newest = GaugeMetricFamily("featurestore_newest_event_seconds", "Newest event time applied", labels=place)
@@ -76,13 +77,15 @@ class WorkerMetrics:
                 rows.add_metric([view], count)
             for view, moment_us in engine.watermarks().items():
                 watermark.add_metric([view], moment_us / SECOND_US)
-            for partition, mark in engine.marks().items():
+            marks = engine.marks()
+            held.add_metric([topic], len(marks))
+            for partition, mark in marks.items():
                 labels = [topic, str(partition)]
                 stands.add_metric(labels, mark.offset)
                 newest.add_metric(labels, mark.newest_us / SECOND_US)
                 if (topic, partition) in ends:
                     lag.add_metric(labels, max(ends[topic, partition] - mark.offset, 0))
-        yield from (records, applied, clamped, repeated, dead, batches, rows, stands, newest, watermark, lag)
+        yield from (records, applied, clamped, repeated, dead, batches, rows, held, stands, newest, watermark, lag)
 
     def health(self) -> tuple[int, bytes]:
         """HTTP status and what it is made from."""

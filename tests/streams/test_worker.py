@@ -268,6 +268,7 @@ def test_a_worker_tells_its_health_lag_and_counts_at_its_own_port(project: Make,
         time.sleep(0.2)
     assert f'featurestore_events_applied_total{{topic="{topic}"}} 700.0' in said
     assert f'featurestore_offset{{partition="0",topic="{topic}"}} 700.0' in said
+    assert f'featurestore_partitions{{topic="{topic}"}} 1.0' in said
     with pytest.raises(HTTPError):
         urlopen(f"{found[1]}/elsewhere", timeout=10)
 
