@@ -319,7 +319,7 @@ def _steady(stack: LocalStack, folder: Path, say: Say) -> list[Figure]:
             probe.freshness_for(4.0)
             pids = {"worker": worker.pid, "valkey": stack.valkey_pid}
             fresh = probe.freshness_for(_STEADY_S)
-            # By itself: a probe asks a thousand times a second whether its event is there yet, at Valkey's cost.
+            # By itself: a probe asks hundreds of times a second whether its event is there yet, at Valkey's cost.
             sums = worker_sums(settings.worker_port)
             before, began = {name: cpu_s(pid) for name, pid in pids.items()}, time.perf_counter()
             time.sleep(_CORES_S)

@@ -19,7 +19,7 @@ from redis.cluster import ClusterNode, RedisCluster
 from redis.crc import key_slot
 from redis.retry import Retry
 
-from featurestore.online.wire import Prefixed, packed
+from featurestore.online.wire import packed
 
 Call = tuple[Any, ...]
 
@@ -330,8 +330,8 @@ def _key(call: Call) -> bytes:
     """A key of the call; all of them have the same slot."""
     if call[0] in ("MULTI", "EXEC"):
         return b""
-    key = call[3 if call[0] == "FCALL" else 1]
-    return next(iter(key)) if isinstance(key, Prefixed) else key
+    key: bytes = call[3 if call[0] == "FCALL" else 1]
+    return key
 
 
 def _sent(unit: _Unit, calls: Sequence[Call]) -> list[Call]:

@@ -50,7 +50,7 @@ def stopped(world: World) -> str:
     held = sum(_told(worker, "partitions").values())
     time.sleep(1)
     broker.signal(signal.SIGCONT)
-    # A member that the group has taken for gone may be refused, and is started again.
+    # Events go on for a moment. A member that the group has taken for gone may be refused, and is started again.
     time.sleep(3)
     steady.stop()
     took_s = world.until_applied(_LIMIT_S)
