@@ -56,8 +56,8 @@ class FeatureStore:
 
     def get(self, name: str, entity: Mapping[str, Any], *, watermark: bool = False) -> dict[str, Any]:
         """Features of one entity as plain values; see `get_many`."""
-        table = self.get_many(name, {key: [value] for key, value in entity.items()}, watermark=watermark)
-        return {column: table[column][0].as_py(maps_as_pydicts="strict") for column in table.column_names}
+        columns = self._columns(name, {key: [value] for key, value in entity.items()}, watermark=watermark)
+        return {column: values[0].as_py(maps_as_pydicts="strict") for column, values in columns.items()}
 
     def get_many(
         self, name: str, entities: Mapping[str, Sequence[Any] | pa.Array], *, watermark: bool = False
@@ -74,6 +74,11 @@ class FeatureStore:
 
         Raises UnknownObjectError, MissingEntityKeyError, WrongTypeError, NotServedError, OnlineStoreError.
         """
+        return pa.table(self._columns(name, entities, watermark=watermark))
+
+    def _columns(
+        self, name: str, entities: Mapping[str, Sequence[Any] | pa.Array], *, watermark: bool
+    ) -> dict[str, pa.Array]:
         service = self.repository.service(name)
         for selection in service.selections:
             if not selection.view.online:
@@ -91,7 +96,7 @@ class FeatureStore:
             if watermark:
                 columns[f"{selection.view.name}__watermark"] = self._watermark(selection.view, served.id, encoded)
         columns.update(service.derive(columns))
-        return pa.table(columns)
+        return columns
 
     def entity_of_text(self, name: str, texts: Mapping[str, str]) -> dict[str, Any]:
         """Entity keys as a command line or an address gives them, typed as `name` wants them."""

@@ -21,8 +21,8 @@ from featurestore.kernel.events import (
 )
 from featurestore.kernel.pieces import Pieces
 from featurestore.kernel.plan import Feature, Plan, compile_plan, where_of
-from featurestore.kernel.rows import row_bytes
-from featurestore.kernel.values import fold, fold_pieces, newest_event_us, roll_up, values_at, warm_up
+from featurestore.kernel.rows import newest_event_us, row_bytes
+from featurestore.kernel.values import fold, fold_pieces, roll_up, values_at, warm_up
 
 __all__ = [
     "ARROW_TYPES",

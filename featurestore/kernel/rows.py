@@ -9,6 +9,7 @@ equal rungs are decoded together with one `frombuffer` a level.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,6 +30,8 @@ from featurestore.kernel.windows import tiles_max
 Ints = npt.NDArray[np.int64]
 
 _NO_EVENT = np.iinfo(np.int64).min
+# Layout and newest event time, with which every header begins.
+_BEGINNING = struct.Struct("<Iq")
 # Of ordinary floats, such as amounts.
 _ORDINARY = 1
 
@@ -102,6 +105,25 @@ def decode(payloads: Sequence[bytes | None], plan: Plan) -> Rows:
             raise RowLayoutError(plan.layout, None)
     levels = tuple(merged(part, level) for part, level in zip(parts, plan.levels, strict=True))
     return Rows(levels, newest_us)
+
+
+def newest_event_us(payloads: Sequence[bytes | None], plan: Plan) -> list[int | None]:
+    """The newest event time that each row includes, for its age; None without events.
+
+    Looks at the beginnings of the headers alone. Raises RowLayoutError.
+    """
+    out: list[int | None] = []
+    for payload in payloads:
+        if payload is None:
+            out.append(None)
+            continue
+        if len(payload) < _BEGINNING.size:
+            raise RowLayoutError(plan.layout, None)
+        layout, newest_us = _BEGINNING.unpack_from(payload)
+        if layout != plan.layout:
+            raise RowLayoutError(plan.layout, layout)
+        out.append(None if newest_us == _NO_EVENT else newest_us)
+    return out
 
 
 class RowBytes(NamedTuple):

@@ -116,12 +116,6 @@ def roll_up_with_numpy(payloads: Sequence[bytes | None], moment_us: int, plan: P
     return out
 
 
-def newest_event_us(payloads: Sequence[bytes | None], plan: Plan) -> list[int | None]:
-    """The newest event time that each row includes, for its age; None without events."""
-    nothing = np.iinfo(np.int64).min
-    return [None if newest == nothing else int(newest) for newest in decode(payloads, plan).newest_us]
-
-
 def values_at(
     events: Events,
     spine_row: npt.NDArray[np.int64],

@@ -335,7 +335,7 @@ class FeatureService:
         """Every key column that a request must give."""
         return tuple(dict.fromkeys(key for selection in self.selections for key in selection.view.entity.keys))
 
-    @property
+    @cached_property
     def asked(self) -> dict[str, DataType]:
         """Every column that a request or a spine must give, with its type: entity keys, then request columns."""
         keys = {key: s.view.source.schema[key] for s in self.selections for key in s.view.entity.keys}

@@ -9,6 +9,7 @@ import importlib.util
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from types import ModuleType
@@ -41,11 +42,15 @@ class Repository:
 
     def service(self, name: str) -> FeatureService:
         """The service of this name; a view's name stands for a service of all its features."""
-        if name in self.services:
-            return self.services[name]
-        if name in self.views:
-            return FeatureService(name, (self.views[name],), owner=self.views[name].owner)
-        raise UnknownObjectError("feature service or view", name, [*self.services, *self.views])
+        found = self.services.get(name) or self._of_views.get(name)
+        if found is None:
+            raise UnknownObjectError("feature service or view", name, [*self.services, *self.views])
+        return found
+
+    @cached_property
+    def _of_views(self) -> dict[str, FeatureService]:
+        # Once, since every lookup asks.
+        return {name: FeatureService(name, (view,), owner=view.owner) for name, view in self.views.items()}
 
     def views_of(self, topic: str) -> tuple[FeatureView, ...]:
         return tuple(view for view in self.views.values() if view.source.name == topic)

@@ -12,7 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featurestore.errors import RowLayoutError
-from featurestore.kernel import Column, Events, Feature, compile_plan, exact, fold, fold_pieces, roll_up, values_at
+from featurestore.kernel import (
+    Column,
+    Events,
+    Feature,
+    compile_plan,
+    exact,
+    fold,
+    fold_pieces,
+    newest_event_us,
+    roll_up,
+    values_at,
+)
 from featurestore.kernel.loops import ranges as loops
 from featurestore.kernel.plan import where_of
 from featurestore.kernel.ranges import ranged
@@ -93,6 +104,8 @@ def test_rows_and_values_are_the_same(plan, events, cuts, order, moment) -> None
     left, right = roll_up(rows, asked, plan), roll_up_with_numpy(rows, asked, plan)
     for name in left:
         assert left[name].equals(right[name]), name
+    newest = [max((event.event_us for event in events if event.row == row), default=None) for row in range(len(rows))]
+    assert newest_event_us(rows, plan) == newest
 
 
 def test_many_rows_of_many_shapes() -> None:
@@ -142,6 +155,14 @@ def test_a_damaged_row_is_refused(damage) -> None:  # type: ignore[no-untyped-de
         fold([damage(row)], events, PLAN)
     with pytest.raises(RowLayoutError):
         roll_up([damage(row)], 6, PLAN)
+
+
+@pytest.mark.parametrize("damage", [lambda row: b"\xff" + row[1:], lambda row: row[:9], lambda row: b""])
+def test_the_newest_event_of_a_damaged_beginning_is_refused(damage) -> None:  # type: ignore[no-untyped-def]
+    events = columnar([naive.Event(0, 5, 0, 0, {"amount": 1.5, "size": 2, "flag": True, "seen": 3, "name": "a"})])
+    [row] = fold([None], events, PLAN)
+    with pytest.raises(RowLayoutError):
+        newest_event_us([None, damage(row)], PLAN)
 
 
 @settings(max_examples=300, deadline=None)

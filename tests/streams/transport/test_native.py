@@ -58,8 +58,8 @@ def write(bootstrap: str, topic: str, draw: random.Random) -> None:
             )
         if number == large:
             producer.produce(topic, value=draw.randbytes(900_000), partition=0)
-        # librdkafka may end a transaction before the broker knows of its partitions, which the broker refuses (its issue
-        # 4849). One acknowledged record is proof that it knows, and aborted records lie in the log only when sent.
+        # librdkafka may end a transaction before the broker knows of its partitions, and the broker refuses that (issue
+        # 4849 of librdkafka). Acknowledged records are proof that it knows; and only what was sent is aborted.
         producer.flush(LIMIT_S)
         if draw.random() < 0.3 and number != large:
             producer.abort_transaction(LIMIT_S)
