@@ -19,11 +19,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from featurestore.errors import LostTailError, TopicError
-from featurestore.event_time import DAY_US, REPEATED_US, SECOND_US, Mark
+from featurestore.event_time import REPEATED_US, SECOND_US, Mark
 from featurestore.kernel import BATCHED_OFFSETS_MAX, Column, Events, in_records
 from featurestore.kernel.expressions import from_arrow
 from featurestore.kernel.keys import group_keys
-from featurestore.offline import log_schema
 from featurestore.spec import Topic
 from streams.codecs import Codec, Decoded, codec_of
 from streams.counts import Counts, counts_of
@@ -130,7 +129,7 @@ class Engine:
         self._sinks, self._letters, self._clock_us = sinks, letters, clock_us
         self._log = LogWriter(log, clock_us, letters.flush, log_thread)
         self._held, self._decided, self._repeats = log, dict[int, Decided](), Repeats(topic, log)
-        self._codec, self._log_schema = codec or codec_of(topic), log_schema(topic)
+        self._codec = codec or codec_of(topic)
         self._lateness_max_us = lateness_us
         self._marks: dict[int, Mark] = {}
         # By view and partition, up to where all its rows are known to hold everything.
@@ -354,19 +353,18 @@ class Engine:
 
     def _gather(self, taken: _Taken) -> None:
         kept = np.flatnonzero(~taken.future)
-        effective = taken.effective_us[kept]
-        head = {
-            "partition": taken.partition[kept],
-            "offset": taken.offsets[kept],
-            "event_us": taken.event_us[kept],
-            "effective_us": effective,
-            "arrival_us": taken.arrival_us[kept],
-            "late_by_us": taken.late_by_us[kept],
-            **({} if taken.position is None else {"position": taken.position[kept]}),
-            "date": _dates(effective),
-        }
-        body = {name: _some(array, kept) for name, array in taken.arrays.items()}
-        self._log.put(pa.table({**head, **body}, schema=self._log_schema))
+        self._log.put(
+            {
+                "partition": taken.partition[kept],
+                "offset": taken.offsets[kept],
+                **({} if taken.position is None else {"position": taken.position[kept]}),
+                "event_us": taken.event_us[kept],
+                "effective_us": taken.effective_us[kept],
+                "arrival_us": taken.arrival_us[kept],
+                "late_by_us": taken.late_by_us[kept],
+                **{name: _some(array, kept) for name, array in taken.arrays.items()},
+            }
+        )
 
 
 def _first_records(batches: Sequence[Batch], count: int) -> list[Batch]:
@@ -402,17 +400,6 @@ def _times(decoded: Decoded, topic: Topic) -> Ints:
     """Event times as the producers gave them."""
     times: Ints = decoded.arrays[topic.event_time].view(pa.int64()).to_numpy()
     return times
-
-
-def _dates(moments_us: Ints) -> pa.Array:
-    """The day of each moment, as text."""
-    day = moments_us // DAY_US
-    # Sorting costs more than looking, and nearly all batches lie in one day.
-    if len(day) and (day == day[0]).all():
-        return pa.repeat(pa.scalar(str(day[0].astype("datetime64[D]"))), len(day))
-    distinct, which = np.unique(day, return_inverse=True)
-    dates = pa.array(distinct.astype("datetime64[D]").astype(str).tolist(), pa.string())
-    return dates.take(pa.array(which.reshape(-1)))
 
 
 def _some(array: pa.Array, index: Ints) -> pa.Array:

@@ -6,12 +6,14 @@ oldest is a second old. One commit is at work at a time; when the next one is du
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
-from featurestore.event_time import SECOND_US, Mark
+from featurestore.event_time import DAY_US, SECOND_US, Mark
 from featurestore.offline import log_schema
 from streams.sink import Log
 
@@ -23,6 +25,9 @@ BYTES_MAX = 32 << 20
 _AGE_MIN_US = SECOND_US
 _AGE_MAX_US = 10 * SECOND_US
 _SHARE = 10
+
+# Of the log's schema by name, all but the date.
+Columns = Mapping[str, npt.NDArray[np.generic] | pa.Array]
 
 
 class LogWriter:
@@ -41,16 +46,17 @@ class LogWriter:
         self._thread = thread or ThreadPoolExecutor(1, thread_name_prefix="event-log")
         self._commit: Future[int] | None = None
         self._failure: Exception | None = None
-        self._tables: list[pa.Table] = []
+        self._waiting: list[Columns] = []
         self._rows = self._bytes = 0
         self._since_us: int | None = None
         self._age_us = _AGE_MIN_US
 
-    def put(self, table: pa.Table) -> None:
+    def put(self, columns: Columns) -> None:
         """More rows; none is fine, they move the marks."""
-        self._tables.append(table)
-        self._rows += len(table)
-        self._bytes += table.nbytes
+        # Made a table when it is written: small batches come many times a second, and a table costs what a fold does.
+        self._waiting.append(columns)
+        self._rows += len(columns["partition"])
+        self._bytes += sum(each.nbytes for each in columns.values())
         if self._since_us is None:
             self._since_us = self._clock_us()
 
@@ -69,8 +75,8 @@ class LogWriter:
         self.finish()
         if self._since_us is None:
             return
-        tables, self._tables, self._rows, self._bytes, self._since_us = self._tables, [], 0, 0, None
-        self._commit = self._thread.submit(self._write, tables, dict(marks))
+        waiting, self._waiting, self._rows, self._bytes, self._since_us = self._waiting, [], 0, 0, None
+        self._commit = self._thread.submit(self._write, waiting, dict(marks))
 
     def look(self) -> None:
         """Learn of a commit that is done, or of its failure."""
@@ -98,8 +104,28 @@ class LogWriter:
         """Look at the log again on the next `marks`."""
         self._log.forget()
 
-    def _write(self, tables: list[pa.Table], marks: Mapping[int, Mark]) -> int:
+    def _write(self, waiting: Sequence[Columns], marks: Mapping[int, Mark]) -> int:
         self._before()
         began_us = self._clock_us()
-        self._log.append(pa.concat_tables(tables) if tables else log_schema(self._log.topic).empty_table(), marks)
+        self._log.append(self._table(waiting), marks)
         return self._clock_us() - began_us
+
+    def _table(self, waiting: Sequence[Columns]) -> pa.Table:
+        schema = log_schema(self._log.topic)
+        columns = {
+            field.name: pa.chunked_array([some[field.name] for some in waiting], field.type)
+            for field in schema
+            if field.name != "date"
+        }
+        return pa.table({**columns, "date": _dates(columns["effective_us"].to_numpy())}, schema=schema)
+
+
+def _dates(moments_us: npt.NDArray[np.int64]) -> pa.Array:
+    """The day of each moment, as text."""
+    day = moments_us // DAY_US
+    # Sorting costs more than looking, and nearly all batches lie in one day.
+    if len(day) and (day == day[0]).all():
+        return pa.repeat(pa.scalar(str(day[0].astype("datetime64[D]"))), len(day))
+    distinct, which = np.unique(day, return_inverse=True)
+    dates = pa.array(distinct.astype("datetime64[D]").astype(str).tolist(), pa.string())
+    return dates.take(pa.array(which.reshape(-1)))

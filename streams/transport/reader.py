@@ -31,7 +31,9 @@ from streams.transport.statistics import ReaderCounts, Statistics, read_statisti
 log = logging.getLogger("featurestore.transport")
 
 _COMMIT_EVERY_S = 1.0
-_POLL_S = 0.025
+# librdkafka fills a batch until this is over, also where records have come: half of it is how long an event waits here,
+# and each batch costs about 10 ms of a core however small it is.
+_POLL_S = 0.03
 # More at once would keep more messages alive than the processor's cache can hold.
 _CONSUME_MAX = 10_000
 # Read ahead of a partition: four batches, so that the next is there when one is done; and never less than some of
