@@ -15,9 +15,14 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
-from typing import NamedTuple
+from itertools import repeat
+from typing import NamedTuple, overload
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from streams.payloads import Payloads
 
 PACK_LETTERS_MAX = 500
 # Below the megabyte that a topic takes which was made by hand.
@@ -79,6 +84,51 @@ class DeadLetter(msgspec.Struct, frozen=True, gc=False):
         )
 
 
+class LettersOfRecords(Sequence[DeadLetter]):
+    """Letters of n records of one partition, side by side: whoever goes through them makes them.
+
+    As objects they would cost the thread that applies events more than the events do.
+
+    offsets, reasons, details, payloads, keys  (n)
+    """
+
+    __slots__ = ("_alike", "_details", "_keys", "_offsets", "_payloads", "_reasons")
+
+    def __init__(
+        self,
+        topic: str,
+        partition: int,
+        offsets: npt.NDArray[np.int64],
+        reasons: Sequence[str],
+        details: Sequence[str],
+        payloads: Payloads,
+        keys: Payloads,
+    ) -> None:
+        self._alike, self._offsets = (topic, partition), offsets
+        self._reasons, self._details, self._payloads, self._keys = reasons, details, payloads, keys
+
+    @property
+    def size_bytes(self) -> int:
+        """As `size_bytes` counts them."""
+        return self._payloads.size_bytes + self._keys.size_bytes + sum(map(len, self._details))
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def __iter__(self) -> Iterator[DeadLetter]:
+        columns = self._offsets.tolist(), self._reasons, self._details, self._payloads, self._keys
+        return map(DeadLetter, *map(repeat, self._alike), *columns)
+
+    @overload
+    def __getitem__(self, index: int) -> DeadLetter: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[DeadLetter]: ...
+
+    def __getitem__(self, index: int | slice) -> DeadLetter | list[DeadLetter]:
+        return list(self)[index]
+
+
 class Pack(NamedTuple):
     """One record of the topic that holds the letters of `topic`."""
 
@@ -108,6 +158,8 @@ def beginning_of(value: bytes) -> Pack:
 
 def size_bytes(letters: Sequence[DeadLetter]) -> int:
     """What letters hold of their records; a detail may repeat a value of one."""
+    if isinstance(letters, LettersOfRecords):
+        return letters.size_bytes
     return sum([len(one.payload or b"") + len(one.record_key or b"") + len(one.detail) for one in letters])
 
 

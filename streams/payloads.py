@@ -100,15 +100,20 @@ class Payloads(Sequence[bytes | None]):
     def __repr__(self) -> str:
         return f"<{len(self)} payloads of {self.size_bytes} bytes>"
 
-    def at(self, places: Ints) -> list[bytes | None]:
-        """Those at some places. One by one they cost ten times as much, nearly all of it waiting for memory."""
+    def taken(self, places: Ints) -> Payloads:
+        """Those at some places, in a buffer of their own."""
         lengths = self.lengths[places]
         ends = np.zeros(len(places) + 1, dtype=np.int64)
         np.cumsum(np.maximum(lengths, 0), out=ends[1:])
         together = np.empty(ends[-1], dtype=np.uint8)
         gather(self.data, self.starts[places], lengths, together)
-        there = np.packbits(lengths != ABSENT, bitorder="little")
-        buffers = [pa.py_buffer(there), pa.py_buffer(ends), pa.py_buffer(together)]
+        return Payloads(together, ends[:-1], lengths)
+
+    def at(self, places: Ints) -> list[bytes | None]:
+        """Those at some places. One by one they cost ten times as much, nearly all of it waiting for memory."""
+        some = self.taken(places)
+        there = np.packbits(some.lengths != ABSENT, bitorder="little")
+        buffers = [pa.py_buffer(there), pa.py_buffer(np.append(some.starts, len(some.data))), pa.py_buffer(some.data)]
         payloads: list[bytes | None] = pa.Array.from_buffers(pa.large_binary(), len(places), buffers).to_pylist()
         return payloads
 
@@ -168,12 +173,23 @@ def picked(payloads: Sequence[bytes | None], places: Ints) -> list[bytes | None]
     """Those at some places."""
     if not len(places):
         return []
+    payloads = _joined_for(payloads, places)
+    return payloads.at(places) if isinstance(payloads, Payloads) else [payloads[place] for place in places.tolist()]
+
+
+def taken(payloads: Sequence[bytes | None], places: Ints) -> Payloads:
+    """The same side by side, in a buffer of their own: what is not taken may go."""
+    payloads = _joined_for(payloads, places)
+    if isinstance(payloads, Payloads):
+        return payloads.taken(places)
+    return Payloads.of([payloads[place] for place in places.tolist()])
+
+
+def _joined_for(payloads: Sequence[bytes | None], places: Ints) -> Sequence[bytes | None]:
     # A part costs as much as some payloads, so where many are wanted the parts are joined first.
     if isinstance(payloads, Parts) and len(places) >= len(payloads.parts):
-        payloads = Payloads.joined(payloads.parts)
-    if isinstance(payloads, Payloads):
-        return payloads.at(places)
-    return [payloads[place] for place in places.tolist()]
+        return Payloads.joined(payloads.parts)
+    return payloads
 
 
 def _parts(payloads: Sequence[bytes | None]) -> Sequence[Sequence[bytes | None]]:

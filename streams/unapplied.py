@@ -6,9 +6,9 @@ takes; but one of a row holds the row as a record of its own, and with it the ke
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import groupby, repeat
+from itertools import groupby
 from operator import is_not, itemgetter
 
 import numpy as np
@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from featurestore.event_time import SECOND_US
 from streams.codecs import Decoded
-from streams.letters import DeadLetter, size_bytes
-from streams.payloads import picked
+from streams.letters import DeadLetter, LettersOfRecords, size_bytes
+from streams.payloads import taken
 from streams.transport import Batch
 from streams.watermark import Judged
 
@@ -30,7 +30,7 @@ PART_LETTERS_MAX, PART_BYTES_MAX = 1_000, 4 << 20
 
 def letters_of(
     topic: str, batch: Batch, decoded: Decoded, event_us: Ints, judged: Judged, late: Truths, lateness_us: int
-) -> Iterator[list[DeadLetter]]:
+) -> Iterator[Sequence[DeadLetter]]:
     """What is not applied, with its reason, part by part.
 
     event_us     (n) of the decoded events, as their producers gave them
@@ -51,7 +51,7 @@ def letters_of(
 
 def _untimely(
     topic: str, batch: Batch, decoded: Decoded, places: Ints, reason: str, details: list[str]
-) -> Iterator[list[DeadLetter]]:
+) -> Iterator[Sequence[DeadLetter]]:
     """Letters of events that were decoded, by their places among those."""
     positions = [None] * len(places) if decoded.position is None else decoded.position[places].tolist()
     return _letters(topic, batch, decoded.index[places], [reason] * len(places), details, positions)
@@ -59,18 +59,14 @@ def _untimely(
 
 def _letters(
     topic: str, batch: Batch, record: Ints, reasons: list[str], details: list[str], positions: list[int | None]
-) -> Iterator[list[DeadLetter]]:
-    """Letters of the records at rising places; made without a loop of Python's, for each may be many."""
+) -> Iterator[Sequence[DeadLetter]]:
+    """Letters of the records at rising places."""
     if any(map(partial(is_not, None), positions)):
         yield from _letters_of_rows(topic, batch, record, reasons, details, positions)
         return
-    payloads = picked(batch.values, record)
-    alike, offsets, keys = (
-        (repeat(topic), repeat(batch.partition)),
-        batch.offsets[record].tolist(),
-        batch.keys_at(record),
-    )
-    yield list(map(DeadLetter, *alike, offsets, reasons, details, payloads, keys, positions))
+    if len(record):
+        offsets, payloads, keys = batch.offsets[record], taken(batch.values, record), batch.keys_at(record)
+        yield LettersOfRecords(topic, batch.partition, offsets, reasons, details, payloads, keys)
 
 
 def _letters_of_rows(

@@ -414,6 +414,8 @@ MUTANTS = (
     Mutant("a cut letter does not say so", S + "letters.py", "if is_cut else self.whole_bytes", "if False else self.whole_bytes", LETTERS),
     Mutant("a cut letter keeps all that is said of it", S + "letters.py", "detail=self.detail[:_TEXT_CHARACTERS_MAX]", "detail=self.detail", LETTERS),
     Mutant("a key that waits takes no room", S + "letters.py", ' + len(one.record_key or b"")', "", WAITING),
+    Mutant("keys of letters that are yet to be made take no room", S + "letters.py", " + self._keys.size_bytes", "", LETTERS),
+    Mutant("letters keep the whole batch in memory", S + "payloads.py", "return Payloads(together, ends[:-1], lengths)", "return Payloads(self.data, self.starts[places], lengths)", PAYLOADS),
     Mutant("letters of rows have no bound in bytes", S + "unapplied.py", " or bytes_made >= PART_BYTES_MAX:", ":", LETTERS),
     Mutant("letters of rows have no bound in number", S + "unapplied.py", "len(part) == PART_LETTERS_MAX or ", "", LETTERS),
     Mutant("the last letters of rows are lost", S + "unapplied.py", "                part, bytes_made = [], 0\n    yield part\n", "                part, bytes_made = [], 0\n", LETTERS),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from streams.payloads import Parts, Payloads, picked
+from streams.payloads import Parts, Payloads, taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +49,9 @@ class Batch:
         keys, epoch = self.keys[:cut], self.leader_epoch
         return Batch(self.topic, self.partition, self.first_offset, end, values, offsets, stamps, epoch, keys)
 
-    def keys_at(self, places: npt.NDArray[np.int64]) -> list[bytes | None]:
-        """The keys of the records at rising places."""
-        return picked(self.keys, places) if self.keys else [None] * len(places)
+    def keys_at(self, places: npt.NDArray[np.int64]) -> Payloads:
+        """The keys of the records at rising places, in a buffer of their own."""
+        return taken(self.keys, places) if self.keys else Payloads.of([None] * len(places))
 
     def followed_by(self, others: Sequence[Batch]) -> Batch:
         """This batch and those right after it as one."""

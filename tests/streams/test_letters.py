@@ -13,12 +13,23 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace as replaced
 
 from featurestore import Topic
 from featurestore.event_time import FUTURE_MAX_US, SECOND_US
 from featurestore.offline import EventLog
 from streams.engine import Engine
-from streams.letters import PACK_BYTES_MAX, PACK_LETTERS_MAX, DeadLetter, beginning_of, packs, size_bytes, unpacked
+from streams.letters import (
+    PACK_BYTES_MAX,
+    PACK_LETTERS_MAX,
+    DeadLetter,
+    LettersOfRecords,
+    beginning_of,
+    packs,
+    size_bytes,
+    unpacked,
+)
+from streams.payloads import Payloads
 from streams.transport import Batch
 from streams.unapplied import PART_BYTES_MAX, PART_LETTERS_MAX
 from tests.parity.test_parity import Letters
@@ -49,6 +60,23 @@ def test_packs_hold_every_letter_once_in_its_order_within_their_bounds(some: lis
             assert (pack.key, pack.value) == (held[0].key, msgspec.json.encode(held[0]))
         else:
             assert len(pack.value) <= PACK_BYTES_MAX
+
+
+@given(st.lists(letters.map(lambda letter: replaced(letter, partition=1, position=None)), max_size=6))
+def test_letters_of_records_are_the_letters_that_they_stand_for(some: list[DeadLetter]) -> None:
+    made = LettersOfRecords(
+        "paid",
+        1,
+        np.array([letter.offset for letter in some], dtype=np.int64),
+        [letter.reason for letter in some],
+        [letter.detail for letter in some],
+        Payloads.of([letter.payload for letter in some]),
+        Payloads.of([letter.record_key for letter in some]),
+    )
+    assert list(made) == some
+    assert (len(made), size_bytes(made)) == (len(some), size_bytes(some))
+    assert made[1:] == some[1:]
+    assert [made[index] for index in range(len(some))] == some
 
 
 def at(offsets: Iterable[int], detail: str = "") -> list[DeadLetter]:

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.payloads import Parts, Payloads, picked
+from streams.payloads import Parts, Payloads, picked, taken
 from streams.transport import Batch
 
 lists = st.lists(st.none() | st.binary(max_size=5), max_size=8)
@@ -31,6 +31,9 @@ def test_payloads_and_their_parts_are_the_list(
         assert picked(held, places) == [whole[place] for place in places]
         twice = np.repeat(places, 2)
         assert picked(held, twice) == [whole[place] for place in twice]
+        apart = taken(held, twice)
+        assert list(apart) == [whole[place] for place in twice]
+        assert len(apart.data) == apart.size_bytes
 
 
 def test_a_batch_has_the_bytes_of_its_keys_too() -> None:
