@@ -204,6 +204,8 @@ class _Backlogs:
         Otherwise the first one has done it before the others have partitions.
         """
         what = f"fraud, {workers} there before"
+        # Their beginning counts, with batches that grow, and is as long however much there is; two are done sooner.
+        events = 2 * self._events
         backlog = Backlog(re.sub(r"\W+", "-", f"payments {what} {folder.name}"))
         definitions = write_definitions(folder / backlog.topic, backlog.topic)
         settings = self._settings(folder, what, definitions)
@@ -215,7 +217,7 @@ class _Backlogs:
             running = list(pool.map(bench_worker, own, repeat(folder / settings.project), range(workers)))
             try:
                 self._shared_out(ports)
-                show = hidden_backlog(self._stack, backlog, self._events)
+                show = hidden_backlog(self._stack, backlog, events)
                 pids = {
                     "workers": [each.pid for each in running],
                     "valkey": [self._stack.valkey_pid],
@@ -231,9 +233,9 @@ class _Backlogs:
                         name: (sum(map(cpu_s, each)) - before[name]) / took for name, each in pids.items()
                     }
 
-                memory = _Memory(pids["workers"], self._events)
+                memory = _Memory(pids["workers"], events)
                 rate, behind = backlog_rate(
-                    progress, self._events, running, began, at_once=True, looked=memory.look, applied=applied
+                    progress, events, running, began, at_once=True, looked=memory.look, applied=applied
                 )
                 peak = max(peak_mb(each.pid) for each in running)
                 run = Run(rate, behind, peak, memory.middle_mb, memory.end_mb, *shares_of(worker_sums(*ports)))

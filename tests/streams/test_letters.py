@@ -62,6 +62,7 @@ def test_packs_hold_every_letter_once_in_its_order_within_their_bounds(some: lis
             assert len(pack.value) <= PACK_BYTES_MAX
 
 
+@settings(deadline=None)  # the first one may have to load the loop
 @given(st.lists(letters.map(lambda letter: replaced(letter, partition=1, position=None)), max_size=6))
 def test_letters_of_records_are_the_letters_that_they_stand_for(some: list[DeadLetter]) -> None:
     made = LettersOfRecords(
