@@ -155,11 +155,11 @@ class RequestTooLargeError(RequestError):
 
 
 class RowLayoutError(FeatureStoreError):
-    """A stored row was written with another layout than its view has, or is cut short."""
+    """A stored row was written with another layout than its view has, or is cut short or damaged."""
 
     def __init__(self, wanted: int, found: int | None) -> None:
         self.wanted, self.found = wanted, found
-        what = "is cut short" if found is None else f"has layout {found:08x}"
+        what = "is cut short or damaged" if found is None else f"has layout {found:08x}"
         super().__init__(f"a stored row {what}, but its view has layout {wanted:08x}; rebuild the view's online rows")
 
 

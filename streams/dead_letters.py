@@ -142,7 +142,7 @@ class DeadLetterBox:
 
     def _send(self, number: int, letters: Sequence[DeadLetter], size: int) -> None:
         try:
-            for pack in packs(list(letters)):
+            for pack in packs(letters):
                 if self._failed:
                     return
                 self._produce(number, pack if len(pack.value) <= _VALUE_BYTES_MAX else beginning_of(pack.value))

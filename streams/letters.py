@@ -126,7 +126,13 @@ class LettersOfRecords(Sequence[DeadLetter]):
     def __getitem__(self, index: slice) -> list[DeadLetter]: ...
 
     def __getitem__(self, index: int | slice) -> DeadLetter | list[DeadLetter]:
-        return list(self)[index]
+        if isinstance(index, slice):
+            # No more than these are made: all at once would be as much again as the columns.
+            reasons, details = self._reasons[index], self._details[index]
+            payloads, keys = self._payloads[index], self._keys[index]
+            return list(LettersOfRecords(*self._alike, self._offsets[index], reasons, details, payloads, keys))
+        place = range(len(self))[index]
+        return self[place : place + 1][0]
 
 
 class Pack(NamedTuple):

@@ -51,6 +51,11 @@ class Payloads(Sequence[bytes | None]):
         return cls(np.frombuffer(b"".join(there), dtype=np.uint8), starts, lengths)
 
     @classmethod
+    def absent(cls, count: int) -> Payloads:
+        """So many that are None."""
+        return cls(_NO_BYTES, np.zeros(count, dtype=np.int64), np.full(count, ABSENT))
+
+    @classmethod
     def joined(cls, parts: Sequence[Sequence[bytes | None]]) -> Payloads:
         """All of them, one part after the other."""
         each = [cls.of(part) for several in parts for part in _parts(several)]

@@ -416,6 +416,7 @@ MUTANTS = (
     Mutant("a key that waits takes no room", S + "letters.py", ' + len(one.record_key or b"")', "", WAITING),
     Mutant("keys of letters that are yet to be made take no room", S + "letters.py", " + self._keys.size_bytes", "", LETTERS),
     Mutant("letters keep the whole batch in memory", S + "payloads.py", "return Payloads(together, ends[:-1], lengths)", "return Payloads(self.data, self.starts[places], lengths)", PAYLOADS),
+    Mutant("letters in a part of them are those of the beginning", S + "letters.py", "self._payloads[index], self._keys[index]", "self._payloads, self._keys[index]", LETTERS),
     Mutant("letters of rows have no bound in bytes", S + "unapplied.py", " or bytes_made >= PART_BYTES_MAX:", ":", LETTERS),
     Mutant("letters of rows have no bound in number", S + "unapplied.py", "len(part) == PART_LETTERS_MAX or ", "", LETTERS),
     Mutant("the last letters of rows are lost", S + "unapplied.py", "                part, bytes_made = [], 0\n    yield part\n", "                part, bytes_made = [], 0\n", LETTERS),

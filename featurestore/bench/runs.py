@@ -23,6 +23,8 @@ from streams.topics import Topics
 
 BATCH_RECORDS_MAX = 100_000
 _LIMIT_S = 300.0
+# The longest that brokers allow unless told otherwise.
+_TRANSACTION_MS = 900_000
 _LOOK_S = 0.1
 # Rows wait a second for others before they are logged, and one commit of as many as there may be takes far less.
 _LOG_S = 5.0
@@ -79,7 +81,8 @@ def bench_worker(settings: Settings, folder: Path, number: int = 0) -> ChildServ
 
 def hidden_backlog(stack: LocalStack, backlog: Backlog, events: int) -> Callable[[], None]:
     """Send a backlog that no consumer sees before what is returned is called: then all of it is there at once."""
-    more = {"transactional.id": backlog.topic}
+    # Written in one transaction, which the broker would end after a minute.
+    more = {"transactional.id": backlog.topic, "transaction.timeout.ms": _TRANSACTION_MS}
     producer = kafka_producer(stack.kafka_bootstrap, "none", more=more)
     producer.init_transactions()
     producer.begin_transaction()

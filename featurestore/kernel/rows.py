@@ -76,6 +76,8 @@ def decode(payloads: Sequence[bytes | None], plan: Plan) -> Rows:
     other = headers["layout"][headers["layout"] != plan.layout]
     if len(other):
         raise RowLayoutError(plan.layout, int(other[0]))
+    if (headers["rungs"] >= len(RUNGS)).any():
+        raise RowLayoutError(plan.layout, None)
     newest_us[present] = headers["newest_us"]
     parts: list[list[Tiles]] = [[] for _ in plan.levels]
     rows = np.array(present, dtype=np.int64)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
 from hashlib import blake2b
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -336,10 +337,10 @@ class FeatureService:
         return tuple(dict.fromkeys(key for selection in self.selections for key in selection.view.entity.keys))
 
     @cached_property
-    def asked(self) -> dict[str, DataType]:
+    def asked(self) -> Mapping[str, DataType]:
         """Every column that a request or a spine must give, with its type: entity keys, then request columns."""
         keys = {key: s.view.source.schema[key] for s in self.selections for key in s.view.entity.keys}
-        return {**keys, **self.request}
+        return MappingProxyType({**keys, **self.request})
 
     @property
     def features(self) -> dict[str, ValueType]:

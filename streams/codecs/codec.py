@@ -19,6 +19,7 @@ Ints = npt.NDArray[np.int64]
 class Decoded:
     """The good events of a batch as Arrow arrays, their records' places in the batch, and what was rejected.
 
+    arrays    of the topic's columns, of the Arrow types that its definition says
     index     (n) place of each event's record in the batch, rising; an event of its own has a record of its own ...
     position  (n) ... but where records hold many events, this is the event's place in its record
     """

@@ -51,7 +51,7 @@ class Batch:
 
     def keys_at(self, places: npt.NDArray[np.int64]) -> Payloads:
         """The keys of the records at rising places, in a buffer of their own."""
-        return taken(self.keys, places) if self.keys else Payloads.of([None] * len(places))
+        return taken(self.keys, places) if self.keys else Payloads.absent(len(places))
 
     def followed_by(self, others: Sequence[Batch]) -> Batch:
         """This batch and those right after it as one."""

@@ -75,6 +75,10 @@ IN_SESSION = compile_plan(
 )
 
 
+# Behind layout, newest event time, and how many tiles each level has.
+RUNGS_AT = 12 + 4 * len(PLAN.levels)
+
+
 def batches(events: list[naive.Event], cuts: list[int]) -> list[list[naive.Event]]:
     edges = [0, *sorted(min(cut, len(events)) for cut in cuts), len(events)]
     return [events[start:end] for start, end in itertools.pairwise(edges)]
@@ -146,6 +150,7 @@ def test_many_rows_of_many_shapes() -> None:
         lambda row: row + b"\0" * 4,
         lambda row: b"\xff" + row[1:],
         lambda row: row[:9],
+        lambda row: row[:RUNGS_AT] + b"\xff" + row[RUNGS_AT + 1 :],
     ],
 )
 def test_a_damaged_row_is_refused(damage) -> None:  # type: ignore[no-untyped-def]
