@@ -294,7 +294,8 @@ def send(
 def bench(
     name: Annotated[str, typer.Argument(help="stream, kernel, growth, or trade")],
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
-    events: Annotated[int, typer.Option(help="stream, trade: how many payments", min=200_000)] = 1_000_000,
+    # Of a million a run lasts two seconds, much of it beginning and end.
+    events: Annotated[int, typer.Option(help="stream, trade: how many payments", min=200_000)] = 2_000_000,
     rounds: Annotated[int, typer.Option(help="how often each side is measured", min=1)] = 3,
     plot: Annotated[Path | None, typer.Option(help="trade: where its plot goes, as SVG")] = None,
 ) -> None:
