@@ -369,6 +369,7 @@ MUTANTS = (
     Mutant("a minimum is read where the maximum is", K + "loops/roll_values.py", "apart += widths[between]", "apart += 0", PLAIN),
     Mutant("a sum that does not fit int64 is served", K + "loops/roll_values.py", "there &= high[row] == low[row] >> 63", "there &= True", PLAIN),
     Mutant("a tile at the window's end is read", K + "loops/roll_values.py", "get(words, end - size) >= span_end[span]", "get(words, end - size) > span_end[span]", in_kernel("loops", "windows_begin_and_end_at_the_same_tiles")),
+    Mutant("a log that was widened is written by the marks of before", "featurestore/offline/event_log.py", "if self._widen(table):", "if self._widen(table) and False:", ("tests/offline/test_widened_beside.py",)),
     # Codecs and contracts.
     Mutant("the place in a record is forgotten", K + "events.py", "return offset * PLACES_MAX + position", "return offset * PLACES_MAX", PLACES),
     Mutant("places of one record reach into the next", K + "events.py", "PLACES_MAX = 1 << 20", "PLACES_MAX = 1 << 2", PLACES),

@@ -104,7 +104,9 @@ class EventLog:
                 self._marks = held
                 return
             try:
-                self._widen(table)
+                if self._widen(table):
+                    # To a version that others may have written to since the marks were read: no conflict would tell.
+                    continue
                 table.create_write_transaction(
                     write_files(self.path, _lacking(rows, held)),
                     mode="append",
@@ -202,8 +204,10 @@ class EventLog:
                 configuration={"delta.dataSkippingStatsColumns": ",".join(FILTERED_BY)},
             )
 
-    def _widen(self, table: deltalake.DeltaTable) -> None:
+    def _widen(self, table: deltalake.DeltaTable) -> bool:
         """A definition may gain columns: events of before have nulls there. It may not change the type of one.
+
+        Returns whether the table has gained any, and so is another version now.
 
         Delta commits files of other types without a look, and nobody could read the log after that.
         """
@@ -219,6 +223,7 @@ class EventLog:
         gained = [field for field in wanted if field.name not in held]
         if gained:
             table.alter.add_columns(gained)
+        return bool(gained)
 
     def _transactions(self, marks: Mapping[int, Mark]) -> list[deltalake.Transaction]:
         # A transaction's version is any int64: two of them keep a mark, through checkpoints and clean-ups.
