@@ -53,7 +53,8 @@ class LogWriter:
 
     def put(self, columns: Columns) -> None:
         """More rows; none is fine, they move the marks."""
-        # Made a table when it is written: small batches come many times a second, and a table costs what a fold does.
+        # Made a table when it is written: small batches come many times a second, and their tables
+        # took a sixth of the engine's time.
         self._waiting.append(columns)
         self._rows += len(columns["partition"])
         self._bytes += sum(each.nbytes for each in columns.values())
