@@ -87,7 +87,7 @@ class DeadLetter(msgspec.Struct, frozen=True, gc=False):
 class LettersOfRecords(Sequence[DeadLetter]):
     """Letters of n records of one partition, side by side: whoever goes through them makes them.
 
-    As objects, those of a batch of which a tenth is bad took a thirteenth of the time of the thread that applies events.
+    As objects, where a tenth is bad, they took a thirteenth of the time of the thread that applies events.
 
     offsets, reasons, details, payloads, keys  (n)
     """
