@@ -11,12 +11,13 @@ import os
 import random
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 
 from streams.transport.ranges import Place, Ranges, Ticket
 
 PLACES: tuple[Place, ...] = (("clicks", 0), ("clicks", 1), ("paid", 0))
-_STEPS = 30
+_STEPS = 60
 # Markers and compaction leave holes of any length; they must cost nothing.
 _HOLES = (0, 0, 0, 1, 2, 7, 1 << 40)
 
@@ -62,7 +63,9 @@ class History:
     def __init__(self, seed: int) -> None:
         self._draw = random.Random(seed)
         self._ranges = Ranges()
-        self._worlds = {place: _World() for place in PLACES}
+        # Of one partition alone much more happens to each batch.
+        self._places = PLACES[: self._draw.choice((1, 1, 2, 3))]
+        self._worlds = {place: _World() for place in self._places}
         self._asked: list[tuple[Place, int]] = []
         self._stale: list[_Batch] = []
         self._old_epochs: list[tuple[Place, int]] = []
@@ -71,26 +74,28 @@ class History:
     def run(self) -> None:
         """Play it, heal everything, and see that the group stands at the end; raises ViolationError."""
         acts = (
-            (self._send, 14), (self._read, 20), (self._hand, 20), (self._begin, 14), (self._finish, 16),
-            (self._settle, 12), (self._ask, 12), (self._answer, 10), (self._seek_back, 4), (self._assign, 6),
-            (self._revoke, 3), (self._take_back, 3), (self._late, 3),
+            (self._send, 16), (self._read, 20), (self._hand, 20), (self._begin, 20), (self._finish, 20),
+            (self._settle, 16), (self._ask, 20), (self._answer, 10), (self._seek_back, 8), (self._assign, 3),
+            (self._revoke, 1), (self._take_back, 1), (self._late, 3), (self._check_told, 2),
         )  # fmt: skip
         self._assign()
-        for act in self._draw.choices([act for act, _ in acts], [weight for _, weight in acts], k=_STEPS):
+        # Each history has its own mind: what it does often meets what it does often.
+        weights = [weight * self._draw.choice((0.2, 1, 1, 3)) for _, weight in acts]
+        for act in self._draw.choices([act for act, _ in acts], weights, k=_STEPS):
             act()
         self._heal()
 
     # -- what may happen -------------------------------------------------------------------------------------------
 
-    def _one(self, owned: bool = True) -> tuple[Place, _World] | None:
-        places = [place for place in PLACES if self._worlds[place].owned == owned]
+    def _one(self, fits: Callable[[_World], object] = lambda world: True) -> tuple[Place, _World] | None:
+        places = [place for place, world in self._worlds.items() if world.owned and fits(world)]
         if not places:
             return None
         place = self._draw.choice(places)
         return place, self._worlds[place]
 
     def _send(self) -> None:
-        world = self._worlds[self._draw.choice(PLACES)]
+        world = self._worlds[self._draw.choice(self._places)]
         for _ in range(self._draw.randrange(1, 4)):
             world.log_end += self._draw.choice(_HOLES)
             world.sent.append(world.log_end)
@@ -98,7 +103,7 @@ class History:
         world.log_end += self._draw.choice((0, 0, 1))  # a transaction's marker
 
     def _read(self) -> None:
-        chosen = self._one()
+        chosen = self._one(lambda world: world.position < world.log_end)
         if chosen is None:
             return
         place, world = chosen
@@ -116,8 +121,8 @@ class History:
         world.position = end
 
     def _hand(self) -> None:
-        chosen = self._one()
-        if chosen is None or not chosen[1].queue:
+        chosen = self._one(lambda world: world.queue)
+        if chosen is None:
             return
         place, world = chosen
         parts = [world.queue.pop(0) for _ in range(self._draw.randrange(1, len(world.queue) + 1))]
@@ -129,24 +134,22 @@ class History:
         world.unfinished.append(_Batch(first, end, [offset for part in parts for offset in part[2]], ticket))
 
     def _begin(self) -> None:
-        chosen = self._one()
+        chosen = self._one(lambda world: any(not one.is_begun for one in world.unfinished))
         if chosen is None:
             return
         # Agents take their queue in order.
-        batch = next((one for one in chosen[1].unfinished if not one.is_begun), None)
-        if batch is not None:
-            if not self._ranges.begin(batch.ticket):
-                raise ViolationError(f"{chosen[0]}: a batch that is ours is refused")
-            batch.is_begun = True
+        batch = next(one for one in chosen[1].unfinished if not one.is_begun)
+        if not self._ranges.begin(batch.ticket):
+            raise ViolationError(f"{chosen[0]}: a batch that is ours is refused")
+        batch.is_begun = True
 
     def _finish(self) -> None:
-        chosen = self._one()
+        chosen = self._one(lambda world: any(one.is_begun for one in world.unfinished))
         if chosen is None:
             return
+        # In any order: an agent may have several at work.
         begun = [one for one in chosen[1].unfinished if one.is_begun]
-        if begun:
-            # In any order: an agent may have several at work.
-            self._finished(chosen[0], chosen[1], self._draw.choice(begun))
+        self._finished(chosen[0], chosen[1], self._draw.choice(begun))
 
     def _finished(self, place: Place, world: _World, batch: _Batch) -> None:
         self.trace.append(f"{place} finishes {batch.first} to {batch.end}")
@@ -182,7 +185,7 @@ class History:
         """The group answers what was asked, at any time, also after a rebalance, with yes or no; one by one."""
         if self._asked:
             place, end = self._asked.pop(0)
-            if self._draw.random() < 0.6:
+            if self._draw.random() < 0.5:
                 self._worlds[place].group = end
                 self._ranges.told(place, end)
             else:
@@ -197,7 +200,7 @@ class History:
         handed_end = world.queue[0][0] if world.queue else world.position
         epoch = self._ranges.epoch(place)
         stale = [old for old in self._old_epochs if old[0] == place and old[1] != epoch]
-        if stale and self._draw.random() < 0.3:
+        if stale and self._draw.random() < 0.5:
             if self._ranges.seek_back(place, world.start, stale[0][1]):
                 raise ViolationError(f"{place}: a seek of an earlier assignment is done")
             return
@@ -222,8 +225,8 @@ class History:
         """Partitions come; an eager member loses the others first, and where the sinks stand is where they begin."""
         eager = self._draw.random() < 0.4
         if eager:
-            self._lose([place for place in PLACES if self._worlds[place].owned])
-        new = [place for place in PLACES if not self._worlds[place].owned and self._draw.random() < 0.7]
+            self._lose([place for place in self._places if self._worlds[place].owned])
+        new = [place for place in self._places if not self._worlds[place].owned and self._draw.random() < 0.9]
         if not eager:
             self._take_back()
         starts = {}
@@ -250,7 +253,7 @@ class History:
 
     def _take_back(self) -> None:
         """Faust's queues are emptied: what no body has begun waits again."""
-        for place in PLACES:
+        for place in self._places:
             world = self._worlds[place]
             if not world.owned:
                 continue
@@ -293,10 +296,30 @@ class History:
         if world.sinks is None or end > world.sinks:
             raise ViolationError(f"{place}: commit of {end}, but sinks stand at {world.sinks}")
 
-    def _heal(self) -> None:
-        """Everything is read, done, settled and told: then the group stands at the end, however it went before."""
+    def _check_told(self) -> None:
+        """Once the group has answered, and has taken what it is asked then, it knows all that it may know."""
         while self._asked:
             self._answer()
+        self._tell()
+        for place, world in self._worlds.items():
+            if world.owned and world.sinks is not None:
+                handed_end = world.queue[0][0] if world.queue else world.position
+                done_end = world.unfinished[0].first if world.unfinished else handed_end
+                if world.group != min(world.sinks, done_end):
+                    raise ViolationError(
+                        f"{place}: all is done up to {done_end} and sinks stand at {world.sinks}, but the group was "
+                        f"told {world.group}"
+                    )
+
+    def _tell(self) -> None:
+        for place, end in self._ranges.to_commit().items():
+            self._check(place, end)
+            self._worlds[place].group = end
+            self._ranges.told(place, end)
+
+    def _heal(self) -> None:
+        """Everything is read, done, settled and told: then the group stands at the end, however it went before."""
+        self._check_told()
         for place, world in self._worlds.items():
             if not world.owned:
                 continue
@@ -319,10 +342,7 @@ class History:
             if world.owned:
                 world.sinks = world.log_end
                 self._ranges.settle(place, world.log_end)
-        for place, end in self._ranges.to_commit().items():
-            self._check(place, end)
-            self._worlds[place].group = end
-            self._ranges.told(place, end)
+        self._tell()
         for place, world in self._worlds.items():
             if world.owned and world.group != world.log_end:
                 raise ViolationError(

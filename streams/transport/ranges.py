@@ -199,10 +199,12 @@ class Ranges:
         return moved
 
     def told(self, place: Place, end: int) -> None:
-        """The group took an offset."""
+        """The group took an offset. Of several that it was asked the answers come one by one, each of them a fact."""
         at = self._places.get(place)
-        if at is not None and at.asked == end:
-            at.told, at.asked = end, None
+        if at is not None:
+            at.told = end
+            if at.asked == end:
+                at.asked = None
 
     def refused(self, place: Place, end: int) -> None:
         """The group did not take an offset: it is to be told again."""

@@ -29,6 +29,7 @@ from tests.simulation.world import (
     SimulatedLetters,
     SimulatedLog,
     SimulatedStore,
+    Step,
     SteppedThread,
     Table,
     batch_of,
@@ -38,7 +39,7 @@ from tests.simulation.world import (
 _EVENTS_MAX = 60
 _STEPS = 100
 # Of a step, in the order of `_step`.
-_WEIGHTS = [40, 12, 14, 4, 4, 5, 4]
+_WEIGHTS = [40, 12, 14, 4, 4, 5, 4, 4]
 # A round of everybody reading to the end and ticking mends one thing that was lost, at the least.
 _ROUNDS_MAX = 20
 _CRASHES = (OnlineStoreError, EventLogError, CommitRetriesError)
@@ -63,6 +64,10 @@ class Worker:
     def open(self, partition: int) -> None:
         self.position[partition] = self.engine.open(partition)
 
+    def steps(self) -> list[Step]:
+        """What its other threads have been given, done or not."""
+        return [step for thread in self.threads for step in thread.steps]
+
 
 class History:
     """Everything that one seed draws. `trace` says what happened, for people."""
@@ -71,10 +76,13 @@ class History:
         self._draw = random.Random(seed)
         self.trace: list[str] = []
         sent = records(self._draw, _EVENTS_MAX)
-        # Some come while things go wrong, the others after that, so that a loss is met where nothing came for long.
-        at_first = [self._draw.randrange(len(held)) for held in sent]
-        self._held: list[list[Record]] = [held[:count] for held, count in zip(sent, at_first, strict=True)]
-        self._later = [held[count:] for held, count in zip(sent, at_first, strict=True)]
+        # Some come while things go wrong, one by one or long before they are read; the others after that, so that a
+        # loss is met where nothing came for long.
+        meanwhile = [held[: self._draw.randrange(len(held))] for held in sent]
+        self._later = [held[len(some) :] for held, some in zip(sent, meanwhile, strict=True)]
+        at_first = [self._draw.randrange(len(some) + 1) for some in meanwhile]
+        self._held: list[list[Record]] = [some[:count] for some, count in zip(meanwhile, at_first, strict=True)]
+        self._coming = [some[count:] for some, count in zip(meanwhile, at_first, strict=True)]
         self._server, self._table = Server(), Table()
         # A server that has all rows is sent calls of several buckets at once. Of a cluster each node may lose its own.
         self._has_all = self._draw.random() < 0.5
@@ -88,6 +96,8 @@ class History:
         self._furthest: dict[tuple[str, int, int], int] = {}
         self._tokens = 0
         self._now_us = 0
+        # Heartbeats wait for what is at work: where they come between all batches, little is ever under way.
+        self._step_us = self._draw.choice([SECOND_US // 20, SECOND_US // 5, SECOND_US])
 
     def run(self) -> None:
         """Play it; raises ViolationError."""
@@ -106,7 +116,9 @@ class History:
     # -- what may happen --------------------------------------------------------------------------------------------
 
     def _step(self, weights: list[int]) -> None:
-        self._now_us += self._draw.randrange(0, SECOND_US)
+        self._now_us += self._draw.randrange(0, self._step_us)
+        if self._draw.random() < 0.3:
+            self._come(self._draw.randrange(PARTITIONS), 1)
         may_happen = [
             self._deliver,
             self._tick,
@@ -115,11 +127,20 @@ class History:
             self._kill,
             self._move,
             self._lose_tail,
+            self._lose_what_was_read,
         ]
         self._draw.choices(may_happen, weights)[0]()
 
+    def _come(self, partition: int, count: int) -> None:
+        """Events that the broker takes."""
+        coming = self._coming[partition]
+        self._held[partition].extend(coming[:count])
+        del coming[:count]
+
     def _deliver(self) -> None:
-        worker = self._draw.choice([*self._workers, *self._zombies])
+        self._delivered(self._draw.choice([*self._workers, *self._zombies]))
+
+    def _delivered(self, worker: Worker) -> None:
         if not worker.position:
             return
         # Batches of several partitions that are there at once are applied together.
@@ -172,9 +193,7 @@ class History:
 
     def _other_thread(self) -> None:
         """A commit that is at work gets done."""
-        steps = [
-            step for worker in [*self._workers, *self._zombies] for thread in worker.threads for step in thread.steps
-        ]
+        steps = [step for worker in [*self._workers, *self._zombies] for step in worker.steps()]
         if steps:
             self._draw.choice(steps).step()
 
@@ -204,13 +223,49 @@ class History:
         """The store comes back without its last calls, one, some, or all, and much else happens at that time."""
         calls = self._draw.choice([1, 1, 2, 3, 5, 10, 30, 1_000])
         nodes = [] if self._has_all else [f"{{b{bucket}}}".encode() for bucket in range(BUCKETS)]
-        tag = self._draw.choice([b"", *nodes])
+        self._lose(calls, self._draw.choice([b"", *nodes]))
+        for _ in range(self._draw.randrange(6)):
+            self._draw.choice([self._deliver, self._other_thread, self._move, self._tick])()
+
+    def _lose(self, calls: int, tag: bytes) -> None:
         for place, end in self._marks():
             self._furthest[place] = max(self._furthest.get(place, 0), end)
         calls = self._server.lose(calls, tag)
         self.trace.append(f"the store loses its last {calls} calls {tag.decode()}")
-        for _ in range(self._draw.randrange(6)):
-            self._draw.choice([self._deliver, self._other_thread, self._move, self._tick])()
+
+    def _lose_what_was_read(self) -> None:
+        """One worker is about to write rows with events in them that the store loses, and the other writes them again.
+
+        By chance alone that is rare, and a version that counts commits stands where it stood in few of those.
+        """
+        both = [worker for worker in self._workers if worker.position]
+        if len(both) < 2:
+            return
+        reader, writer = self._draw.sample(both, 2)
+        for partition in range(PARTITIONS):
+            self._come(partition, self._draw.randrange(1, 4))
+        for each in both:
+            # No heartbeat comes meanwhile.
+            self._try(each, self._ticked)
+            self._do_all(each)
+        self._delivered(writer)
+        self._do_all(writer)
+        self._delivered(reader)
+        self._lose(self._draw.choice([1, 1, 2, 3]), b"")
+        for _ in range(self._draw.randrange(2, 6)):
+            for partition in writer.position:
+                # It is with the next events that it hears of the loss.
+                self._come(partition, 1)
+            # Who has failed is replaced.
+            if writer in self._workers:
+                self._delivered(writer)
+                self._do_all(writer)
+        self._do_all(reader)
+
+    @staticmethod
+    def _do_all(worker: Worker) -> None:
+        for step in worker.steps():
+            step.step()
 
     # -- workers ----------------------------------------------------------------------------------------------------
 
@@ -241,13 +296,14 @@ class History:
         """Killed; what it had sent off may still arrive."""
         worker = self._workers[place]
         self.trace.append(f"{self._name(worker)} is killed")
-        for thread in worker.threads:
-            for step in thread.steps:
-                if self._draw.random() < 0.5:
-                    step.step()
+        for step in worker.steps():
+            if self._draw.random() < 0.5:
+                step.step()
         self._workers[place] = self._worker()
+        # Mostly the one who takes its place gets its partitions.
+        heirs = [*self._workers, self._workers[place]]
         for partition in list(worker.position):
-            self._try(self._draw.choice(self._workers), lambda each, p=partition: each.open(p))
+            self._try(self._draw.choice(heirs), lambda each, p=partition: each.open(p))
 
     def _name(self, worker: Worker) -> str:
         known = [*self._workers, *self._zombies]
@@ -271,12 +327,11 @@ class History:
         """
         self._faulty = False
         for worker in [*self._workers, *self._zombies]:
-            for thread in worker.threads:
-                for step in thread.steps:
-                    step.step()
+            self._do_all(worker)
         self._zombies = []
-        for held, later in zip(self._held, self._later, strict=True):
-            held.extend(later)
+        for partition, later in enumerate(self._later):
+            self._coming[partition].extend(later)
+            self._come(partition, len(self._coming[partition]))
         if self._draw.random() < 0.5:
             self._workers = [self._worker()]
         taken = {partition for worker in self._workers for partition in worker.position}
