@@ -17,8 +17,8 @@ from featurestore.event_time import DAY_US, SECOND_US, Mark
 from featurestore.offline import log_schema
 from streams.sink import Log
 
-# Enough rows for a Parquet file worth its commit, or a second. Behind a long backlog commits take long, since they
-# touch many days: then rows wait longer, so that commits stay a tenth of the time.
+# Enough rows for a Parquet file worth its commit, or a second. Commits that touch many days take long, however few rows
+# they bring: then rows wait longer, so that commits stay a small part of the time.
 ROWS_MAX = 100_000
 # Of large events fewer rows: twice as many bytes may wait while a commit is at work.
 BYTES_MAX = 32 << 20
@@ -49,7 +49,8 @@ class LogWriter:
         self._waiting: list[Columns] = []
         self._rows = self._bytes = 0
         self._since_us: int | None = None
-        self._age_us = _AGE_MIN_US
+        # What the last commit took, and how many rows it brought.
+        self._took_us, self._took_rows, self._going = 0, 1, 0
 
     def put(self, columns: Columns) -> None:
         """More rows; none is fine, they move the marks."""
@@ -69,14 +70,18 @@ class LogWriter:
         batches = max(self._rows / ROWS_MAX, self._bytes / BYTES_MAX)
         if self._commit is not None and not self._commit.done() and batches < 2:
             return False
-        return batches >= 1 or self._clock_us() - self._since_us >= self._age_us
+        # The last commit of a backlog is large, and says little of the few rows that come after it.
+        expected_us = self._took_us * min(self._rows / self._took_rows, 1)
+        age_us = min(max(_AGE_MIN_US, _SHARE * expected_us), _AGE_MAX_US)
+        return batches >= 1 or self._clock_us() - self._since_us >= age_us
 
     def write(self, marks: Mapping[int, Mark]) -> None:
         """Begin to write all that waits, which brings the log to `marks`."""
         self.finish()
         if self._since_us is None:
             return
-        waiting, self._waiting, self._rows, self._bytes, self._since_us = self._waiting, [], 0, 0, None
+        waiting, self._waiting, self._going = self._waiting, [], self._rows
+        self._rows, self._bytes, self._since_us = 0, 0, None
         self._commit = self._thread.submit(self._write, waiting, dict(marks))
 
     def look(self) -> None:
@@ -91,11 +96,11 @@ class LogWriter:
         if self._commit is not None:
             commit, self._commit = self._commit, None
             try:
-                took_us = commit.result()
+                self._took_us = commit.result()
             except Exception as error:
                 self._failure = error
                 raise
-            self._age_us = min(max(_AGE_MIN_US, _SHARE * took_us), _AGE_MAX_US)
+            self._took_rows = max(self._going, 1)
 
     def marks(self) -> dict[int, Mark]:
         """How far each partition has come in the log."""

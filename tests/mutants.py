@@ -346,6 +346,7 @@ MUTANTS = (
     Mutant("a loss is looked for where the server was started anew alone", S + "serving_sink.py", "lost = [partition for partition in self._inner.lost() if", "lost = [partition for partition in (self._inner.lost() if self._barrier else ()) if", SERVING),
     Mutant("what another project took back is taken", T + "message_loop.py", "if _is_for_others(messages[index], header, ours, functions, held):", "if False:", NATIVE),
     Mutant("rows for the log are counted and not weighed", S + "log_writer.py", "batches = max(self._rows / ROWS_MAX, self._bytes / BYTES_MAX)", "batches = self._rows / ROWS_MAX", ("tests/streams/test_log_writer.py",)),
+    Mutant("the first rows behind a backlog wait as long as all of it would", S + "log_writer.py", "self._took_us * min(self._rows / self._took_rows, 1)", "self._took_us", ("tests/streams/test_log_writer.py",)),
     Mutant("a slice has so many offsets, whatever these hold", "featurestore/offline/log_slices.py", "if not self.topic.is_batched or self._dataset is None:", "if True:", FILL),
     Mutant("the log's decisions are read by offsets, whatever these hold", S + "decided.py", "            high = log.end_within(partition, low, high, _EVENTS_MAX)\n", "            pass\n", FILL),
     Mutant("repeats are looked for where the log has them in another order", S + "decided.py", "places, is_repeat = places[order], is_repeat[order]", "places, is_repeat = places[order], is_repeat", FILL),

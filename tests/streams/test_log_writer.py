@@ -8,8 +8,9 @@ from threading import Event
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
-from featurestore.event_time import Mark
+from featurestore.event_time import SECOND_US, Mark
 from featurestore.offline import log_schema
 from featurestore.spec import Topic
 from streams.log_writer import BYTES_MAX, ROWS_MAX, Columns, LogWriter
@@ -70,6 +71,27 @@ def test_small_rows_wait_by_their_number() -> None:
 
 def test_large_rows_wait_by_their_bytes() -> None:
     assert waiting("x" * (BYTES_MAX // 100), 10) == (10, 20)
+
+
+@pytest.mark.parametrize(("then", "waits_s"), [(1, 1), (500, 5), (1_000, 10), (3_000, 10)])
+def test_rows_wait_ten_times_as_long_as_their_commit_is_expected_to_take(then: int, waits_s: int) -> None:
+    log, now_us = Slow(), [0]
+    log.is_free.set()
+
+    def clock_us() -> int:
+        # A commit of a thousand rows takes a second.
+        return now_us[0] + len(log.written) * SECOND_US
+
+    with ThreadPoolExecutor(1) as thread:
+        writer = LogWriter(log, clock_us, lambda: None, thread)
+        writer.put(columns(["x"] * 1_000))
+        writer.write({0: Mark(1, 1)})
+        writer.finish()
+        writer.put(columns(["x"] * then))
+        now_us[0] += waits_s * SECOND_US - 1
+        assert not writer.is_due
+        now_us[0] += 1
+        assert writer.is_due
 
 
 def test_rows_are_written_in_the_order_in_which_they_came_each_under_its_day() -> None:
