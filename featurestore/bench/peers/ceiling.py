@@ -27,6 +27,9 @@ def main(bootstrap: str, topic: str, group: str, events: int) -> None:
             "group.id": group,
             "auto.offset.reset": "earliest",
             "enable.auto.commit": False,
+            # As the worker reads.
+            "isolation.level": "read_committed",
+            "check.crcs": True,
             **FETCH,
         }
     )
