@@ -1,9 +1,18 @@
-"""A file of JSON lines into a topic, in the topic's format: all of it is checked before any of it is sent."""
+"""A file of JSON lines into a topic, in the topic's format: all of it is checked before any of it is sent.
+
+So it is read twice, and a bounded part of it is in memory each time.
+"""
 
 from __future__ import annotations
 
+import shutil
+import sys
+import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
 
 from featurestore.errors import InvalidEventError
 from featurestore.spec import Topic
@@ -12,16 +21,22 @@ from streams.codecs.contract import kept
 from streams.codecs.json import JsonCodec
 from streams.producer import EventProducer
 
-# Enough to decode them at the price of a batch, few enough that a progress bar moves.
-_PART_LINES = 10_000
+# Enough to decode them at the price of a batch, few enough that a progress bar moves, and that large ones have room.
+_PART_LINES, _PART_BYTES = 10_000, 16 << 20
+# No broker takes an event of this size as it is set up by default; a file without line ends is not read whole.
+_LINE_BYTES_MAX = 16 << 20
 
 
 @dataclass(frozen=True)
 class Part:
-    """Some lines of a file, which keep their topic's contract."""
+    """Some lines of a file, which keep their topic's contract.
+
+    read_bytes  that they and empty lines between them take in the file
+    """
 
     topic: Topic
     lines: Sequence[bytes]
+    read_bytes: int
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -41,15 +56,48 @@ class Part:
         producer.send_many(self.topic, [dict(zip(columns, row, strict=True)) for row in rows])
 
 
-def checked(topic: Topic, lines: Sequence[bytes]) -> Iterator[Part]:
-    """The lines part by part; raises InvalidEventError at the first that breaks the contract, with its number."""
-    for start in range(0, len(lines), _PART_LINES):
-        part = [line.strip() for line in lines[start : start + _PART_LINES]]
-        rejected = _decoded(topic, part).rejected
+@contextmanager
+def opened(file: Path) -> Iterator[BinaryIO]:
+    """A file, or standard input for `-`, to read from its beginning again: a pipe is kept on the disk meanwhile."""
+    with ExitStack() as stack:
+        source: BinaryIO = sys.stdin.buffer if str(file) == "-" else stack.enter_context(file.open("rb"))
+        if not source.seekable():
+            here = stack.enter_context(tempfile.TemporaryFile())
+            shutil.copyfileobj(source, here)
+            here.seek(0)
+            source = here
+        yield source
+
+
+def checked(topic: Topic, source: BinaryIO) -> Iterator[Part]:
+    """The lines from here on, part by part; raises InvalidEventError at the first that breaks the contract."""
+    for lines, numbers, read_bytes in _parts(topic, source):
+        rejected = _decoded(topic, lines).rejected
         if rejected:
             first = min(rejected, key=lambda one: one.index)
-            raise InvalidEventError(topic.name, f"line {start + first.index + 1}: {first.reason}: {first.detail}")
-        yield Part(topic, part)
+            raise InvalidEventError(topic.name, f"line {numbers[first.index]}: {first.reason}: {first.detail}")
+        yield Part(topic, lines, read_bytes)
+
+
+def _parts(topic: Topic, source: BinaryIO) -> Iterator[tuple[list[bytes], list[int], int]]:
+    """Lines with something in them, the number of each in the file, and how many bytes were read for them."""
+    number, ended = 0, False
+    while not ended:
+        lines, numbers, read_bytes = list[bytes](), list[int](), 0
+        while len(lines) < _PART_LINES and read_bytes < _PART_BYTES:
+            line = source.readline(_LINE_BYTES_MAX + 1)
+            number += 1
+            read_bytes += len(line)
+            if len(line) > _LINE_BYTES_MAX:
+                raise InvalidEventError(topic.name, f"line {number} is longer than {_LINE_BYTES_MAX >> 20} MiB")
+            ended = not line
+            if ended:
+                break
+            if stripped := line.strip():
+                lines.append(stripped)
+                numbers.append(number)
+        if lines:
+            yield lines, numbers, read_bytes
 
 
 def _decoded(topic: Topic, lines: Sequence[bytes]) -> Decoded:

@@ -267,27 +267,29 @@ def send(
     from streams.broker import admin_client, broker_of
     from streams.producer import EventProducer
     from streams.schemas import schemas_at
-    from streams.send import checked
+    from streams.send import checked, opened
 
     chosen = Settings()
     wanted = load(chosen.definitions).topic(topic)
-    lines = [line for line in (sys.stdin.buffer if str(file) == "-" else file.open("rb")) if line.strip()]
-    with Progress(console=errors, disable=not errors.is_terminal) as bars:
-        checking = bars.add_task("checking", total=len(lines))
-        parts = []
-        for part in checked(wanted, lines):
-            parts.append(part)
-            bars.advance(checking, len(part))
+    with opened(file) as source, Progress(console=errors, disable=not errors.is_terminal) as bars:
+        size = source.seek(0, os.SEEK_END)
+        source.seek(0)
+        checking = bars.add_task("checking", total=size)
+        for part in checked(wanted, source):
+            bars.advance(checking, part.read_bytes)
         broker = broker_of(chosen)
         admin_client(broker)  # says at once when nobody is there
-        sending = bars.add_task("sending", total=len(lines))
+        sending, events = bars.add_task("sending", total=size), 0
+        source.seek(0)
         with EventProducer(broker, schemas=schemas_at(chosen.schema_address)) as producer:
-            for part in parts:
+            # Checked again: it may be another file by now.
+            for part in checked(wanted, source):
                 part.send(producer)
-                bars.advance(sending, len(part))
+                events += len(part)
+                bars.advance(sending, part.read_bytes)
     records = producer.acknowledged[topic]
-    said = f" in {records:,} records" if records != len(lines) else ""
-    console.print(f"{len(lines):,} events acknowledged{said}")
+    said = f" in {records:,} records" if records != events else ""
+    console.print(f"{events:,} events acknowledged{said}")
 
 
 @app.command()

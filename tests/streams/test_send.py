@@ -1,0 +1,60 @@
+"""A file is checked and sent in bounded parts, wherever it comes from."""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from featurestore import Topic
+from featurestore.errors import InvalidEventError
+from streams import send
+from streams.send import checked, opened
+
+TOPIC = Topic("steps", schema={"user": str, "at": "timestamp"}, event_time="at", key="user")
+LINE = b'{"user": "a", "at": 5}\n'
+
+
+def test_parts_are_bounded_in_lines_and_in_bytes_and_hold_every_line_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [b'{"user": "u%02d", "at": 5}' % number for number in range(25)]
+    text = b"\n\n".join(lines)
+    for bound, sizes in (("_PART_LINES", [10, 10, 5]), ("_PART_BYTES", [5, 5, 5, 5, 5])):
+        with monkeypatch.context() as patched:
+            patched.setattr(send, bound, 10 if bound == "_PART_LINES" else 120)
+            parts = list(checked(TOPIC, io.BytesIO(text)))
+        assert [len(part) for part in parts] == sizes
+        assert [line for part in parts for line in part.lines] == lines
+        assert sum(part.read_bytes for part in parts) == len(text)
+
+
+def test_an_empty_file_has_no_parts() -> None:
+    assert list(checked(TOPIC, io.BytesIO(b""))) == []
+    assert list(checked(TOPIC, io.BytesIO(b"\n \n"))) == []
+
+
+def test_a_line_that_breaks_the_contract_is_named_by_its_number_in_the_file() -> None:
+    with pytest.raises(InvalidEventError, match=r"line 4: missing_field"):
+        list(checked(TOPIC, io.BytesIO(LINE + b"\n\n" + b'{"user": "a"}\n' + LINE)))
+
+
+def test_a_line_without_an_end_is_not_read_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(send, "_LINE_BYTES_MAX", 1 << 20)
+    source = io.BytesIO(LINE + b" " * (3 << 20))
+    with pytest.raises(InvalidEventError, match="line 2 is longer than 1 MiB"):
+        list(checked(TOPIC, source))
+    assert source.tell() == len(LINE) + (1 << 20) + 1
+
+
+def test_a_pipe_can_be_read_from_its_beginning_again(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_bytes(LINE * 3))
+    writer.start()
+    with opened(pipe) as source:
+        for _ in range(2):
+            source.seek(0)
+            assert source.read() == LINE * 3
+    writer.join()
