@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pds
 from deltalake.exceptions import CommitFailedError, TableNotFoundError
+from deltalake.transaction import AddAction, RemoveAction
 
 from featurestore.errors import EventLogError, TopicError
 from featurestore.event_time import Mark
@@ -23,8 +24,6 @@ from featurestore.spec import Topic
 
 # Another writer's commit in between makes ours read again; this many in a row means that something is wrong.
 _TRIES_MAX = 10
-# Reading a table replays its commits since the last checkpoint.
-_CHECKPOINT_EVERY = 50
 
 
 def log_schema(topic: Topic) -> pa.Schema:
@@ -85,6 +84,9 @@ class EventLog:
     date                 day of the effective time, the partition column
     """
 
+    # Reading a table replays its commits since the last checkpoint.
+    _CHECKPOINT_EVERY = 50
+
     def __init__(self, folder: Path, topic: Topic, version: int | None = None) -> None:
         self.topic, self.path, self._folder, self._version = topic, folder / topic.name, folder, version
         self._marks: dict[int, Mark] | None = None
@@ -107,18 +109,11 @@ class EventLog:
                 if self._widen(table):
                     # To a version that others may have written to since the marks were read: no conflict would tell.
                     continue
-                table.create_write_transaction(
-                    write_files(self.path, _lacking(rows, held)),
-                    mode="append",
-                    schema=log_schema(self.topic),
-                    partition_by=["date"],
-                    commit_properties=deltalake.CommitProperties(app_transactions=self._transactions(moved)),
-                    post_commithook_properties=deltalake.PostCommitHookProperties(create_checkpoint=False),
-                )
+                self._commit(table, write_files(self.path, _lacking(rows, held)), moved)
             except CommitFailedError:
                 # Somebody else committed, or the answer was lost: the table itself tells which, on the next round.
                 continue
-            if table.version() % _CHECKPOINT_EVERY == 0:
+            if table.version() % self._CHECKPOINT_EVERY == 0:
                 table.create_checkpoint()
             self._marks = {**held, **moved}
             return
@@ -186,23 +181,27 @@ class EventLog:
 
     def compact(self) -> None:
         """Many small files of live commits become few large ones; nothing else changes."""
+        assert self._version is None, "a past version is for reading"
         if self.exists():
-            deltalake.DeltaTable(str(self.path)).optimize.compact()
+            self._open().optimize.compact()
 
     def _open(self) -> deltalake.DeltaTable:
         try:
             return deltalake.DeltaTable(str(self.path), version=self._version)
         except TableNotFoundError:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            return deltalake.DeltaTable.create(
-                str(self.path),
-                schema=log_schema(self.topic),
-                mode="ignore",
-                partition_by=["date"],
-                name=self.topic.name,
-                # Compaction writes files too, and must say no more of them.
-                configuration={"delta.dataSkippingStatsColumns": ",".join(FILTERED_BY)},
-            )
+            return self._create()
+
+    def _create(self) -> deltalake.DeltaTable:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        return deltalake.DeltaTable.create(
+            str(self.path),
+            schema=log_schema(self.topic),
+            mode="ignore",
+            partition_by=["date"],
+            name=self.topic.name,
+            # Compaction writes files too, and must say no more of them.
+            configuration={"delta.dataSkippingStatsColumns": ",".join(FILTERED_BY)},
+        )
 
     def _widen(self, table: deltalake.DeltaTable) -> bool:
         """A definition may gain columns: events of before have nulls there. It may not change the type of one.
@@ -224,6 +223,19 @@ class EventLog:
         if gained:
             table.alter.add_columns(gained)
         return bool(gained)
+
+    def _commit(
+        self, table: deltalake.DeltaTable, files: list[AddAction | RemoveAction], moved: Mapping[int, Mark]
+    ) -> None:
+        """Rows and marks become part of the table, both or none."""
+        table.create_write_transaction(
+            files,
+            mode="append",
+            schema=log_schema(self.topic),
+            partition_by=["date"],
+            commit_properties=deltalake.CommitProperties(app_transactions=self._transactions(moved)),
+            post_commithook_properties=deltalake.PostCommitHookProperties(create_checkpoint=False),
+        )
 
     def _transactions(self, marks: Mapping[int, Mark]) -> list[deltalake.Transaction]:
         # A transaction's version is any int64: two of them keep a mark, through checkpoints and clean-ups.
