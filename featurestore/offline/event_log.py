@@ -99,13 +99,13 @@ class EventLog:
         """Add the rows that the log lacks, and move to `marks`, in one commit."""
         assert self._version is None, "a past version is for reading"
         for _ in range(_TRIES_MAX):
-            table = self._open()
-            held = self._marks_of(table)
-            moved = {p: mark for p, mark in marks.items() if p not in held or held[p].offset < mark.offset}
-            if not moved:
-                self._marks = held
-                return
             try:
+                table = self._open()
+                held = self._marks_of(table)
+                moved = {p: mark for p, mark in marks.items() if p not in held or held[p].offset < mark.offset}
+                if not moved:
+                    self._marks = held
+                    return
                 if self._widen(table):
                     # To a version that others may have written to since the marks were read: no conflict would tell.
                     continue
