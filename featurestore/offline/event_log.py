@@ -8,6 +8,7 @@ does not refuse repeats by itself, but it does refuse a commit from a handle tha
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 
 import deltalake
@@ -24,6 +25,8 @@ from featurestore.spec import Topic
 
 # Another writer's commit in between makes ours read again; this many in a row means that something is wrong.
 _TRIES_MAX = 10
+# In the table's folder; Delta passes over names that begin like this.
+_COMPACTING = "_compacting"
 
 
 def log_schema(topic: Topic) -> pa.Schema:
@@ -180,10 +183,24 @@ class EventLog:
         return halved(dataset, lambda stop: _between(partition, first, stop), first, end, events_max)
 
     def compact(self) -> None:
-        """Many small files of live commits become few large ones; nothing else changes."""
+        """Many small files of live commits become few large ones; nothing else changes. Writers may go on meanwhile.
+
+        One at a time, on all machines that share the disk: Delta commits two that overlap, and then has the events
+        of the same small files twice. Raises EventLogError where another one is at work, or columns came meanwhile.
+        """
         assert self._version is None, "a past version is for reading"
-        if self.exists():
-            self._open().optimize.compact()
+        if not self.exists():
+            return
+        with (self.path / _COMPACTING).open("w") as lock:
+            try:
+                # Given back by the system when a process ends, however it ends.
+                flock(lock, LOCK_EX | LOCK_NB)
+            except BlockingIOError:
+                raise EventLogError(self.topic.name, "somebody else is compacting it") from None
+            try:
+                self._open().optimize.compact()
+            except CommitFailedError as error:
+                raise EventLogError(self.topic.name, "it was changed while it was compacted") from error
 
     def _open(self) -> deltalake.DeltaTable:
         try:
