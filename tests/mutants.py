@@ -29,6 +29,7 @@ WINDOWS = ("tests/kernel/test_windows.py",)
 EXPRESSIONS = ("tests/kernel/test_expressions.py",)
 OWN = ("tests/kernel/test_own.py",)
 SIMULATION = ("tests/simulation/test_simulation.py",)
+LOG_HISTORIES = ("tests/log_histories/test_log_histories.py",)
 TOGETHER = ("tests/online/test_together.py",)
 LOST_TAIL = ("tests/simulation/test_lost_tail.py",)
 EXACT = ("tests/kernel/test_exact.py",)
@@ -159,6 +160,8 @@ A = K + "aggregates/"
 S = "streams/"
 T = S + "transport/"
 ONLINE = "featurestore/online/"
+LOG = "featurestore/offline/event_log.py"
+LOG_FILES = "featurestore/offline/log_files.py"
 MUTANTS = (
     Mutant("window tail one tile late", K + "windows.py", "(moments_us - self.shift_us - self.size_us) // self.slide_us", "(moments_us - self.shift_us - self.size_us) // self.slide_us + 1", in_kernel("distinct", "exact_to_the_bound_then_as_the_definition_says_in_any_order")),
     Mutant("tail edge exclusive", K + "tilings.py", "return tile * self.tile_us", "return tile * self.tile_us + 1", in_kernel("decimals", "conditions_and_added_columns_over_decimals")),
@@ -414,7 +417,21 @@ MUTANTS = (
     Mutant("a minimum is read where the maximum is", K + "loops/roll_values.py", "apart += widths[between]", "apart += 0", PLAIN),
     Mutant("a sum that does not fit int64 is served", K + "loops/roll_values.py", "there &= high[row] == low[row] >> 63", "there &= True", PLAIN),
     Mutant("a tile at the window's end is read", K + "loops/roll_values.py", "get(words, end - size) >= span_end[span]", "get(words, end - size) > span_end[span]", in_kernel("loops", "windows_begin_and_end_at_the_same_tiles")),
-    Mutant("a log that was widened is written by the marks of before", "featurestore/offline/event_log.py", "if self._widen(table):", "if self._widen(table) and False:", ("tests/offline/test_widened_beside.py",)),
+    Mutant("a log that was widened is written by the marks of before", LOG, "if self._widen(table):", "if self._widen(table) and False:", ("tests/offline/test_widened_beside.py",)),
+    Mutant("a log takes rows that it has", LOG, "write_files(self.path, _lacking(rows, held))", "write_files(self.path, rows)", LOG_HISTORIES),
+    Mutant("a log looks for rows that it has in one partition alone", LOG, "for partition, mark in held.items():\n        had", "for partition, mark in list(held.items())[:1]:\n        had", LOG_HISTORIES),
+    Mutant("a log commits with another handle than it read marks with", LOG, "self._commit(table, ", "self._commit(self._open(), ", LOG_HISTORIES),
+    Mutant("a log goes by the marks that it remembers", LOG, "held = self._marks_of(table)", "held = self._marks or self._marks_of(table)", LOG_HISTORIES),
+    Mutant("marks of a log go back", LOG, "moved = {p: mark for p, mark in marks.items() if p not in held or held[p].offset < mark.offset}", "moved = dict(marks)", LOG_HISTORIES),
+    Mutant("a log moves the mark of one partition alone", LOG, "for partition, mark in marks.items():\n            place", "for partition, mark in list(marks.items())[:1]:\n            place", LOG_HISTORIES),
+    Mutant("the newest time of a log's mark is an offset", LOG, "#newest_us\", mark.newest_us)", "#newest_us\", mark.offset)", LOG_HISTORIES),
+    Mutant("a refused commit to a log is taken for one", LOG, "on the next round.\n                continue", "on the next round.\n                return", LOG_HISTORIES),
+    Mutant("a log says that it is further before it has committed", LOG, "                self._commit(table, ", "                self._marks = {**held, **moved}\n                self._commit(table, ", LOG_HISTORIES),
+    Mutant("a log that another has brought further is where it was asked to be", LOG, "                    self._marks = held\n", "                    self._marks = dict(marks)\n", LOG_HISTORIES),
+    Mutant("a log that another makes at the same time ends its writer", LOG, "            try:\n                table = self._open()\n                held", "            table = self._open()\n            try:\n                held", LOG_HISTORIES),
+    Mutant("a log is compacted by two at once", LOG, "flock(lock, LOCK_EX | LOCK_NB)", "pass", LOG_HISTORIES),
+    Mutant("a log's file of one day has the rows of all days", LOG_FILES, "body if len(dates) == 1 else body.filter(pc.equal(rows[\"date\"], date))", "body", LOG_HISTORIES),
+    Mutant("a log's statistics leave rows out", LOG_FILES, "\"maxValues\": {name: end[\"max\"]", "\"maxValues\": {name: end[\"min\"]", LOG_HISTORIES),
     # Codecs and contracts.
     Mutant("the place in a record is forgotten", K + "events.py", "return offset * PLACES_MAX + position", "return offset * PLACES_MAX", PLACES),
     Mutant("places of one record reach into the next", K + "events.py", "PLACES_MAX = 1 << 20", "PLACES_MAX = 1 << 2", PLACES),

@@ -381,7 +381,7 @@ def ledger(
 
 @app.command()
 def compact() -> None:
-    """Make few large files of the many small ones that live events leave in the logs; may run beside a worker."""
+    """Make few large files of the many small ones of live events; one command at a time, workers may go on."""
     from featurestore.client import FeatureStore
 
     store = FeatureStore()

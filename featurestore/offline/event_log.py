@@ -8,6 +8,7 @@ does not refuse repeats by itself, but it does refuse a commit from a handle tha
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 
 import deltalake
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pds
 from deltalake.exceptions import CommitFailedError, TableNotFoundError
+from deltalake.transaction import AddAction, RemoveAction
 
 from featurestore.errors import EventLogError, TopicError
 from featurestore.event_time import Mark
@@ -23,8 +25,8 @@ from featurestore.spec import Topic
 
 # Another writer's commit in between makes ours read again; this many in a row means that something is wrong.
 _TRIES_MAX = 10
-# Reading a table replays its commits since the last checkpoint.
-_CHECKPOINT_EVERY = 50
+# In the table's folder; Delta passes over names that begin like this.
+_COMPACTING = "_compacting"
 
 
 def log_schema(topic: Topic) -> pa.Schema:
@@ -85,6 +87,9 @@ class EventLog:
     date                 day of the effective time, the partition column
     """
 
+    # Reading a table replays its commits since the last checkpoint.
+    _CHECKPOINT_EVERY = 50
+
     def __init__(self, folder: Path, topic: Topic, version: int | None = None) -> None:
         self.topic, self.path, self._folder, self._version = topic, folder / topic.name, folder, version
         self._marks: dict[int, Mark] | None = None
@@ -97,28 +102,21 @@ class EventLog:
         """Add the rows that the log lacks, and move to `marks`, in one commit."""
         assert self._version is None, "a past version is for reading"
         for _ in range(_TRIES_MAX):
-            table = self._open()
-            held = self._marks_of(table)
-            moved = {p: mark for p, mark in marks.items() if p not in held or held[p].offset < mark.offset}
-            if not moved:
-                self._marks = held
-                return
             try:
+                table = self._open()
+                held = self._marks_of(table)
+                moved = {p: mark for p, mark in marks.items() if p not in held or held[p].offset < mark.offset}
+                if not moved:
+                    self._marks = held
+                    return
                 if self._widen(table):
                     # To a version that others may have written to since the marks were read: no conflict would tell.
                     continue
-                table.create_write_transaction(
-                    write_files(self.path, _lacking(rows, held)),
-                    mode="append",
-                    schema=log_schema(self.topic),
-                    partition_by=["date"],
-                    commit_properties=deltalake.CommitProperties(app_transactions=self._transactions(moved)),
-                    post_commithook_properties=deltalake.PostCommitHookProperties(create_checkpoint=False),
-                )
+                self._commit(table, write_files(self.path, _lacking(rows, held)), moved)
             except CommitFailedError:
                 # Somebody else committed, or the answer was lost: the table itself tells which, on the next round.
                 continue
-            if table.version() % _CHECKPOINT_EVERY == 0:
+            if table.version() % self._CHECKPOINT_EVERY == 0:
                 table.create_checkpoint()
             self._marks = {**held, **moved}
             return
@@ -185,24 +183,42 @@ class EventLog:
         return halved(dataset, lambda stop: _between(partition, first, stop), first, end, events_max)
 
     def compact(self) -> None:
-        """Many small files of live commits become few large ones; nothing else changes."""
-        if self.exists():
-            deltalake.DeltaTable(str(self.path)).optimize.compact()
+        """Many small files of live commits become few large ones; nothing else changes. Writers may go on meanwhile.
+
+        One at a time, on all machines that share the disk: Delta commits two that overlap, and then has the events
+        of the same small files twice. Raises EventLogError where another one is at work, or columns came meanwhile.
+        """
+        assert self._version is None, "a past version is for reading"
+        if not self.exists():
+            return
+        with (self.path / _COMPACTING).open("w") as lock:
+            try:
+                # Given back by the system when a process ends, however it ends.
+                flock(lock, LOCK_EX | LOCK_NB)
+            except BlockingIOError:
+                raise EventLogError(self.topic.name, "somebody else is compacting it") from None
+            try:
+                self._open().optimize.compact()
+            except CommitFailedError as error:
+                raise EventLogError(self.topic.name, "it was changed while it was compacted") from error
 
     def _open(self) -> deltalake.DeltaTable:
         try:
             return deltalake.DeltaTable(str(self.path), version=self._version)
         except TableNotFoundError:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            return deltalake.DeltaTable.create(
-                str(self.path),
-                schema=log_schema(self.topic),
-                mode="ignore",
-                partition_by=["date"],
-                name=self.topic.name,
-                # Compaction writes files too, and must say no more of them.
-                configuration={"delta.dataSkippingStatsColumns": ",".join(FILTERED_BY)},
-            )
+            return self._create()
+
+    def _create(self) -> deltalake.DeltaTable:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        return deltalake.DeltaTable.create(
+            str(self.path),
+            schema=log_schema(self.topic),
+            mode="ignore",
+            partition_by=["date"],
+            name=self.topic.name,
+            # Compaction writes files too, and must say no more of them.
+            configuration={"delta.dataSkippingStatsColumns": ",".join(FILTERED_BY)},
+        )
 
     def _widen(self, table: deltalake.DeltaTable) -> bool:
         """A definition may gain columns: events of before have nulls there. It may not change the type of one.
@@ -224,6 +240,19 @@ class EventLog:
         if gained:
             table.alter.add_columns(gained)
         return bool(gained)
+
+    def _commit(
+        self, table: deltalake.DeltaTable, files: list[AddAction | RemoveAction], moved: Mapping[int, Mark]
+    ) -> None:
+        """Rows and marks become part of the table, both or none."""
+        table.create_write_transaction(
+            files,
+            mode="append",
+            schema=log_schema(self.topic),
+            partition_by=["date"],
+            commit_properties=deltalake.CommitProperties(app_transactions=self._transactions(moved)),
+            post_commithook_properties=deltalake.PostCommitHookProperties(create_checkpoint=False),
+        )
 
     def _transactions(self, marks: Mapping[int, Mark]) -> list[deltalake.Transaction]:
         # A transaction's version is any int64: two of them keep a mark, through checkpoints and clean-ups.

@@ -6,6 +6,7 @@ import json
 import random
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import deltalake
 import pyarrow as pa
@@ -72,6 +73,20 @@ def test_writers_that_race_for_the_same_events_add_them_once(tmp_path: Path) -> 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(write, range(4)))
     assert held(EventLog(tmp_path, CLICKS)) == [(0, offset) for offset in range(41)]
+
+
+def test_writers_that_race_to_make_the_log_all_write_to_the_one_that_was_made(tmp_path: Path) -> None:
+    # Delta looks whether there is a table, and refuses the second one of those who then make it.
+    with ThreadPoolExecutor(4) as pool:
+        for number in range(30):
+            logs, start = [EventLog(tmp_path / str(number), CLICKS) for _ in range(4)], Barrier(4)
+
+            def write(log: EventLog, start: Barrier = start) -> None:
+                start.wait()
+                log.append(rows(0, 0, 5), {0: Mark(5, 1)})
+
+            list(pool.map(write, logs))
+            assert held(logs[0]) == [(0, offset) for offset in range(5)]
 
 
 def test_the_tables_own_log_says_how_to_skip_files_and_nothing_about_entities(tmp_path: Path) -> None:
