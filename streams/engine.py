@@ -322,7 +322,8 @@ class Engine:
             before, past, read = self._marks[batch.partition], self._decided[batch.partition], decoded
             decoded = past.undecided(read, batch.offsets)
             event = _times(decoded, self.topic)
-            judged = judge(event, batch.timestamps_us[decoded.index], before.newest_us)
+            arrival_us = past.arrival_us(decoded, batch.offsets, batch.timestamps_us, event)
+            judged = judge(event, arrival_us, before.newest_us)
             judged = self._repeats.mark(batch.partition, decoded.arrays, batch.offsets[decoded.index], judged, past)
             late = ~judged.future & (judged.late_by_us > self._lateness_max_us) & (judged.late_by_us != REPEATED_US)
             together = replace(batch, values=values)

@@ -39,6 +39,7 @@ DISTINCT = ("tests/kernel/test_distinct.py",)
 PAIRS = ("tests/kernel/test_pairs.py",)
 CODEC = ("tests/streams/test_json_codec.py",)
 COLUMNS = ("tests/streams/test_json_columns.py",)
+ARRIVAL = ("tests/streams/test_arrival.py",)
 TIES = ("tests/kernel/test_ties.py",)
 PLAIN = ("tests/kernel/test_plain.py",)
 CODECS = tuple(f"tests/streams/codecs/test_{name}.py" for name in ("evolution", "framing", "contract", "every_format"))
@@ -444,6 +445,10 @@ MUTANTS = (
     Mutant("keys have no bytes", T + "batch.py", "Parts([self.values, self.keys]).parts", "Parts([self.values]).parts", PAYLOADS),
     Mutant("a producer says that a record is of the future", T + "message_loop.py", "not 0 <= stamps[at] <= now_ms", "stamps[at] < 0", ("tests/streams/test_arrival.py",)),
     Mutant("a broker's stamp is held to our clock", T + "message_loop.py", "if kind[0] != BY_BROKER and", "if", ("tests/streams/test_arrival.py",)),
+    Mutant("what the log clamped is clamped anew", S + "decided.py", "np.where(self.clamped[at] == places, self.clamped_to_us[at], logged)", "logged", ARRIVAL),
+    Mutant("what the log did not clamp is clamped by a slow clock", S + "decided.py", "logged = np.maximum(arrival_us, event_us)", "logged = arrival_us", ARRIVAL),
+    Mutant("events that the log lacks arrive when they happen", S + "decided.py", "np.where(offsets[decoded.index] < self.end, logged, arrival_us)", "logged", ARRIVAL),
+    Mutant("arrivals of the log belong to other events of a record", S + "decided.py", "arrival_us, is_clamped = arrival_us[order], is_clamped[order]", "arrival_us, is_clamped = arrival_us[order], is_clamped", FILL),
     Mutant("what nobody foresaw ends the watch of topics", S + "topic_watch.py", "            except Exception:\n", "            except ArithmeticError:\n", ("tests/streams/test_topic_watch.py",)),
     Mutant("a partition that is only defined has to have bounds", S + "bounds.py", "if error.args[0].code() not in NO_PARTITION:", "if True:", ("tests/streams/test_bounds.py",)),
     Mutant("a hole is found in a record of the gap before", S + "holes.py", "if first <= offset < end]", "]", ("tests/streams/test_holes.py",)),
