@@ -21,7 +21,7 @@ The message says what happened, to which object, and what to do; the facts stay 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from difflib import get_close_matches
 
@@ -340,6 +340,18 @@ class StalledError(FeatureStoreError):
         super().__init__(
             f"no batch was finished for {seconds:.0f} s although {waiting}; the worker ends, to be started again "
             "(worker_stall_s is the bound)"
+        )
+
+
+class UndrainedError(FeatureStoreError):
+    """A worker that was told to stop could not bring all that it had read to where it belongs in time."""
+
+    def __init__(self, seconds: float, undrained: Sequence[str]) -> None:
+        self.seconds, self.undrained = seconds, tuple(undrained)
+        left = "; ".join(undrained) or "nothing that a sink lacks is known"
+        super().__init__(
+            f"told to stop, and not drained after {seconds:.1f} s (worker_drain_s and a moment more): {left}. The "
+            "worker ends all the same; what a sink does not hold is read again by whoever reads its partition next"
         )
 
 

@@ -132,6 +132,8 @@ class Engine:
         self._codec = codec or codec_of(topic)
         self._lateness_max_us = lateness_us
         self._marks: dict[int, Mark] = {}
+        # Partition -> end offset that the log was seen to hold when that was last asked.
+        self._logged: dict[int, int] = {}
         # By view and partition, up to where all its rows are known to hold everything.
         self._settled: dict[tuple[str, int], Mark] = {}
         self._watermarks: dict[str, int] = {}
@@ -305,11 +307,24 @@ class Engine:
     def settled(self) -> dict[int, int]:
         """Partition -> offset before which every sink holds everything."""
         logged = self._log.marks()
+        self._logged = {partition: mark.offset for partition, mark in logged.items()}
         return {
             partition: min([mark.offset, *(sink.settled(partition) for sink in self._sinks)])
             for partition, mark in logged.items()
             if partition in self._marks
         }
+
+    def undrained(self) -> list[str]:
+        """Who is not known to hold all that was passed, in words; safe to ask from any thread, and waits for nobody."""
+        out = []
+        for partition, mark in self.marks().items():
+            held = {
+                f"the online store has the rows of {sink.view.name}": sink.settled(partition) for sink in self._sinks
+            }
+            held["the event log has the events"] = self._logged.get(partition, 0)
+            place = f"{self.topic.name}/{partition}"
+            out += [f"{who} of {place} up to {end} of {mark.offset}" for who, end in held.items() if end < mark.offset]
+        return out
 
     def _judged(self, batches: Sequence[Batch]) -> list[_Part]:
         """Decode, leave out what the log has decided, judge time and repeats, post what is not applied."""

@@ -159,6 +159,11 @@ class Reader:
             self._thread.join(limit_s)
         return not self._thread.is_alive()
 
+    @property
+    def is_at_work(self) -> bool:
+        """Whether it polls, or is on its way out of the group."""
+        return self._thread.is_alive()
+
     def take(self, place: Place) -> tuple[Batch, Ticket] | None:
         """All that waits of a partition, up to the bounds, as one batch: small without lag, large behind a backlog.
 
@@ -477,8 +482,8 @@ class Reader:
     def _close(self) -> None:
         told = self._failure
         try:
-            if told is None:
-                self._commit(wait=True)
+            # What is settled is told when the partitions are given up, behind the last flush. Not before it: a broker
+            # that does not answer would keep from the sinks what they could still have.
             self._consumer.close()
         except KafkaException as error:
             self._failure = self._failure or error

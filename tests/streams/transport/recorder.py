@@ -64,6 +64,9 @@ class JournalEngine:
     def settled(self) -> dict[int, int]:
         return dict(self._ends)
 
+    def undrained(self) -> list[str]:
+        return []
+
     def tick(self) -> None:
         pass
 
