@@ -158,6 +158,9 @@ class Engine:
         marks = [logged, *stand]
         known = [mark for mark in marks if mark is not None]
         start = min(known, key=lambda mark: mark.offset) if len(known) == len(marks) else _BEGIN
+        # The log keeps no epoch.
+        epochs = [mark.leader_epoch for mark in known if mark.offset == start.offset]
+        start = replace(start, leader_epoch=max(epochs, default=-1))
         log_end = self._held.decided(partition) or _BEGIN
         if self.topic.dedupe is not None and log_end.offset < start.offset:
             # Rows of a follower that are ahead of the workers' log: the ids in between are in no log, so they are read.
@@ -204,6 +207,9 @@ class Engine:
     def close(self, partition: int) -> int | None:
         """Give a partition up; the offset before which every sink holds everything, None where that is unknown."""
         self.flush()
+        with suppress(LostTailError):
+            # Whoever comes next begins behind the newest record, and so with its leader epoch.
+            self._beat()
         end = self.settled().get(partition)
         self._marks.pop(partition, None)
         self._repeats.close(partition)
@@ -267,6 +273,9 @@ class Engine:
         """Let the sinks look after themselves, and bring the buckets that no event touched to where the others are."""
         for sink in self._sinks:
             sink.look()
+        self._beat()
+
+    def _beat(self) -> None:
         marks = {partition: mark for partition, mark in self._marks.items() if mark.offset}
         for sink in self._sinks:
             sink.heartbeat(marks)

@@ -78,6 +78,12 @@ class EnginePort:
         log.info("reading %s", said or "nothing", extra={"places": told})
         return starts
 
+    def epochs(self, places: list[Place]) -> Mapping[Place, int]:
+        marks = {place: self.engines[place[0]].marks().get(place[1]) for place in places}
+        return {
+            place: mark.leader_epoch for place, mark in marks.items() if mark is not None and mark.leader_epoch >= 0
+        }
+
     def close(self, places: list[Place]) -> Mapping[Place, int]:
         ends = {place: self._thread.submit(self.engines[place[0]].close, place[1]).result() for place in places}
         return {place: end for place, end in ends.items() if end is not None}

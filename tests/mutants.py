@@ -41,6 +41,7 @@ CODEC = ("tests/streams/test_json_codec.py",)
 COLUMNS = ("tests/streams/test_json_columns.py",)
 ARRIVAL = ("tests/streams/test_arrival.py",)
 DEADLINE = ("tests/streams/test_deadline.py",)
+CUT = ("tests/streams/test_cut_log.py",)
 TIES = ("tests/kernel/test_ties.py",)
 PLAIN = ("tests/kernel/test_plain.py",)
 CODECS = tuple(f"tests/streams/codecs/test_{name}.py" for name in ("evolution", "framing", "contract", "every_format"))
@@ -453,6 +454,9 @@ MUTANTS = (
     Mutant("a stop has no deadline", S + "worker.py", "            self.begins_to_end()\n", "            pass\n", DEADLINE),
     Mutant("who cannot say what is left does not end", S + "watchdog.py", "        except Exception as error:  # the other", "        except OSError as error:  # the other", DEADLINE),
     Mutant("letters that wait are not told", S + "worker.py", "self._letters is not None and (count", "False and (count", DEADLINE),
+    Mutant("the broker is not asked whether its log was cut", T + "reader.py", "known = epoch if start == expected else -1", "known = -1", CUT),
+    Mutant("a partition is given up with buckets that lag", S + "engine.py", "            self._beat()\n        end =", "            pass\n        end =", CUT),
+    Mutant("a start has the epoch of the log, which keeps none", S + "engine.py", "leader_epoch=max(epochs, default=-1)", "leader_epoch=-1", CUT),
     Mutant("what nobody foresaw ends the watch of topics", S + "topic_watch.py", "            except Exception:\n", "            except ArithmeticError:\n", ("tests/streams/test_topic_watch.py",)),
     Mutant("a partition that is only defined has to have bounds", S + "bounds.py", "if error.args[0].code() not in NO_PARTITION:", "if True:", ("tests/streams/test_bounds.py",)),
     Mutant("a hole is found in a record of the gap before", S + "holes.py", "if first <= offset < end]", "]", ("tests/streams/test_holes.py",)),

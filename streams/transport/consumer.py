@@ -41,6 +41,9 @@ class Port(Protocol):
 
     def open(self, places: list[Place]) -> Mapping[Place, int]: ...
 
+    def epochs(self, places: list[Place]) -> Mapping[Place, int]:
+        """Leader epochs of the records before these starts, as far as they are known."""
+
     def close(self, places: list[Place]) -> Mapping[Place, int]:
         """Give partitions up; where all sinks stand in them."""
 
@@ -132,6 +135,9 @@ class Consumer(base.Consumer):
         # Faust is told of all partitions each time, also of those that stay.
         self._bridge(self._on_assigned(self._assigned | {TP(*place) for place in places}))
         return starts
+
+    def epochs(self, places: list[Place]) -> Mapping[Place, int]:
+        return self._port.epochs(places)
 
     def revoked(self, places: list[Place]) -> None:
         if not self.should_stop:
