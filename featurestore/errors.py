@@ -21,7 +21,7 @@ The message says what happened, to which object, and what to do; the facts stay 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from difflib import get_close_matches
 
@@ -306,8 +306,11 @@ class RecordsGoneError(FeatureStoreError):
         if offset is not None and low is not None and offset < low:
             gone = f"offsets {offset} to {low} of {topic}/{partition} are incomplete: records were deleted before they"
             gone += " were applied"
-        elif offset is not None and end is not None:
+        elif offset is not None and end is not None and end < offset:
             gone = f"the log of {topic}/{partition} was cut: it ends at {end}, and {offset} is what comes next here"
+        elif offset is not None and end is not None:
+            gone = f"the log of {topic}/{partition} was cut below {offset}, and other records have taken the place of "
+            gone += "some that were applied, as after an unclean leader election"
         else:
             gone = f"offset {offset} of {topic}/{partition} is out of range at the broker: records were deleted before "
             gone += "they were applied, or the log was cut"
@@ -340,6 +343,18 @@ class StalledError(FeatureStoreError):
         super().__init__(
             f"no batch was finished for {seconds:.0f} s although {waiting}; the worker ends, to be started again "
             "(worker_stall_s is the bound)"
+        )
+
+
+class UndrainedError(FeatureStoreError):
+    """A worker that was told to stop could not bring all that it had read to where it belongs in time."""
+
+    def __init__(self, seconds: float, undrained: Sequence[str]) -> None:
+        self.seconds, self.undrained = seconds, tuple(undrained)
+        left = "; ".join(undrained) or "nothing that a sink lacks is known"
+        super().__init__(
+            f"told to stop, and not drained after {seconds:.1f} s (worker_drain_s and a moment more): {left}. The "
+            "worker ends all the same; what a sink does not hold is read again by whoever reads its partition next"
         )
 
 

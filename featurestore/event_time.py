@@ -44,7 +44,7 @@ class Mark:
     offset        end offset: the next one to apply
     newest_us     newest effective event time before `offset`, so that a resume judges lateness the same
     topic_id      identity of the topic; a recreated topic has another
-    leader_epoch  of the record before `offset`, -1 when unknown
+    leader_epoch  of the record before `offset`, -1 when unknown; the broker tells by it whether that is there
     """
 
     offset: int

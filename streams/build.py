@@ -86,7 +86,7 @@ def build_worker(settings: Settings, repository: Repository) -> StreamApp:
         drain_s=settings.worker_drain_s,
         project=settings.project,
     )
-    port = EnginePort(engines, options, broker.login, partial(known.ids, topics))
+    port = EnginePort(engines, options, broker.login, partial(known.ids, topics), letters)
     folder = Path(settings.offline_path).parent / "faust"
     return stream_app(worker_group(settings), settings.kafka_bootstrap, port, str(folder))
 

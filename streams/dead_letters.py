@@ -135,6 +135,12 @@ class DeadLetterBox:
             with self._changed:
                 raise DeadLetterError(sum(self._unstored.values()), list(self._failed))
 
+    @property
+    def unstored(self) -> int:
+        """Letters that the broker is not known to hold; waits for nobody."""
+        with self._changed:
+            return sum(self._unstored.values())
+
     def _fail(self, why: str) -> None:
         with self._changed:
             self._failed.append(why)

@@ -3,6 +3,9 @@
 The log holds every event that was not a dead letter. So where it has been, an offset that it lacks was a dead letter
 and stays one, also when the definition was mended since: its event comes back as a record of its own, by
 `featurestore dead-letters replay`, and must not count at both places. Which events were repeats is read there, too.
+
+And when an event arrived that came from the future. Where producers stamp records it may have been the reader's clock
+that said so, which says another thing at another reading: rows made again would not be those of the log.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ Ints = npt.NDArray[np.int64]
 Truths = npt.NDArray[np.bool_]
 _NONE = np.zeros(0, dtype=np.int64)
 # Events of the log that are looked at together.
-_EVENTS_MAX = 2_000_000
+_EVENTS_MAX = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,8 @@ class Decided:
     gap_first, gap_end  (m) runs of places that the log lacks, half-open, rising; a place is an offset, or where records
                         hold many events, an offset with the position in its record
     repeated            places of repeats, rising
+    clamped             (k) places of events that were ahead of their arrival, rising ...
+    clamped_to_us       (k) ... and that arrival
     """
 
     first: int
@@ -39,6 +44,8 @@ class Decided:
     gap_first: Ints
     gap_end: Ints
     repeated: Ints
+    clamped: Ints
+    clamped_to_us: Ints
 
     def is_dead(self, offsets: Ints) -> Truths:
         """Which of these offsets were dead letters."""
@@ -61,10 +68,7 @@ class Decided:
             return decoded
         rejected = decoded.rejected.where(offsets[decoded.rejected.records] >= self.end)
         # Beyond the log's end nothing is in a gap.
-        places = offsets[decoded.index]
-        if decoded.position is not None:
-            places = in_records(places, decoded.position)
-        kept = np.flatnonzero(~self.is_dead(places))
+        kept = np.flatnonzero(~self.is_dead(_places(decoded, offsets)))
         if len(kept) == len(decoded.index):
             return replace(decoded, rejected=rejected)
         chosen = pa.array(kept)
@@ -72,14 +76,38 @@ class Decided:
         position = None if decoded.position is None else decoded.position[kept]
         return Decoded(decoded.index[kept], arrays, rejected, position)
 
+    def arrival_us(self, decoded: Decoded, offsets: Ints, stamps_us: Ints, event_us: Ints) -> Ints:
+        """(n) when the events of a batch arrived; of those that the log has, so that they are as far ahead as there.
+
+        offsets, stamps_us  of all records of the batch
+        event_us            (n) as the producers gave them
+        """
+        arrival_us = stamps_us[decoded.index]
+        if not len(offsets) or offsets[0] >= self.end:
+            return arrival_us
+        # Of an event that was not ahead of its arrival it matters no more when that was.
+        logged = np.maximum(arrival_us, event_us)
+        if len(self.clamped):
+            places = _places(decoded, offsets)
+            at = np.minimum(np.searchsorted(self.clamped, places), len(self.clamped) - 1)
+            logged = np.where(self.clamped[at] == places, self.clamped_to_us[at], logged)
+        known: Ints = np.where(offsets[decoded.index] < self.end, logged, arrival_us)
+        return known
+
+
+def _places(decoded: Decoded, offsets: Ints) -> Ints:
+    """Of the events of a batch, by the offsets of its records."""
+    places = offsets[decoded.index]
+    return places if decoded.position is None else in_records(places, decoded.position)
+
 
 def decided(log: Log, partition: int, first: int, end: int, *, is_batched: bool = False) -> Decided:
     """Read what the log says of a partition from `first` on; it ends at `end`.
 
     is_batched  whether records hold many events
     """
-    columns = ["offset", "late_by_us", *(["position"] if is_batched else [])]
-    starts, ends, repeated = [_NONE], [_NONE], [_NONE]
+    columns = ["offset", "event_us", "arrival_us", "late_by_us", *(["position"] if is_batched else [])]
+    starts, ends, repeated, clamped, clamped_to_us = ([_NONE] for _ in range(5))
     low = first
     while low < end:
         high = min(low + _EVENTS_MAX, end)
@@ -88,15 +116,21 @@ def decided(log: Log, partition: int, first: int, end: int, *, is_batched: bool 
         table = log.between(partition, low, high, columns)
         places, bounds = table["offset"].to_numpy(), (low, high)
         is_repeat = table["late_by_us"].to_numpy() == REPEATED_US
+        arrival_us = table["arrival_us"].to_numpy()
+        is_clamped = table["event_us"].to_numpy() > arrival_us
         if is_batched:
             places = in_records(places, table["position"].to_numpy())
             order = np.argsort(places)
             places, is_repeat = places[order], is_repeat[order]
+            arrival_us, is_clamped = arrival_us[order], is_clamped[order]
             bounds = low * PLACES_MAX, high * PLACES_MAX
         edges = np.concatenate(([bounds[0] - 1], places, [bounds[1]]))
         gaps = np.flatnonzero(np.diff(edges) > 1)
         starts.append(edges[gaps] + 1)
         ends.append(edges[gaps + 1])
         repeated.append(places[is_repeat])
+        clamped.append(places[is_clamped])
+        clamped_to_us.append(arrival_us[is_clamped])
         low = high
-    return Decided(first, end, np.concatenate(starts), np.concatenate(ends), np.concatenate(repeated))
+    found = [np.concatenate(parts) for parts in (starts, ends, repeated, clamped, clamped_to_us)]
+    return Decided(first, end, *found)

@@ -132,6 +132,8 @@ class Engine:
         self._codec = codec or codec_of(topic)
         self._lateness_max_us = lateness_us
         self._marks: dict[int, Mark] = {}
+        # Partition -> end offset that the log was seen to hold when that was last asked.
+        self._logged: dict[int, int] = {}
         # By view and partition, up to where all its rows are known to hold everything.
         self._settled: dict[tuple[str, int], Mark] = {}
         self._watermarks: dict[str, int] = {}
@@ -156,6 +158,9 @@ class Engine:
         marks = [logged, *stand]
         known = [mark for mark in marks if mark is not None]
         start = min(known, key=lambda mark: mark.offset) if len(known) == len(marks) else _BEGIN
+        # The log keeps no epoch.
+        epochs = [mark.leader_epoch for mark in known if mark.offset == start.offset]
+        start = replace(start, leader_epoch=max(epochs, default=-1))
         log_end = self._held.decided(partition) or _BEGIN
         if self.topic.dedupe is not None and log_end.offset < start.offset:
             # Rows of a follower that are ahead of the workers' log: the ids in between are in no log, so they are read.
@@ -202,6 +207,9 @@ class Engine:
     def close(self, partition: int) -> int | None:
         """Give a partition up; the offset before which every sink holds everything, None where that is unknown."""
         self.flush()
+        with suppress(LostTailError):
+            # Whoever comes next begins behind the newest record, and so with its leader epoch.
+            self._beat()
         end = self.settled().get(partition)
         self._marks.pop(partition, None)
         self._repeats.close(partition)
@@ -265,6 +273,9 @@ class Engine:
         """Let the sinks look after themselves, and bring the buckets that no event touched to where the others are."""
         for sink in self._sinks:
             sink.look()
+        self._beat()
+
+    def _beat(self) -> None:
         marks = {partition: mark for partition, mark in self._marks.items() if mark.offset}
         for sink in self._sinks:
             sink.heartbeat(marks)
@@ -305,11 +316,24 @@ class Engine:
     def settled(self) -> dict[int, int]:
         """Partition -> offset before which every sink holds everything."""
         logged = self._log.marks()
+        self._logged = {partition: mark.offset for partition, mark in logged.items()}
         return {
             partition: min([mark.offset, *(sink.settled(partition) for sink in self._sinks)])
             for partition, mark in logged.items()
             if partition in self._marks
         }
+
+    def undrained(self) -> list[str]:
+        """Who is not known to hold all that was passed, in words; safe to ask from any thread, and waits for nobody."""
+        out = []
+        for partition, mark in self.marks().items():
+            held = {
+                f"the online store has the rows of {sink.view.name}": sink.settled(partition) for sink in self._sinks
+            }
+            held["the event log has the events"] = self._logged.get(partition, 0)
+            place = f"{self.topic.name}/{partition}"
+            out += [f"{who} of {place} up to {end} of {mark.offset}" for who, end in held.items() if end < mark.offset]
+        return out
 
     def _judged(self, batches: Sequence[Batch]) -> list[_Part]:
         """Decode, leave out what the log has decided, judge time and repeats, post what is not applied."""
@@ -322,7 +346,8 @@ class Engine:
             before, past, read = self._marks[batch.partition], self._decided[batch.partition], decoded
             decoded = past.undecided(read, batch.offsets)
             event = _times(decoded, self.topic)
-            judged = judge(event, batch.timestamps_us[decoded.index], before.newest_us)
+            arrival_us = past.arrival_us(decoded, batch.offsets, batch.timestamps_us, event)
+            judged = judge(event, arrival_us, before.newest_us)
             judged = self._repeats.mark(batch.partition, decoded.arrays, batch.offsets[decoded.index], judged, past)
             late = ~judged.future & (judged.late_by_us > self._lateness_max_us) & (judged.late_by_us != REPEATED_US)
             together = replace(batch, values=values)

@@ -2,6 +2,9 @@
 
 Faust's own detection is out of use here, and an engine that hangs (in a store, in a library, in a loop) holds the
 event loop's timers up as well. The process ends with a code of its own and whoever runs it starts it again.
+
+A worker that was told to stop has one deadline for all that it waits for on its way out. A broker, a store and a disk
+have bounds of their own, each longer than who stops a worker waits before it kills, and then nobody would be told why.
 """
 
 from __future__ import annotations
@@ -12,9 +15,9 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from featurestore.errors import StalledError
+from featurestore.errors import StalledError, UndrainedError
 
 log = logging.getLogger("featurestore.worker")
 
@@ -59,6 +62,26 @@ def watch(limit_s: float, look: Callable[[], tuple[int, str]], end: Callable[[in
             time.sleep(min(limit_s / _LOOKS_A_LIMIT, _LOOK_MAX_S))
 
     threading.Thread(target=run, name="watchdog", daemon=True).start()
+
+
+def end_within(
+    limit_s: float, undrained: Callable[[], Sequence[str]], end: Callable[[int], None] | None = None
+) -> None:
+    """End the process after so long, whatever it still waits for.
+
+    undrained  what was not brought to whom, in words; asked at that moment, and may wait for nobody
+    """
+
+    def run() -> None:
+        time.sleep(limit_s)
+        try:
+            left = list(undrained())
+        except Exception as error:  # the other threads are at work; it must not keep this one from ending them
+            left = [f"what, cannot be told ({error!r})"]
+        log.error("%s", UndrainedError(limit_s, left))
+        (end or end_now)(EXIT_ABANDONED)
+
+    threading.Thread(target=run, name="deadline", daemon=True).start()
 
 
 def end_now(code: int) -> None:

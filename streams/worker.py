@@ -20,17 +20,21 @@ from faust.tables import TableManager
 from faust.types import StreamT
 
 from featurestore.errors import LostTailError, TopicError
+from streams.dead_letters import DeadLetterBox
 from streams.engine import Engine
 from streams.logs import json_logging
 from streams.metrics import WorkerMetrics, serve_metrics
 from streams.topic_watch import watch_topics
 from streams.transport import Batch, Consumer, Place, ReaderOptions
 from streams.transport_metrics import TransportMetrics
-from streams.watchdog import EXIT_ABANDONED, end_now, watch
+from streams.watchdog import EXIT_ABANDONED, end_now, end_within, watch
 
 _TICK_S = 0.25
 # A cancelled task ends at its next step; one that does not may not hold the end of the process up.
 _CANCEL_S = 1.0
+# Beyond the drain: the last flush of what was drained in time, and the good-bye to the group. With the drain's default
+# a worker ends within ten seconds of the signal, whoever does not answer.
+LEAVE_S = 1.5
 # Below so many records a batch costs what it costs however small it is: worth a moment's wait for others.
 _SMALL, _GATHER_S = 2_000, 0.002
 # So many full batches at once: where entities are spread over partitions, twice the events write hardly more rows.
@@ -47,6 +51,7 @@ class EnginePort:
     """The engines of a worker, behind the transport: partitions open and close between batches.
 
     topic_ids  asks the broker for the identities of the topics; None where nobody compares them
+    letters    where the engines put their dead letters
     """
 
     def __init__(
@@ -55,7 +60,9 @@ class EnginePort:
         reader_options: ReaderOptions,
         login: Mapping[str, str] | None = None,
         topic_ids: Callable[[], Mapping[str, str]] | None = None,
+        letters: DeadLetterBox | None = None,
     ) -> None:
+        self._letters = letters
         self.engines, self.reader_options, self.login = engines, reader_options, login or {}
         self.topic_ids = topic_ids
         self._refused: TopicError | None = None
@@ -70,6 +77,12 @@ class EnginePort:
         said = ", ".join(f"{each['topic']}/{each['partition']} from {each['offset']}" for each in told)
         log.info("reading %s", said or "nothing", extra={"places": told})
         return starts
+
+    def epochs(self, places: list[Place]) -> Mapping[Place, int]:
+        marks = {place: self.engines[place[0]].marks().get(place[1]) for place in places}
+        return {
+            place: mark.leader_epoch for place, mark in marks.items() if mark is not None and mark.leader_epoch >= 0
+        }
 
     def close(self, places: list[Place]) -> Mapping[Place, int]:
         ends = {place: self._thread.submit(self.engines[place[0]].close, place[1]).result() for place in places}
@@ -131,6 +144,13 @@ class EnginePort:
     def refuse(self, error: TopicError) -> None:
         """Apply nothing any more: `apply` raises this. Safe to call from any thread."""
         self._refused = error
+
+    def undrained(self) -> list[str]:
+        """What was read and is not known to be held, by whom, in words; safe to ask from any thread."""
+        left = [said for engine in self.engines.values() for said in engine.undrained()]
+        if self._letters is not None and (count := self._letters.unstored):
+            left.append(f"the broker is not known to have {count} dead letters")
+        return left
 
     async def tick(self) -> tuple[dict[Place, int], dict[Place, int]]:
         """Heartbeats and the log; returns what every sink holds, and where to read again from."""
@@ -198,7 +218,17 @@ class _NoTables(TableManager):
 
 
 class _Worker(faust.Worker):
-    """Ends once its services have: mode waits a second for tasks that have no end, and one more for nothing."""
+    """Ends once its services have: mode waits a second for tasks that have no end, and one more for nothing.
+
+    begins_to_end  is called at the first signal that tells it to stop
+    """
+
+    begins_to_end: Callable[[], None]
+
+    def _schedule_shutdown(self, signal: Any) -> None:
+        if self._signal_stop_time is None:
+            self.begins_to_end()
+        super()._schedule_shutdown(signal)
 
     def _gather_all(self) -> None:
         tasks = asyncio.all_tasks(self.loop)
@@ -302,6 +332,8 @@ def run_worker(
 
     config = json_logging("INFO") if log_format == "json" else None
     worker = _Worker(app, loglevel="INFO", logging_config=config, blocking_timeout=30.0)
+    limit_s = app.port.reader_options.drain_s + LEAVE_S
+    worker.begins_to_end = lambda: end_within(limit_s, lambda: [*consumer.undrained(), *app.port.undrained()])
     try:
         worker.execute_from_commandline()
     except SystemExit as ended:

@@ -40,6 +40,9 @@ DISTINCT = ("tests/kernel/test_distinct.py",)
 PAIRS = ("tests/kernel/test_pairs.py",)
 CODEC = ("tests/streams/test_json_codec.py",)
 COLUMNS = ("tests/streams/test_json_columns.py",)
+ARRIVAL = ("tests/streams/test_arrival.py",)
+DEADLINE = ("tests/streams/test_deadline.py",)
+CUT = ("tests/streams/test_cut_log.py",)
 TIES = ("tests/kernel/test_ties.py",)
 PLAIN = ("tests/kernel/test_plain.py",)
 CODECS = tuple(f"tests/streams/codecs/test_{name}.py" for name in ("evolution", "framing", "contract", "every_format"))
@@ -506,6 +509,16 @@ MUTANTS = (
     Mutant("keys have no bytes", T + "batch.py", "Parts([self.values, self.keys]).parts", "Parts([self.values]).parts", PAYLOADS),
     Mutant("a producer says that a record is of the future", T + "message_loop.py", "not 0 <= stamps[at] <= now_ms", "stamps[at] < 0", ("tests/streams/test_arrival.py",)),
     Mutant("a broker's stamp is held to our clock", T + "message_loop.py", "if kind[0] != BY_BROKER and", "if", ("tests/streams/test_arrival.py",)),
+    Mutant("what the log clamped is clamped anew", S + "decided.py", "np.where(self.clamped[at] == places, self.clamped_to_us[at], logged)", "logged", ARRIVAL),
+    Mutant("what the log did not clamp is clamped by a slow clock", S + "decided.py", "logged = np.maximum(arrival_us, event_us)", "logged = arrival_us", ARRIVAL),
+    Mutant("events that the log lacks arrive when they happen", S + "decided.py", "np.where(offsets[decoded.index] < self.end, logged, arrival_us)", "logged", ARRIVAL),
+    Mutant("arrivals of the log belong to other events of a record", S + "decided.py", "arrival_us, is_clamped = arrival_us[order], is_clamped[order]", "arrival_us, is_clamped = arrival_us[order], is_clamped", FILL),
+    Mutant("a stop has no deadline", S + "worker.py", "            self.begins_to_end()\n", "            pass\n", DEADLINE),
+    Mutant("who cannot say what is left does not end", S + "watchdog.py", "        except Exception as error:  # the other", "        except OSError as error:  # the other", DEADLINE),
+    Mutant("letters that wait are not told", S + "worker.py", "self._letters is not None and (count", "False and (count", DEADLINE),
+    Mutant("the broker is not asked whether its log was cut", T + "reader.py", "known = epoch if start == expected else -1", "known = -1", CUT),
+    Mutant("a partition is given up with buckets that lag", S + "engine.py", "            self._beat()\n        end =", "            pass\n        end =", CUT),
+    Mutant("a start has the epoch of the log, which keeps none", S + "engine.py", "leader_epoch=max(epochs, default=-1)", "leader_epoch=-1", CUT),
     Mutant("what nobody foresaw ends the watch of topics", S + "topic_watch.py", "            except Exception:\n", "            except ArithmeticError:\n", ("tests/streams/test_topic_watch.py",)),
     Mutant("a partition that is only defined has to have bounds", S + "bounds.py", "if error.args[0].code() not in NO_PARTITION:", "if True:", ("tests/streams/test_bounds.py",)),
     Mutant("a hole is found in a record of the gap before", S + "holes.py", "if first <= offset < end]", "]", ("tests/streams/test_holes.py",)),

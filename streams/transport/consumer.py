@@ -41,6 +41,9 @@ class Port(Protocol):
 
     def open(self, places: list[Place]) -> Mapping[Place, int]: ...
 
+    def epochs(self, places: list[Place]) -> Mapping[Place, int]:
+        """Leader epochs of the records before these starts, as far as they are known."""
+
     def close(self, places: list[Place]) -> Mapping[Place, int]:
         """Give partitions up; where all sinks stand in them."""
 
@@ -114,6 +117,17 @@ class Consumer(base.Consumer):
             waiting.append(f"{counts.waiting_records} records wait")
         return counts.finished, " and ".join(waiting)
 
+    def undrained(self) -> list[str]:
+        """What a worker that is to stop still has to do here, in words; safe to ask from any thread."""
+        left = [f"{self._said_at_work()} is at work"] if self._at_work else []
+        if self._reader is not None and self._reader.is_at_work:
+            left.append("the consumer group has not been left, so its coordinator has to find out (worker_session_s)")
+        return left
+
+    def _said_at_work(self) -> str:
+        at_work = list(self._at_work.values())
+        return ", ".join(f"{b.topic}/{b.partition} {b.first_offset} to {b.end_offset}" for b in at_work)
+
     # -- what the reader says, from its thread ---------------------------------------------------------------------
 
     def assigned(self, places: list[Place]) -> Mapping[Place, int]:
@@ -121,6 +135,9 @@ class Consumer(base.Consumer):
         # Faust is told of all partitions each time, also of those that stay.
         self._bridge(self._on_assigned(self._assigned | {TP(*place) for place in places}))
         return starts
+
+    def epochs(self, places: list[Place]) -> Mapping[Place, int]:
+        return self._port.epochs(places)
 
     def revoked(self, places: list[Place]) -> None:
         if not self.should_stop:
@@ -250,12 +267,9 @@ class Consumer(base.Consumer):
                 return
             if time.monotonic() > self._drain_until_s:
                 self.has_abandoned = True
-                at_work = ", ".join(
-                    f"{b.topic}/{b.partition} {b.first_offset} to {b.end_offset}" for b in self._at_work.values()
-                )
                 error = TransportError(
-                    f"a batch was not finished within {limit_s:.1f} s (worker_drain_s): {at_work}; it is given up, "
-                    "and whoever reads its partition next applies it"
+                    f"a batch was not finished within {limit_s:.1f} s (worker_drain_s): {self._said_at_work()}; it is "
+                    "given up, and whoever reads its partition next applies it"
                 )
                 if not (self.should_stop or self.app.should_stop):
                     raise error

@@ -104,6 +104,7 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {  # name -> result, arguments
     "topic_partition_list_new": (Partitions, c_int),
     "topic_partition_list_add": (POINTER(_Partition), Partitions, c_char_p, c_int32),
     "topic_partition_list_destroy": (None, Partitions),
+    "topic_partition_set_leader_epoch": (None, POINTER(_Partition), c_int32),
     "topic_name": (c_char_p, c_void_p),
     "consume_batch_queue": (ctypes.c_ssize_t, c_void_p, c_int, c_void_p, c_size_t),
     "message_errstr": (c_char_p, c_void_p),
@@ -166,7 +167,10 @@ class Library:
         held = list(places)
         made = self.topic_partition_list_new(len(held))
         for place in held:
-            self.topic_partition_list_add(made, place.topic.encode(), place.partition).contents.offset = place.offset
+            one = self.topic_partition_list_add(made, place.topic.encode(), place.partition)
+            one.contents.offset = place.offset
+            if place.leader_epoch is not None:
+                self.topic_partition_set_leader_epoch(one, place.leader_epoch)
         return made
 
     def places(self, partitions: Any) -> list[TopicPartition]:

@@ -35,7 +35,8 @@ class ReaderOptions:
                        in two rounds. All members of a group must agree
     session_s          a dead worker's partitions are another's after this long
     instance_id        a lasting name: a member that comes back under it within the session gets its partitions at once
-    drain_s            how long the batch at work is waited for when partitions leave or the worker stops
+    drain_s            how long the batch at work is waited for when partitions leave or the worker stops; a stop has a
+                       deadline for all, a moment later
     project            what was sent again for another project is no record for this one
     config             anything else that librdkafka takes
     """

@@ -55,6 +55,9 @@ class Owner(Protocol):
     def assigned(self, places: list[Place]) -> Mapping[Place, int]:
         """Take partitions over; returns where to start each."""
 
+    def epochs(self, places: list[Place]) -> Mapping[Place, int]:
+        """Leader epochs of the records before these starts, as far as they are known."""
+
     def revoked(self, places: list[Place]) -> None:
         """Finish what is in flight; afterwards the partitions are another's."""
 
@@ -138,6 +141,9 @@ class Reader:
         self._pressure = Pressure(ahead_max, options.ahead_bytes_max)
         # Where librdkafka does not stand where we do: until it is told to, what it hands over is not for us.
         self._to_seek: dict[Place, float] = {}
+        # Start offsets, each with the leader epoch of the record before it: by these the broker knows whether what was
+        # read is in its log still. librdkafka asks it at a seek, not at an assignment.
+        self._epochs: dict[Place, tuple[int, int]] = {}
         self._rebalanced = False
         self._statistics = Statistics()
         self._failure: BaseException | None = None
@@ -158,6 +164,11 @@ class Reader:
         if self._thread.is_alive():
             self._thread.join(limit_s)
         return not self._thread.is_alive()
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether it polls, or is on its way out of the group."""
+        return self._thread.is_alive()
 
     def take(self, place: Place) -> tuple[Batch, Ticket] | None:
         """All that waits of a partition, up to the bounds, as one batch: small without lag, large behind a backlog.
@@ -357,7 +368,9 @@ class Reader:
             expected = self._ranges.expected(place)
             if expected is not None:
                 try:
-                    self._consumer.seek(TopicPartition(*place, expected))
+                    start, epoch = self._epochs.get(place, (expected, -1))
+                    known = epoch if start == expected else -1
+                    self._consumer.seek(TopicPartition(*place, expected, leader_epoch=known))
                 except KafkaException as error:
                     if error.args[0].code() not in _NOT_YET or time.monotonic() > until_s:
                         raise
@@ -419,6 +432,9 @@ class Reader:
                     self._forget(self._ranges.places())
                 self._ranges.assign({place: starts[place] for place in places})
                 self._queues.update({place: _Waiting() for place in places})
+            for place, epoch in self._owner.epochs(places).items():
+                self._epochs[place] = starts[place], epoch
+                self._to_seek[place] = time.monotonic() + _SEEK_S
             begin = [TopicPartition(*place, starts[place]) for place in places]
             if self._is_cooperative:
                 consumer.incremental_assign(begin)
@@ -455,6 +471,7 @@ class Reader:
         for place in places:
             self._queues.pop(place, None)
             self._to_seek.pop(place, None)
+            self._epochs.pop(place, None)
         self._out = {ticket: parts for ticket, parts in self._out.items() if ticket.place in self._queues}
 
     def _rebalance(self, act: Callable[[], None]) -> None:
@@ -477,8 +494,8 @@ class Reader:
     def _close(self) -> None:
         told = self._failure
         try:
-            if told is None:
-                self._commit(wait=True)
+            # What is settled is told when the partitions are given up, behind the last flush. Not before it: a broker
+            # that does not answer would keep from the sinks what they could still have.
             self._consumer.close()
         except KafkaException as error:
             self._failure = self._failure or error

@@ -137,6 +137,8 @@ def of_many(folder: Path, sizes: list[int], repeats: set[tuple[int, int]] = froz
             REPEATED_US if place in repeats else 0 for place in zip(offset.tolist(), position.tolist(), strict=True)
         ]
         moments = dict.fromkeys(("event_us", "effective_us", "arrival_us"), np.full(len(offset), BASE_US))
+        # Every third is ahead of its arrival, by which it is known again.
+        moments["event_us"] = moments["event_us"] + np.where(position % 3 == 0, 1 + position, 0)
         columns = {
             **moments,
             "partition": np.zeros(len(offset), dtype=np.int32),
@@ -210,3 +212,6 @@ def test_what_the_log_decided_is_read_in_bounded_parts_whatever_records_hold(
     assert found.is_dead(asked).tolist() == [place not in held for place in asked.tolist()]
     told = {offset * PLACES_MAX + position for offset, position in repeats}
     assert found.is_repeat(asked).tolist() == [place in told for place in asked.tolist()]
+    ahead = [place for place in held if place >= first * PLACES_MAX and place % PLACES_MAX % 3 == 0]
+    assert found.clamped.tolist() == sorted(ahead)
+    assert set(found.clamped_to_us.tolist()) <= {BASE_US}

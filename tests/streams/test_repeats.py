@@ -74,7 +74,8 @@ class Worker:
             self._newest_us = int(judged.newest_us[-1]) if len(part) else self._newest_us
             for index, offset in enumerate(offsets.tolist()):
                 if offset >= len(self._log.rows):
-                    row = {"offset": offset, "effective_us": int(event_us[index]), "id": part[index][0]}
+                    moments = dict.fromkeys(("event_us", "effective_us", "arrival_us"), int(event_us[index]))
+                    row = {"offset": offset, **moments, "id": part[index][0]}
                     self._log.rows.append({**row, "late_by_us": int(marked.late_by_us[index])})
         return (marked.late_by_us == REPEATED_US).tolist()
 

@@ -107,6 +107,9 @@ class Member:
         self.was_assigned.set()
         return {place: self.sinks.ends.get(place, 0) for place in places}
 
+    def epochs(self, places: list[Place]) -> Mapping[Place, int]:
+        return {}
+
     def revoked(self, places: list[Place]) -> None:
         self.at_revoke(places)
         with self._work:  # no batch is at work

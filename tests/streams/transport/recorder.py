@@ -59,10 +59,16 @@ class JournalEngine:
         return {}
 
     def marks(self) -> dict[int, Any]:
-        return {partition: SimpleNamespace(offset=end, newest_us=0) for partition, end in list(self._ends.items())}
+        return {
+            partition: SimpleNamespace(offset=end, newest_us=0, leader_epoch=-1)
+            for partition, end in list(self._ends.items())
+        }
 
     def settled(self) -> dict[int, int]:
         return dict(self._ends)
+
+    def undrained(self) -> list[str]:
+        return []
 
     def tick(self) -> None:
         pass
