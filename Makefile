@@ -35,6 +35,10 @@ SEEDS ?= 10000
 simulate: $(STAMP) ## histories of kills, zombies and lost tails, in memory: no event lost, none twice
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS)
 
+histories: $(STAMP) ## a million histories of batches and rebalances, and a thousand of writers of one real log (some minutes)
+	@$(BIN)/python -m tests.transport_histories --seeds 1000000
+	@$(BIN)/python -m tests.log_histories --seeds 1000
+
 ROUNDS ?= 1
 faults: $(STAMP) ## the fault matrix with real processes, judged by an oracle; about twenty minutes a round
 	@$(BIN)/python -m tests.campaign --rounds $(ROUNDS)
@@ -55,4 +59,4 @@ lock: ## resolve the requirements again
 	@$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links --python-version 3.11 --extra server --extra stream --extra feast --group build pyproject.toml -o requirements/service.txt
 	@echo "uv" | $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links --python-version 3.11 - -o requirements/uv.txt
 
-.PHONY: help setup demo dev test check simulate faults soak mutants bench lock
+.PHONY: help setup demo dev test check simulate histories faults soak mutants bench lock

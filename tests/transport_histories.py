@@ -6,24 +6,19 @@ replayed from its seed: `python -m tests.transport_histories --seeds 1000000`, o
 
 from __future__ import annotations
 
-import argparse
-import os
 import random
 import sys
-import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 
 from streams.transport.ranges import Place, Ranges, Ticket
+from tests import histories
+from tests.histories import ViolationError
 
 PLACES: tuple[Place, ...] = (("clicks", 0), ("clicks", 1), ("paid", 0))
 _STEPS = 60
 # Markers and compaction leave holes of any length; they must cost nothing.
 _HOLES = (0, 0, 0, 1, 2, 7, 1 << 40)
-
-
-class ViolationError(Exception):
-    """A promise was broken."""
 
 
 class _Batch:
@@ -354,45 +349,9 @@ class History:
             raise ViolationError("the group is told what it knows")
 
 
-def broken(seeds: range) -> list[tuple[int, str]]:
-    """The seeds of a range whose history breaks a promise, and which."""
-    out = []
-    for seed in seeds:
-        try:
-            History(seed).run()
-        except ViolationError as error:
-            out.append((seed, str(error)))
-        except (AssertionError, MemoryError, LookupError) as error:
-            out.append((seed, f"{type(error).__name__}: {error}"))
-    return out
-
-
-def main() -> int:
-    asked = argparse.ArgumentParser(description=__doc__)
-    asked.add_argument("--seeds", type=int, default=100_000)
-    asked.add_argument("--first", type=int, default=0)
-    asked.add_argument("--seed", type=int, help="replay this one and say what happened")
-    chosen = asked.parse_args()
-    if chosen.seed is not None:
-        history = History(chosen.seed)
-        try:
-            history.run()
-        finally:
-            print("\n".join(history.trace))
-        print(f"seed {chosen.seed}: no violation")
-        return 0
-    began, step, last = time.monotonic(), 2_000, chosen.first + chosen.seeds
-    parts = [range(first, min(first + step, last)) for first in range(chosen.first, last, step)]
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
-        found = [one for bad in pool.map(broken, parts) for one in bad]
-    for seed, what in found[:20]:
-        print(f"seed {seed}: {what}")
-    seconds = time.monotonic() - began
-    print(
-        f"{chosen.seeds:,} histories, {len(found)} violations, {chosen.seeds / seconds:,.0f} seeds/s, {seconds:.0f} s"
-    )
-    return 1 if found else 0
+def made(seed: int) -> AbstractContextManager[History]:
+    return nullcontext(History(seed))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(histories.command(__doc__, made, seeds=100_000, step=2_000))

@@ -13,6 +13,7 @@ from featurestore import Topic
 from featurestore.errors import EventLogError
 from featurestore.event_time import Mark
 from featurestore.offline import EventLog
+from tests.histories import ViolationError
 from tests.log_histories.events import COLUMNS, DEFINITIONS, PARTITIONS, WIDEST, Events, Row, table_of, told
 from tests.log_histories.plain_table import PlainTable
 from tests.log_histories.stepped import KilledError, SteppedLog, SteppedWork
@@ -27,10 +28,6 @@ _WEIGHTS = [70, 24, 3, 3, 4, 3, 4]
 # After these places an answer may be lost, and Delta may refuse or the disk be full instead of what comes next.
 _BREAKABLE = ("has created", "has widened", "has written files", "has committed")
 _CRASHES = (KilledError, OSError)
-
-
-class ViolationError(Exception):
-    """A promise was broken."""
 
 
 @dataclass(eq=False)

@@ -19,6 +19,7 @@ from streams.engine import Engine
 from streams.online_sink import OnlineSink
 from streams.transport import ReaderOptions
 from streams.worker import EnginePort
+from tests.histories import ViolationError
 from tests.simulation.world import (
     BUCKETS,
     PARTITIONS,
@@ -43,10 +44,6 @@ _WEIGHTS = [40, 12, 14, 4, 4, 5, 4, 4]
 # A round of everybody reading to the end and ticking mends one thing that was lost, at the least.
 _ROUNDS_MAX = 20
 _CRASHES = (OnlineStoreError, EventLogError, CommitRetriesError)
-
-
-class ViolationError(Exception):
-    """A promise was broken."""
 
 
 @dataclass

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from tests.simulation.__main__ import broken
+from tests.histories import broken
+from tests.simulation.__main__ import made
 
 _TOGETHER = 10
 
 
 @pytest.mark.parametrize("first", range(0, 150, _TOGETHER))
 def test_no_history_loses_or_doubles_an_event(first: int) -> None:
-    assert broken(range(first, first + _TOGETHER)) == []
+    assert broken(made, range(first, first + _TOGETHER)) == []

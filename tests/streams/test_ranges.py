@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from streams.transport.ranges import Ranges
-from tests.transport_histories import PLACES, broken
+from tests.histories import broken
+from tests.transport_histories import PLACES, made
 
 PLACE = PLACES[0]
 
@@ -90,4 +91,4 @@ def test_a_seek_is_done_once_and_never_after_the_partition_changed_hands() -> No
 # The first two hundred are by themselves: `make mutants` plants faults that these must find.
 @pytest.mark.parametrize("seeds", [range(200), range(200, 20_000)], ids=["the-first-200", "the-others"])
 def test_no_history_commits_past_an_unfinished_batch(seeds: range) -> None:
-    assert broken(seeds) == []
+    assert broken(made, seeds) == []
