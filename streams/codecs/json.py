@@ -115,9 +115,13 @@ class JsonCodec:
         return encoded
 
     def read(self, payload: bytes) -> Any:
-        """One event as an object with the topic's columns; raises `msgspec.DecodeError` where the engine refuses."""
+        """One event as an object with the topic's columns.
+
+        Raises `msgspec.DecodeError` or UnicodeDecodeError where the engine refuses.
+        """
         try:
             event = self._one.decode(payload)
+            _check_text(payload)
         except RecursionError as error:
             raise msgspec.DecodeError("nested too deeply") from error
         return self._timely(event)
@@ -201,6 +205,7 @@ class JsonCodec:
                 continue
             try:
                 event = decode(payload)
+                _check_text(payload)
             except msgspec.DecodeError as error:
                 detail = str(error)
                 rejected.append(Rejected(place, _reason(error, detail), detail))
@@ -212,6 +217,12 @@ class JsonCodec:
                 events.append(event)
                 index.append(place)
         return events, index, rejected
+
+
+def _check_text(payload: bytes) -> None:
+    """Raise UnicodeDecodeError of what is not UTF-8 in fields that no column reads, where msgspec does not look."""
+    if not payload.isascii():
+        payload.decode()
 
 
 def _reason(error: msgspec.DecodeError, detail: str) -> str:

@@ -20,6 +20,8 @@ from tests.campaign.recorder import Sent
 SECOND_US = 1_000_000
 HOUR_US = 3_600 * SECOND_US
 FUTURE_US = 300 * SECOND_US
+# What the log says of a repeat: later than any view waits.
+REPEATED_US = (1 << 63) - 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_US = 253_402_300_799_999_999
 # Every float64 is a whole number of these.
@@ -54,11 +56,17 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """A topic with its views, as the campaign states them a second time for the oracle."""
+    """A topic with its views, as the campaign states them a second time for the oracle.
+
+    dedupe     the column of event ids, None where repeats count like any other event
+    within_us  how long an id is remembered, by the newest event time of its partition
+    """
 
     columns: dict[str, Column]
     event_time: str
     views: tuple[View, ...]
+    dedupe: str | None = None
+    within_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +119,11 @@ class Expected:
     def newest_us(self) -> int:
         return max((event.effective_us for event in self.logged.values()), default=0)
 
+    @property
+    def repeats(self) -> int:
+        """Events that are in the log and count for nothing."""
+        return sum(event.late_by_us == REPEATED_US for event in self.logged.values())
+
 
 def expect(contract: Contract, sent: Iterable[Sent]) -> Expected:
     """Judge every acknowledged record, partition by partition, in offset order."""
@@ -119,6 +132,8 @@ def expect(contract: Contract, sent: Iterable[Sent]) -> Expected:
     payloads: dict[tuple[int, int], bytes | None] = {}
     ends: dict[int, int] = {}
     newest_us: dict[int, int] = defaultdict(int)
+    # Partition and id -> the partition's newest event time when an event of that id was taken last.
+    taken_us: dict[tuple[int, Any], int] = {}
     patience_us = max(view.lateness_us for view in contract.views)
     for one in sorted(sent, key=lambda one: (one.partition, one.offset)):
         place = (one.partition, one.offset)
@@ -138,6 +153,12 @@ def expect(contract: Contract, sent: Iterable[Sent]) -> Expected:
         effective_us = min(event_us, arrival_us)
         late_by_us = max(newest_us[one.partition] - effective_us, 0)
         newest_us[one.partition] = max(newest_us[one.partition], effective_us)
+        if contract.dedupe is not None and values[contract.dedupe] is not None:
+            named, now_us = (one.partition, values[contract.dedupe]), newest_us[one.partition]
+            if named in taken_us and now_us - taken_us[named] <= contract.within_us:
+                logged[place] = Event(*place, event_us, effective_us, arrival_us, REPEATED_US, values)
+                continue
+            taken_us[named] = now_us
         logged[place] = Event(*place, event_us, effective_us, arrival_us, late_by_us, values)
         if late_by_us > patience_us:
             dead[place] = "too_late"

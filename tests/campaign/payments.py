@@ -15,8 +15,8 @@ from featurestore import Entity, FeatureView, Topic, count, last, max, min, sum
 
 payments = Topic(
     {topic!r},
-    schema={{"user": str, "shop": str, "at": "timestamp", "amount": float, "cents": int}},
-    event_time="at", key="user", partitions={partitions}, nullable=("amount", "shop"),
+    schema={{"user": str, "shop": str, "at": "timestamp", "amount": float, "cents": int{column}}},
+    event_time="at", key="user", partitions={partitions}, nullable=("amount", "shop"{nullable}), {dedupe}
 )
 by_user = FeatureView("by_user", Entity("user", key="user"), payments, lateness={lateness!r}, features={{
     "n": count().over("1m", "1h"), "n_all": count(), "paid": sum("amount").over("1h"), "cents": sum("cents"),
@@ -28,6 +28,8 @@ by_shop = FeatureView("by_shop", Entity("shop", key="shop"), payments, lateness=
     "last_user": last("user"),
 }})
 """
+_WITHOUT_IDS = {"column": "", "nullable": "", "dedupe": ""}
+_WITH_IDS = {"column": ', "id": str', "nullable": ', "id"'}
 
 COLUMNS = {
     "user": Column("text"),
@@ -40,11 +42,13 @@ _MINUTE = (60 * SECOND_US, SECOND_US)
 _HOUR = (HOUR_US, 60 * SECOND_US)
 
 
-def definitions(topic: str, partitions: int, lateness: str) -> str:
-    return _DEFINITIONS.format(topic=topic, partitions=partitions, lateness=lateness)
+def definitions(topic: str, partitions: int, lateness: str, within: str | None = None) -> str:
+    """As a user writes them; `within` has events carry an id, and leaves repeats of it out for so long."""
+    more = _WITHOUT_IDS if within is None else {**_WITH_IDS, "dedupe": f'dedupe="id", within={within!r},'}
+    return _DEFINITIONS.format(topic=topic, partitions=partitions, lateness=lateness, **more)
 
 
-def contract(lateness_us: int) -> Contract:
+def contract(lateness_us: int, within_us: int | None = None) -> Contract:
     """The same definitions, for the oracle."""
     by_user = {
         "n_1m": Output("count", None, *_MINUTE),
@@ -69,7 +73,9 @@ def contract(lateness_us: int) -> Contract:
         View("by_user", "user", lateness_us, by_user),
         View("by_shop", "shop", 60 * SECOND_US, by_shop),
     )
-    return Contract(COLUMNS, "at", views)
+    if within_us is None:
+        return Contract(COLUMNS, "at", views)
+    return Contract({**COLUMNS, "id": Column("text", nullable=True)}, "at", views, "id", within_us)
 
 
 def now_us() -> int:

@@ -41,7 +41,8 @@ def _panel(seconds: Sequence[float], panel: Panel, kills: Sequence[float], row: 
     for kill in kills:
         out.append(f'<line x1="{x(kill):.1f}" x2="{x(kill):.1f}" y1="{y(top):.1f}" y2="{y(0):.1f}" stroke="#ddd"/>')
     for value in (0.0, top / 2, top):
-        out.append(f'<text x="{_MARGIN - 6}" y="{y(value) + 4:.1f}" text-anchor="end" fill="#666">{value:,.3g}</text>')
+        shown = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+        out.append(f'<text x="{_MARGIN - 6}" y="{y(value) + 4:.1f}" text-anchor="end" fill="#666">{shown}</text>')
         out.append(
             f'<line x1="{_MARGIN}" x2="{_WIDTH - _MARGIN}" y1="{y(value):.1f}" y2="{y(value):.1f}" stroke="#eee"/>'
         )

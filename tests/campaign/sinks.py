@@ -63,6 +63,15 @@ class Sinks:
                 out[partition] = max(out.get(partition, 0), *(0 if mark is None else mark.offset for mark in marks))
         return out
 
+    def row_ends(self) -> dict[int, int]:
+        """Partition -> what every bucket of every view holds."""
+        out: dict[int, int] = {}
+        for number, view in enumerate(self._views):
+            marks = self._store.marks(self._served(view), self._topic)
+            held = {place: min(0 if mark is None else mark.offset for mark in each) for place, each in marks.items()}
+            out = held if not number else {place: min(out[place], held[place]) for place in out.keys() & held.keys()}
+        return out
+
     def _served(self, view: FeatureView) -> str:
         """Whose rows are served: after a backfill those of another generation."""
         alias = self._aliases.get(view.id)

@@ -35,6 +35,7 @@ from featurestore.client import FeatureStore
 from featurestore.event_time import duration_us
 from tests.campaign import payments
 from tests.campaign.audit import bits
+from tests.campaign.lag import ABOVE_S, RISE_S, RISE_SHARE, Lag, lag_of
 from tests.campaign.plot import Panel, as_svg
 from tests.campaign.servers import Broker
 from tests.campaign.supervisor import Supervised
@@ -55,7 +56,11 @@ _RSS_RISE_MAX, _HANDLES_RISE_MAX = 0.05, 4.0
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One look; `steady` is the worker that is never killed."""
+    """One look; `steady` is the worker that is never killed.
+
+    lag      records that were acknowledged and are in no row yet
+    log_lag  those that some sink lacks: the log, or a bucket of a view
+    """
 
     second: float
     steady_rss_mb: float
@@ -63,6 +68,7 @@ class Sample:
     descriptors: int
     threads: int
     lag: int
+    log_lag: int
     events_a_second: float
 
 
@@ -139,13 +145,15 @@ def soak(world: World, seconds: float, rate: int, console: Console) -> tuple[lis
             kills.append(second)
             killed.kill()
             next_kill = second + world.draw.uniform(10, 40)
-        applied = _applied(world)
-        sends.lag = sum(tally.ends.values()) - applied
-        samples.append(_sample(second, steady, killed, sends.lag, (applied - before) / _SAMPLE_S))
+        ends = sum(tally.ends.values())
+        applied, held = _applied(world)
+        sends.lag = ends - applied
+        rate = (applied - before) / (second - samples[-1].second) if samples else 0.0
+        samples.append(_sample(second, steady, killed, sends.lag, ends - held, rate))
         before = applied
         now = samples[-1]
         console.print(
-            f"  {second:5.0f} s  {now.events_a_second:8,.0f} events/s  lag {now.lag:8,}  "
+            f"  {second:5.0f} s  {now.events_a_second:8,.0f} events/s  lag {now.lag:8,} {now.log_lag:8,}  "
             f"{now.steady_rss_mb:5.0f} MB  {now.descriptors} descriptors  {now.threads} threads  {len(kills)} kills",
             highlight=False,
         )
@@ -194,13 +202,25 @@ def rise(values: Sequence[float]) -> float:
     return float(slope * (len(warm) - 1) / max(median(warm), 1e-9))
 
 
-def _applied(world: World) -> int:
-    """Records that the furthest bucket of each partition holds."""
-    return sum(world.sinks.online_ends().values())
+def lags(samples: list[Sample], kills: Sequence[float]) -> dict[str, Lag]:
+    """After warm-up, of rows and of all sinks."""
+    warm = samples[int(len(samples) * _WARM_UP) :]
+    seconds, rates = [sample.second for sample in warm], [sample.events_a_second for sample in warm]
+    return {
+        "lag of rows": lag_of(seconds, [sample.lag for sample in warm], rates, kills),
+        "lag of all sinks": lag_of(seconds, [sample.log_lag for sample in warm], rates, kills),
+    }
 
 
-def _sample(second: float, steady: Supervised, killed: Supervised, lag: int, rate: float) -> Sample:
-    return Sample(second, _rss_mb(steady.pid), _rss_mb(killed.pid), *_handles(steady.pid), lag, rate)
+def _applied(world: World) -> tuple[int, int]:
+    """Records that the furthest bucket of each partition holds, and those that every sink holds."""
+    standing = world.sinks.look()
+    furthest = (max(ends.get(place, 0) for ends in standing.online.values()) for place in range(world.partitions))
+    return sum(furthest), sum(map(standing.lowest, range(world.partitions)))
+
+
+def _sample(second: float, steady: Supervised, killed: Supervised, lag: int, log_lag: int, rate: float) -> Sample:
+    return Sample(second, _rss_mb(steady.pid), _rss_mb(killed.pid), *_handles(steady.pid), lag, log_lag, rate)
 
 
 def _rss_mb(pid: int) -> float:
@@ -222,7 +242,7 @@ def _panels(samples: list[Sample]) -> list[Panel]:
     return [
         Panel("memory, MB", {"never killed": line("steady_rss_mb"), "killed": line("killed_rss_mb")}),
         Panel("never killed: handles", {"descriptors": line("descriptors"), "threads": line("threads")}),
-        Panel("lag, records", {"lag": line("lag")}),
+        Panel("lag, records", {"rows": line("lag"), "all sinks": line("log_lag")}),
         Panel("applied, records a second", {"rate": line("events_a_second")}),
     ]
 
@@ -255,18 +275,26 @@ def main() -> int:
     for name in ("descriptors", "threads"):
         counts = [float(getattr(sample, name)) for sample in samples]
         found.append((name, rise(counts) * median(counts), _HANDLES_RISE_MAX))
-    is_flat = all(rose <= bound for _, rose, bound in found)
+    lagging = lags(samples, kills)
+    is_flat = all(rose <= bound for _, rose, bound in found) and all(lag.is_flat for lag in lagging.values())
     rate = fmean(sample.events_a_second for sample in half)
     if chosen.json:
         said = {"seed": seed, "kills": kills, "seen": seen, "events_a_second": rate, "flat": is_flat}
-        print(json.dumps({**said, "rise": dict(each[:2] for each in found), "samples": list(map(asdict, samples))}))
+        judged = {"rise": dict(each[:2] for each in found), "lag": {name: asdict(lag) for name, lag in lagging.items()}}
+        print(json.dumps({**said, **judged, "samples": list(map(asdict, samples))}))
     else:
         table = Table("figure", "seen", "bound", title="soak", title_justify="left")
         for name, rose, bound in found:
             shown = (f"{rose:+.1%}", f"{bound:.0%}") if name == "memory" else (f"{rose:+.1f}", f"{bound:.0f}")
             table.add_row(f"{name}, rise after warm-up", *shown)
         table.add_row("memory, median", f"{median(sample.steady_rss_mb for sample in half):.0f} MB", "")
+        for name, lag in lagging.items():
+            bound = f"+{max(RISE_S, RISE_SHARE * lag.early_s):.1f} s"
+            table.add_row(f"{name}, first third to last", f"{lag.early_s:.1f} s to {lag.late_s:.1f} s of work", bound)
+            table.add_row(f"{name}, longest above its median", f"{lag.above_s:.0f} s", f"{ABOVE_S:.0f} s")
         table.add_row("lag, highest after warm-up", f"{max(sample.lag for sample in half):,}", "back to 0 at the end")
+        at_cap = fmean(sample.lag > _LAG_MAX for sample in half)
+        table.add_row("sends wait for the workers", f"{at_cap:.0%} of the time", "")
         table.add_row("applied", f"{rate:,.0f} records/s", "")
         table.add_row("kills", str(len(kills)), "")
         table.add_row("exact", seen, "")

@@ -14,7 +14,18 @@ import pytest
 from tests.campaign import payments
 from tests.campaign.__main__ import _ROWS, numbers
 from tests.campaign.audit import bits
-from tests.campaign.oracle import HOUR_US, SECOND_US, Output, RefusedError, expect, read, value
+from tests.campaign.lag import RISE_S, lag_of
+from tests.campaign.oracle import (
+    HOUR_US,
+    REPEATED_US,
+    SECOND_US,
+    Contract,
+    Output,
+    RefusedError,
+    expect,
+    read,
+    value,
+)
 from tests.campaign.proxy import Proxy
 from tests.campaign.recorder import Sent
 from tests.campaign.soak import rise
@@ -118,6 +129,84 @@ def test_the_tally_says_what_the_oracle_says() -> None:
 def test_a_curve_that_grows_is_not_flat() -> None:
     assert abs(rise([100.0, 300.0] + [200.0] * 20)) < 0.01
     assert rise([100.0 + step for step in range(50)]) > 0.1
+
+
+SECONDS = [2.0 * step for step in range(150)]
+KILLS = [float(second) for second in range(15, 300, 25)]
+STEADY = [20_000.0] * len(SECONDS)
+
+
+def sawtooth(second: float) -> float:
+    """Half of what is sent waits for ten seconds after a kill, and is worked off in the five after them."""
+    since_s = (second - KILLS[0]) % 25 if second >= KILLS[0] else 25.0
+    return 2_000 + 10_000 * (since_s if since_s < 10 else max(30 - 2 * since_s, 0))
+
+
+def test_a_sawtooth_of_kills_is_flat_and_says_how_long_a_tooth_is() -> None:
+    lag = lag_of(SECONDS, list(map(sawtooth, SECONDS)), STEADY, KILLS)
+    assert lag.is_flat
+    assert lag.early_s == lag.late_s == 0.1
+    assert 0 <= lag.above_s < 10
+
+
+def test_lag_that_grows_under_its_sawtooth_is_not_flat() -> None:
+    grown = lag_of(SECONDS, [sawtooth(second) + 700 * second for second in SECONDS], STEADY, KILLS)
+    assert grown.late_s - grown.early_s == pytest.approx(7, abs=1)
+    assert not grown.is_flat
+    assert not lag_of(SECONDS, [700 * second for second in SECONDS], STEADY, []).is_flat
+
+
+def test_lag_that_one_kill_leaves_behind_is_not_flat() -> None:
+    stuck = lag_of(SECONDS, [150_000.0 if 180 < second < 250 else 0.0 for second in SECONDS], STEADY, [180.0])
+    assert stuck.late_s - stuck.early_s <= RISE_S
+    assert stuck.above_s == 66
+    assert not stuck.is_flat
+    assert lag_of(SECONDS, [150_000.0 if 180 < second < 230 else 0.0 for second in SECONDS], STEADY, [180.0]).is_flat
+
+
+def test_at_the_cap_of_sends_workers_that_become_slower_are_not_flat() -> None:
+    capped = [200_000.0] * len(SECONDS)
+    assert lag_of(SECONDS, capped, STEADY, KILLS).is_flat
+    slower = [20_000.0 - 40 * second for second in SECONDS]
+    assert not lag_of(SECONDS, capped, slower, KILLS).is_flat
+
+
+def test_lag_that_falls_is_flat() -> None:
+    assert lag_of(SECONDS, [200_000.0 - 600 * second for second in SECONDS], STEADY, KILLS).is_flat
+
+
+def repeated(contract: Contract, records: list[tuple[str | None, int]]) -> list[bool]:
+    """Of events of one partition, as ids and seconds: which the oracle calls repeats."""
+    base = BASE_MS * 1_000 - 3 * HOUR_US
+    payloads = [event(base + second * SECOND_US, id=name) for name, second in records]
+    found = expect(contract, [sent(place, payload) for place, payload in enumerate(payloads)])
+    assert found.repeats == sum(one.late_by_us == REPEATED_US for one in found.logged.values())
+    return [found.logged[0, place].late_by_us == REPEATED_US for place in range(len(records))]
+
+
+def test_the_oracle_takes_an_id_again_once_the_partition_has_moved_on_by_more_than_within() -> None:
+    within = payments.contract(HOUR_US, 600 * SECOND_US)
+    # Of docs/dead-letters.md: 10:00, 10:20, 10:00, 11:10, 11:10 within an hour.
+    hour = payments.contract(HOUR_US, HOUR_US)
+    drawn = [("a", 0), ("b", 1_200), ("a", 0), ("c", 4_200), ("a", 4_200)]
+    assert repeated(hour, drawn) == [False, False, True, False, False]
+    # To the edge and past it. A repeat is not remembered: the event counts, from which `within` is counted.
+    assert repeated(within, [("a", 0), ("a", 600), ("a", 601), ("a", 602)]) == [False, True, False, True]
+    # Where an event is late, the newest time before it counts and not its own.
+    assert repeated(within, [("b", 1_000), ("a", 0), ("a", 1_600)]) == [False, False, True]
+    assert repeated(within, [(None, 0), (None, 0)]) == [False, False]
+    assert not any(repeated(payments.contract(HOUR_US), [("a", 0), ("a", 0)]))
+
+
+def test_a_repeat_counts_for_nothing_and_is_no_dead_letter() -> None:
+    within = payments.contract(HOUR_US, 7_200 * SECOND_US)
+    base = BASE_MS * 1_000
+    late = event(base - HOUR_US - 1, id="late")
+    records = [event(base, id="a"), event(base, id="a", cents=7), late, late]
+    found = expect(within, [sent(place, one) for place, one in enumerate(records)])
+    assert found.dead == {(0, 2): "too_late"}
+    assert len(found.logged) == 4
+    assert [one.values["cents"] for one in found.entities(within.views[0])["u"]] == [1]
 
 
 def test_every_row_of_the_matrix_is_there_and_no_other_is_asked_for() -> None:

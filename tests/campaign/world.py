@@ -56,7 +56,17 @@ class World:
         self._recorder: Recorder | None = None
         self._recorders: list[Recorder] = []
         self.partitions, self.lateness = 3, "1h"
+        self.within: str | None = None
         folder.mkdir(parents=True)
+
+    def beside(self, name: str) -> World:
+        """A world of its own for the same row: another project, another store, ended with this one at the latest."""
+        made = World(self.broker, self.folder / name, 0, self.draw.randrange(10**6), self.say, self.patience)
+        made.name = f"{self.name}-{name}"
+        # What is sent to a topic is known to whoever reads it.
+        made._recorders = self._recorders
+        self.on_stop(made.stop)
+        return made
 
     # -- what there is --------------------------------------------------------------------------------------------
 
@@ -83,14 +93,27 @@ class World:
             self._valkey = self.new_valkey()
         return self._valkey
 
-    def define(self, *, partitions: int = 3, lateness: str = "1h", create: bool = True, **settings: Any) -> None:
-        """Write the definitions, create the topic, and say where everything is."""
-        self.partitions, self.lateness = partitions, lateness
+    def define(
+        self,
+        *,
+        partitions: int = 3,
+        lateness: str = "1h",
+        within: str | None = None,
+        topic: str | None = None,
+        create: bool = True,
+        **settings: Any,
+    ) -> None:
+        """Write the definitions, create the topic, and say where everything is.
+
+        within  repeats of an event id are left out for so long
+        topic   of another world, read from its beginning; by default one of its own
+        """
+        self.partitions, self.lateness, self.within = partitions, lateness, within
         # One topic name a seed, since rows of several rounds share a broker.
-        self.topic = f"{self.name}-payments"
+        self.topic = topic or f"{self.name}-payments"
         definitions = self.folder / "definitions"
         definitions.mkdir(exist_ok=True)
-        (definitions / "payments.py").write_text(payments.definitions(self.topic, partitions, lateness))
+        (definitions / "payments.py").write_text(payments.definitions(self.topic, partitions, lateness, within))
         self.repository = load(definitions)
         self.settings = Settings.model_validate(
             {
@@ -234,10 +257,14 @@ class World:
 
     def expected_ends(self) -> dict[int, int]:
         """Partition -> the offset after its last acknowledged record."""
-        return judge(payments.contract(0), self.sent()).ends
+        ends: dict[int, int] = {}
+        for one in self.sent():
+            ends[one.partition] = max(ends.get(one.partition, 0), one.offset + 1)
+        return ends
 
     def expected(self, sent: Iterable[Sent] | None = None) -> Expected:
-        return judge(payments.contract(duration_us(self.lateness)), self.sent() if sent is None else sent)
+        within_us = None if self.within is None else duration_us(self.within)
+        return judge(payments.contract(duration_us(self.lateness), within_us), self.sent() if sent is None else sent)
 
     def check(self, moments: int = 3) -> str:
         """Everything, at rest: status, values, log, letters, marks. Returns a sentence of what was compared."""

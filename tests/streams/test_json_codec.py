@@ -43,6 +43,10 @@ GOOD = {"who": "a", "at": 1, "n": 2, "x": 3.5, "ok": True, "money": "1.25"}
         (json.dumps({**GOOD, "at": "0001-01-01T00:00:00+14:00"}).encode(), "wrong_type"),
         (json.dumps({**GOOD, "n": 1.0}).encode(), "wrong_type"),
         (b'{"who": "\\ud800", "at": 1, "n": 2}', "broken_json"),
+        # Text that no column reads is UTF-8 as well: in a name, a value, and deep in one.
+        (b'{"who": "a", "at": 1, "n": 2, "m\xefre": 1}', "broken_json"),
+        (b'{"who": "a", "at": 1, "n": 2, "more": "\xed\xa0\x80"}', "broken_json"),
+        (b'{"who": "a", "at": 1, "n": 2, "more": {"deep": ["\xff"]}}', "broken_json"),
         (b'{"who": "a", "at": 1, "n": 2, "x": 1e400}', "wrong_type"),
         (b'{"who": "a", "at": 1, "n": 2, "more": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "broken_json"),
         (json.dumps({**GOOD, "x": float("nan")}).encode(), "broken_json"),

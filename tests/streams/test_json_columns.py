@@ -102,6 +102,7 @@ def _exact(value: object) -> object:
 @example([b'{"who":"a","at":1,"n":2,"ok":true},{"who":"b","at":1,"n":2}', b'{"who":"c","at":1,"n":2,"z":[{}', b"{}]}"])
 @example([b'{"who":"a","at":"2026-01-01T00:00:00Z","n":2}', b'{"who":"a","at":"2026-01-01","n":2}'])
 @example([b'{"x":1e400,"n":2}', b'{"x":1e400 1}', b'{"x":1e400,"n":null}', b'{"more":1e400,"n":null}'])
+@example([b'{"who":"a","at":1,"n":2,"\xef":1}', b'{"who":"a","at":1,"n":2,"more":"\xff"}'])
 @example([b'{"who":"\xed\xa0\x80","at":1,"n":2}', b'{"who":"\xc3","at":1,"n":2}', b'{"who":"a","at":1,"n":2}\x00'])
 def test_a_batch_says_what_msgspec_says_of_each_record_alone(payloads: list[bytes | None]) -> None:
     assert _told(payloads, plain=True) == _told(payloads, plain=False)

@@ -182,9 +182,7 @@ def transactions(world: World) -> str:
 
 def _compacted(world: World) -> str:
     """The same with holes that compaction left, in a topic and a project of their own."""
-    hole = World(world.broker, world.folder / "compacted", 28, world.draw.randrange(10**6), world.say)
-    world.on_stop(hole.stop)
-    hole.name = f"{world.name}-holes"
+    hole = world.beside("holes")
     hole.define(partitions=1, create=False)
     config = {
         "cleanup.policy": "compact",
