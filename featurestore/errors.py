@@ -369,7 +369,7 @@ class InvalidEventError(FeatureStoreError):
     """An event breaks the contract of its topic; it was not sent."""
 
     def __init__(self, topic: str, what: str) -> None:
-        self.topic = topic
+        self.topic, self.detail = topic, what
         super().__init__(f"the event breaks the contract of topic {topic!r}: {what}; it was not sent")
 
 

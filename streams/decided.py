@@ -10,7 +10,9 @@ that said so, which says another thing at another reading: rows made again would
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -35,8 +37,9 @@ class Decided:
     gap_first, gap_end  (m) runs of places that the log lacks, half-open, rising; a place is an offset, or where records
                         hold many events, an offset with the position in its record
     repeated            places of repeats, rising
-    clamped             (k) places of events that were ahead of their arrival, rising ...
-    clamped_to_us       (k) ... and that arrival
+    clamped             of the offsets [low, high): places of events that were ahead of their arrival, rising, and that
+                        arrival; None where there is none. Where a producer's clock is ahead these are all events, so
+                        they are read with each batch again, and not kept
     """
 
     first: int
@@ -44,8 +47,13 @@ class Decided:
     gap_first: Ints
     gap_end: Ints
     repeated: Ints
-    clamped: Ints
-    clamped_to_us: Ints
+    clamped: Callable[[int, int], tuple[Ints, Ints]] | None
+
+    def beyond(self, offset: int) -> Decided:
+        """What is needed from an offset on: nothing once it has reached the end."""
+        if offset < self.end or self.first == self.end:
+            return self
+        return Decided(self.end, self.end, _NONE, _NONE, _NONE, None)
 
     def is_dead(self, offsets: Ints) -> Truths:
         """Which of these offsets were dead letters."""
@@ -87,10 +95,13 @@ class Decided:
             return arrival_us
         # Of an event that was not ahead of its arrival it matters no more when that was.
         logged = np.maximum(arrival_us, event_us)
-        if len(self.clamped):
+        if self.clamped is not None and len(decoded.index):
+            clamped, clamped_to_us = self.clamped(int(offsets[0]), min(int(offsets[-1]) + 1, self.end))
             places = _places(decoded, offsets)
-            at = np.minimum(np.searchsorted(self.clamped, places), len(self.clamped) - 1)
-            logged = np.where(self.clamped[at] == places, self.clamped_to_us[at], logged)
+            at = np.searchsorted(clamped, places)
+            is_there = at < len(clamped)
+            is_there[is_there] = clamped[at[is_there]] == places[is_there]
+            logged[is_there] = clamped_to_us[at[is_there]]
         known: Ints = np.where(offsets[decoded.index] < self.end, logged, arrival_us)
         return known
 
@@ -107,8 +118,8 @@ def decided(log: Log, partition: int, first: int, end: int, *, is_batched: bool 
     is_batched  whether records hold many events
     """
     columns = ["offset", "event_us", "arrival_us", "late_by_us", *(["position"] if is_batched else [])]
-    starts, ends, repeated, clamped, clamped_to_us = ([_NONE] for _ in range(5))
-    low = first
+    starts, ends, repeated = ([_NONE] for _ in range(3))
+    low, has_clamped = first, False
     while low < end:
         high = min(low + _EVENTS_MAX, end)
         if is_batched:
@@ -116,21 +127,28 @@ def decided(log: Log, partition: int, first: int, end: int, *, is_batched: bool 
         table = log.between(partition, low, high, columns)
         places, bounds = table["offset"].to_numpy(), (low, high)
         is_repeat = table["late_by_us"].to_numpy() == REPEATED_US
-        arrival_us = table["arrival_us"].to_numpy()
-        is_clamped = table["event_us"].to_numpy() > arrival_us
+        has_clamped |= bool((table["event_us"].to_numpy() > table["arrival_us"].to_numpy()).any())
         if is_batched:
             places = in_records(places, table["position"].to_numpy())
             order = np.argsort(places)
             places, is_repeat = places[order], is_repeat[order]
-            arrival_us, is_clamped = arrival_us[order], is_clamped[order]
             bounds = low * PLACES_MAX, high * PLACES_MAX
         edges = np.concatenate(([bounds[0] - 1], places, [bounds[1]]))
         gaps = np.flatnonzero(np.diff(edges) > 1)
         starts.append(edges[gaps] + 1)
         ends.append(edges[gaps + 1])
         repeated.append(places[is_repeat])
-        clamped.append(places[is_clamped])
-        clamped_to_us.append(arrival_us[is_clamped])
         low = high
-    found = [np.concatenate(parts) for parts in (starts, ends, repeated, clamped, clamped_to_us)]
-    return Decided(first, end, *found)
+    clamped = partial(_clamped, log, partition, is_batched) if has_clamped else None
+    return Decided(first, end, np.concatenate(starts), np.concatenate(ends), np.concatenate(repeated), clamped)
+
+
+def _clamped(log: Log, partition: int, is_batched: bool, low: int, high: int) -> tuple[Ints, Ints]:
+    columns = ["offset", "event_us", "arrival_us", *(["position"] if is_batched else [])]
+    table = log.between(partition, low, high, columns)
+    places, arrival_us = table["offset"].to_numpy(), table["arrival_us"].to_numpy()
+    if is_batched:
+        places = in_records(places, table["position"].to_numpy())
+    chosen = np.flatnonzero(table["event_us"].to_numpy() > arrival_us)
+    chosen = chosen[np.argsort(places[chosen])]
+    return places[chosen], arrival_us[chosen]

@@ -212,6 +212,7 @@ class Engine:
             self._beat()
         end = self.settled().get(partition)
         self._marks.pop(partition, None)
+        self._decided.pop(partition, None)
         self._repeats.close(partition)
         for sink in self._sinks:
             sink.close(partition)
@@ -251,8 +252,9 @@ class Engine:
             events = _chooser(sink, self.topic, taken, chosen)
             sink.apply(grouped, taken.partition[chosen], taken.offsets[chosen], new, events)
         self._marks.update(new)
-        for partition in new:
+        for partition, mark in new.items():
             self._repeats.keep(partition)
+            self._decided[partition] = self._decided[partition].beyond(mark.offset)
         self._gather(taken)
         # Only now: a batch that a sink refused comes again.
         self._counted.update({p: max(mark.offset, self._counted.get(p, 0)) for p, mark in new.items()})

@@ -1,7 +1,8 @@
 """Rows on their way into the event log: gathered on the engine's thread, written on another one.
 
 A Delta commit costs the same for one row as for fifty thousand, so rows wait until there are enough of them or the
-oldest is a second old. One commit is at work at a time; when the next one is due before it is done, the engine waits.
+oldest is a second old; ten seconds, where commits take long. One commit is at work at a time; when the next one is due
+before it is done, the engine waits.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from featurestore.event_time import DAY_US, SECOND_US, Mark
 from featurestore.offline import log_schema
 from streams.sink import Log
 
-# Enough rows for a Parquet file worth its commit, or a second. Commits that touch many days take long, however few rows
-# they bring: then rows wait longer, so that commits stay a small part of the time.
+# Enough rows for a Parquet file worth its commit, or a second. Commits that touch many days take long: then rows wait
+# longer, so that commits stay a small part of the time.
 ROWS_MAX = 100_000
 # Of large events fewer rows: twice as many bytes may wait while a commit is at work.
 BYTES_MAX = 32 << 20

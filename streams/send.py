@@ -58,7 +58,10 @@ class Part:
 
 @contextmanager
 def opened(file: Path) -> Iterator[BinaryIO]:
-    """A file, or standard input for `-`, to read from its beginning again: a pipe is kept on the disk meanwhile."""
+    """A file, or standard input for `-`, that can be read again: a pipe is kept in a file for temporary ones meanwhile.
+
+    Standard input stands where whoever had it before has left it.
+    """
     with ExitStack() as stack:
         source: BinaryIO = sys.stdin.buffer if str(file) == "-" else stack.enter_context(file.open("rb"))
         if not source.seekable():
@@ -69,9 +72,12 @@ def opened(file: Path) -> Iterator[BinaryIO]:
         yield source
 
 
-def checked(topic: Topic, source: BinaryIO) -> Iterator[Part]:
-    """The lines from here on, part by part; raises InvalidEventError at the first that breaks the contract."""
-    for lines, numbers, read_bytes in _parts(topic, source):
+def checked(topic: Topic, source: BinaryIO, size: int | None = None) -> Iterator[Part]:
+    """The lines from here on, part by part; raises InvalidEventError at the first that breaks the contract.
+
+    size  how many bytes they are at most: what has come since to the end of a file belongs to nobody yet
+    """
+    for lines, numbers, read_bytes in _parts(topic, source, sys.maxsize if size is None else size):
         rejected = _decoded(topic, lines).rejected
         if rejected:
             first = min(rejected, key=lambda one: one.index)
@@ -79,15 +85,16 @@ def checked(topic: Topic, source: BinaryIO) -> Iterator[Part]:
         yield Part(topic, lines, read_bytes)
 
 
-def _parts(topic: Topic, source: BinaryIO) -> Iterator[tuple[list[bytes], list[int], int]]:
+def _parts(topic: Topic, source: BinaryIO, left: int) -> Iterator[tuple[list[bytes], list[int], int]]:
     """Lines with something in them, the number of each in the file, and how many bytes were read for them."""
     number, ended = 0, False
     while not ended:
         lines, numbers, read_bytes = list[bytes](), list[int](), 0
         while len(lines) < _PART_LINES and read_bytes < _PART_BYTES:
-            line = source.readline(_LINE_BYTES_MAX + 1)
+            line = source.readline(min(_LINE_BYTES_MAX + 1, left))
             number += 1
             read_bytes += len(line)
+            left -= len(line)
             if len(line) > _LINE_BYTES_MAX:
                 raise InvalidEventError(topic.name, f"line {number} is longer than {_LINE_BYTES_MAX >> 20} MiB")
             ended = not line

@@ -27,6 +27,8 @@ EXIT_STALLED = 71
 
 _LOOKS_A_LIMIT = 10
 _LOOK_MAX_S = 1.0
+# A pipe that nobody empties would hold them up for ever.
+_LAST_WORDS_S = 0.4
 
 
 class Stall:
@@ -54,6 +56,7 @@ def watch(limit_s: float, look: Callable[[], tuple[int, str]], end: Callable[[in
         while True:
             error = stall.look(time.monotonic(), *look())
             if error is not None:
+                _end_all_the_same(EXIT_STALLED, end)
                 log.error("%s", error)
                 # Where every thread stands is what its authors will want to know.
                 faulthandler.dump_traceback(sys.stderr)
@@ -74,6 +77,7 @@ def end_within(
 
     def run() -> None:
         time.sleep(limit_s)
+        _end_all_the_same(EXIT_ABANDONED, end)
         try:
             left = list(undrained())
         except Exception as error:  # the other threads are at work; it must not keep this one from ending them
@@ -82,6 +86,17 @@ def end_within(
         (end or end_now)(EXIT_ABANDONED)
 
     threading.Thread(target=run, name="deadline", daemon=True).start()
+
+
+def _end_all_the_same(code: int, end: Callable[[int], None] | None) -> None:
+    """In a moment, whatever becomes of the last words: who reads the log may not read it any more."""
+
+    def run() -> None:
+        time.sleep(_LAST_WORDS_S)
+        os._exit(code)
+
+    if end is None:
+        threading.Thread(target=run, name="end", daemon=True).start()
 
 
 def end_now(code: int) -> None:

@@ -262,6 +262,7 @@ def send(
     """Check events against their topic's contract and send them; nothing is sent when one of them breaks it."""
     from rich.progress import Progress
 
+    from featurestore.errors import InvalidEventError
     from featurestore.settings import Settings
     from featurestore.spec import load
     from streams.broker import admin_client, broker_of
@@ -272,21 +273,29 @@ def send(
     chosen = Settings()
     wanted = load(chosen.definitions).topic(topic)
     with opened(file) as source, Progress(console=errors, disable=not errors.is_terminal) as bars:
-        size = source.seek(0, os.SEEK_END)
-        source.seek(0)
+        begin = source.tell()
+        size = source.seek(0, os.SEEK_END) - begin
+        source.seek(begin)
         checking = bars.add_task("checking", total=size)
-        for part in checked(wanted, source):
+        for part in checked(wanted, source, size):
             bars.advance(checking, part.read_bytes)
+        bars.update(checking, completed=size)
         broker = broker_of(chosen)
         admin_client(broker)  # says at once when nobody is there
         sending, events = bars.add_task("sending", total=size), 0
-        source.seek(0)
+        source.seek(begin)
         with EventProducer(broker, schemas=schemas_at(chosen.schema_address)) as producer:
-            # Checked again: it may be another file by now.
-            for part in checked(wanted, source):
-                part.send(producer)
-                events += len(part)
-                bars.advance(sending, part.read_bytes)
+            try:
+                for part in checked(wanted, source, size):
+                    part.send(producer)
+                    events += len(part)
+                    bars.advance(sending, part.read_bytes)
+            except InvalidEventError as error:
+                said = (
+                    f"{error.detail}; the file was changed after it was checked, and {events:,} events before are sent"
+                )
+                raise InvalidEventError(topic, said) from error
+            bars.update(sending, completed=size)
     records = producer.acknowledged[topic]
     said = f" in {records:,} records" if records != events else ""
     console.print(f"{events:,} events acknowledged{said}")
@@ -383,12 +392,18 @@ def ledger(
 def compact() -> None:
     """Make few large files of the many small ones of live events; one command at a time, workers may go on."""
     from featurestore.client import FeatureStore
+    from featurestore.errors import EventLogError
 
     store = FeatureStore()
-    rows = []
+    rows, refused = [], list[EventLogError]()
     for topic in store.repository.topics.values():
         log = store.event_log(topic)
         before = log.files()
-        log.compact()
+        try:
+            log.compact()
+        except EventLogError as error:
+            refused.append(error)
         rows.append([topic.name, f"{before:,}", f"{log.files():,}"])
     show_table("event logs", ["topic", "files before", "files now"], rows)
+    if refused:
+        raise refused[0]

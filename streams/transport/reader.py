@@ -360,6 +360,7 @@ class Reader:
             if not self._ranges.seek_back(place, offset, epoch):
                 return
             self._queues[place].clear()
+        self._counts.seeks += 1
         self._to_seek[place] = time.monotonic() + _SEEK_S
 
     def _seek(self) -> None:
@@ -375,7 +376,6 @@ class Reader:
                     if error.args[0].code() not in _NOT_YET or time.monotonic() > until_s:
                         raise
                     continue
-                self._counts.seeks += 1
             del self._to_seek[place]
 
     def _commit(self, *, wait: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -18,7 +19,7 @@ from featurestore.online import TOKEN_BYTES
 from streams.engine import Engine
 from streams.online_sink import OnlineSink
 from streams.transport import ReaderOptions
-from streams.worker import EnginePort
+from streams.worker import EnginePort, _tell
 from tests.histories import ViolationError
 from tests.simulation.world import (
     BUCKETS,
@@ -171,9 +172,16 @@ class History:
         batches = [batch_of(partition, self._held[partition], first, end) for partition, first, end in spans]
 
         def apply(worker: Worker) -> None:
-            for (_, back), offset in worker.port._apply(batches).items():
-                self.trace.append(f"{self._name(worker)} goes back in {back} to {offset}")
-                worker.position[back] = offset
+            # As the port does it for bodies that wait each for their own batch.
+            bodies: list[Any] = [(batch, Future()) for batch in batches]
+            try:
+                _tell(bodies, worker.port._apply(batches))
+            except _CRASHES as error:
+                _tell(bodies, error)
+            for _, done in bodies:
+                for (_, back), offset in done.result().items():
+                    self.trace.append(f"{self._name(worker)} goes back in {back} to {offset}")
+                    worker.position[back] = offset
 
         self._try(worker, apply)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -149,3 +151,22 @@ def test_letters_that_the_broker_does_not_take_hold_no_end_up(
     assert re.search(r"the broker is not known to have \d+ dead letters", said), said
     assert re.search(rf"the event log has the events of {topic}/0 up to \d+ of \d+", said), said
     check_whole(made, topic, 4_001, 3_999)
+
+
+@pytest.mark.parametrize(("what", "code"), [("stop", 70), ("stall", 71)])
+def test_a_log_that_nobody_reads_keeps_no_worker_from_its_end(what: str, code: int) -> None:
+    # Who logs into a full pipe holds the lock that the last words would need.
+    program = f"""
+import logging, os, threading
+from streams.watchdog import end_within, watch
+read, write = os.pipe()
+os.dup2(write, 2)
+logging.basicConfig(level=logging.INFO)
+if {what!r} == "stop":
+    end_within(0.2, lambda: ["something"])
+else:
+    watch(0.2, lambda: (0, "something"))
+for _ in range(10**6):
+    logging.info("x" * 1_000)
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False, timeout=30).returncode == code

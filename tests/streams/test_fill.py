@@ -213,5 +213,12 @@ def test_what_the_log_decided_is_read_in_bounded_parts_whatever_records_hold(
     told = {offset * PLACES_MAX + position for offset, position in repeats}
     assert found.is_repeat(asked).tolist() == [place in told for place in asked.tolist()]
     ahead = [place for place in held if place >= first * PLACES_MAX and place % PLACES_MAX % 3 == 0]
-    assert found.clamped.tolist() == sorted(ahead)
-    assert set(found.clamped_to_us.tolist()) <= {BASE_US}
+    monkeypatch.setattr(EventLog, "between", whole)
+    for low, high in ((first, len(sizes)), (first + 7, first + 20)):
+        assert found.clamped is not None
+        clamped, clamped_to_us = found.clamped(low, high)
+        assert clamped.tolist() == sorted(place for place in ahead if low <= place // PLACES_MAX < high)
+        assert set(clamped_to_us.tolist()) <= {BASE_US}
+    assert found.beyond(len(sizes) - 1) is found
+    past = found.beyond(len(sizes))
+    assert (past.end, len(past.gap_first), len(past.repeated), past.clamped) == (len(sizes), 0, 0, None)

@@ -58,3 +58,11 @@ def test_a_pipe_can_be_read_from_its_beginning_again(tmp_path: Path) -> None:
             source.seek(0)
             assert source.read() == LINE * 3
     writer.join()
+
+
+def test_what_came_to_the_end_of_a_file_after_it_was_checked_is_not_read() -> None:
+    source = io.BytesIO(LINE * 3)
+    assert sum(map(len, checked(TOPIC, source, 3 * len(LINE)))) == 3
+    source.write(b'{"user": "half a')
+    source.seek(len(LINE))
+    assert sum(map(len, checked(TOPIC, source, 2 * len(LINE)))) == 2

@@ -267,7 +267,9 @@ def eviction(world: World) -> str:
     code = worker.wait(_LIMIT_S * world.patience)
     said = worker.said().strip().splitlines()
     expect(code not in (None, 0) and "noeviction" in worker.said(), f"exit code {code}, said {said[-1:]}")
-    return f"exit code {code}: {said[-1]}"
+    world.valkey.client.config_set("maxmemory-policy", "noeviction")
+    _filled(world, 1_000)
+    return f"exit code {code}: {said[-1]}; then, set right: {world.check()}"
 
 
 @row(18, "Redis slow or blocked", "CLIENT PAUSE 8 s, then a half-open connection 8 s, under lookups", "answers <= 5 s")

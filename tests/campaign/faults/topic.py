@@ -11,7 +11,7 @@ from confluent_kafka.cimpl import NewPartitions, NewTopic
 from featurestore.spec import load
 from streams.topics import Topics
 from tests.campaign import payments
-from tests.campaign.audit import read_all
+from tests.campaign.audit import check_values, read_all
 from tests.campaign.verdict import expect, row
 from tests.campaign.world import World
 
@@ -44,7 +44,8 @@ def cut(world: World) -> str:
     tells = tells and "incomplete" in said.lower()
     expect(code not in (None, 0) or tells, f"it went on without a word: exit code {code}, said {where!r}")
     expect(tells, f"it stopped (exit code {code}), but does not tell the range 2000..2600 as incomplete: {where!r}")
-    return f"exit code {code}, said {where!r}"
+    _, compared = world.check_standing()
+    return f"exit code {code}, said {where!r}; {compared:,} values are those of the first 2,000"
 
 
 @row(25, "topic deleted and made again", "while the worker runs, and while it is down", "stops, clear error")
@@ -54,6 +55,7 @@ def made_again(world: World) -> str:
     world.until_reading(worker)
     world.send(1_000)
     world.until_applied(_LIMIT_S)
+    whole, expected = world.check(), world.expected()
     before = world.sinks.online_ends()
     for done in world.admin.delete_topics([world.topic], operation_timeout=30).values():
         done.result()
@@ -73,7 +75,8 @@ def made_again(world: World) -> str:
     expect(before == after, f"rows moved from {before} to {after}: two topics are mixed")
     expect(code not in (None, 0) and bool(said), f"a worker started on it: exit code {code}")
     expect(running is not None, "the worker that was running went on reading")
-    return f"running one ended with {running}, a new one with {code}: {said[-1][-170:]}"
+    check_values(world.store, expected, [expected.newest_us], [])
+    return f"running one ended with {running}, a new one with {code}: {said[-1][-170:]}; before and after: {whole}"
 
 
 @row(26, "partitions grow", "4 -> 12 under load, then the definition, workers restarted", "exact")
