@@ -10,7 +10,7 @@ from statistics import fmean, median
 RISE_S, RISE_SHARE = 5.0, 0.5
 # A worker that was killed needs seconds to start, and what came meanwhile is worked off beside what comes. The next
 # kill may come before that is done.
-ABOVE_S = 60.0
+ABOVE_S = 30.0
 # Samples so soon after a kill say what the kill did, and not how the run goes.
 _AFTER_KILL_S = 10.0
 

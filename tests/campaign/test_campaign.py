@@ -161,7 +161,7 @@ def test_lag_that_one_kill_leaves_behind_is_not_flat() -> None:
     assert stuck.late_s - stuck.early_s <= RISE_S
     assert stuck.above_s == 66
     assert not stuck.is_flat
-    assert lag_of(SECONDS, [150_000.0 if 180 < second < 230 else 0.0 for second in SECONDS], STEADY, [180.0]).is_flat
+    assert lag_of(SECONDS, [150_000.0 if 180 < second < 205 else 0.0 for second in SECONDS], STEADY, [180.0]).is_flat
 
 
 def test_at_the_cap_of_sends_workers_that_become_slower_are_not_flat() -> None:
