@@ -86,7 +86,7 @@ class Settings(BaseSettings):
         gt=0.0,
         le=300.0,
         description="how long a worker that stops or gives partitions up waits for the batch at work; then it ends "
-        "with code 70. A stop is over 1.5 s after that, whoever does not answer",
+        "with code 70. A stop is over 2 s after that, whoever does not answer",
     )
     worker_stall_s: float = Field(
         120.0,
