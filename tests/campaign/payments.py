@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
+from featurestore.spec.contract import Format
 from tests.campaign.oracle import HOUR_US, SECOND_US, Column, Contract, Output, View
 
 _DEFINITIONS = """
@@ -16,7 +18,8 @@ from featurestore import Entity, FeatureView, Topic, count, last, max, min, sum
 payments = Topic(
     {topic!r},
     schema={{"user": str, "shop": str, "at": "timestamp", "amount": float, "cents": int{column}}},
-    event_time="at", key="user", partitions={partitions}, nullable=("amount", "shop"{nullable}), {dedupe}
+    event_time="at", key="user", partitions={partitions}, nullable=("amount", "shop"{nullable}),
+    format={format!r}, renamed={renamed!r}, {dedupe}
 )
 by_user = FeatureView("by_user", Entity("user", key="user"), payments, lateness={lateness!r}, features={{
     "n": count().over("1m", "1h"), "n_all": count(), "paid": sum("amount").over("1h"), "cents": sum("cents"),
@@ -42,9 +45,18 @@ _MINUTE = (60 * SECOND_US, SECOND_US)
 _HOUR = (HOUR_US, 60 * SECOND_US)
 
 
-def definitions(topic: str, partitions: int, lateness: str, within: str | None = None) -> str:
+def definitions(
+    topic: str,
+    partitions: int,
+    lateness: str,
+    within: str | None = None,
+    *,
+    format: Format = "json",
+    renamed: Mapping[str, str] = MappingProxyType({}),
+) -> str:
     """As a user writes them; `within` has events carry an id, and leaves repeats of it out for so long."""
-    more = _WITHOUT_IDS if within is None else {**_WITH_IDS, "dedupe": f'dedupe="id", within={within!r},'}
+    more: dict[str, Any] = {"format": format, "renamed": dict(renamed)}
+    more |= _WITHOUT_IDS if within is None else {**_WITH_IDS, "dedupe": f'dedupe="id", within={within!r},'}
     return _DEFINITIONS.format(topic=topic, partitions=partitions, lateness=lateness, **more)
 
 
