@@ -25,7 +25,7 @@ from streams.engine import Engine
 from streams.logs import json_logging
 from streams.metrics import WorkerMetrics, serve_metrics
 from streams.topic_watch import watch_topics
-from streams.transport import Batch, Consumer, Place, ReaderOptions
+from streams.transport import Agent, Batch, Consumer, Place, ReaderOptions
 from streams.transport_metrics import TransportMetrics
 from streams.watchdog import EXIT_ABANDONED, end_now, end_within, watch
 
@@ -254,6 +254,7 @@ def stream_app(group: str, bootstrap: str, port: EnginePort, data_folder: str) -
         agent_supervisor="mode.CrashingSupervisor",
         # One event is a batch, and credit allows two a partition.
         stream_buffer_maxsize=1_024,
+        Agent=Agent,
         TableManager=_NoTables,
         worker_redirect_stdouts=False,
     )

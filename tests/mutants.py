@@ -378,6 +378,8 @@ MUTANTS = (
     Mutant("letters are not sent before the log", S + "log_writer.py", "        self._before()\n", "", SIMULATION),
     Mutant("lateness begins anew with a restart", S + "engine.py", "return Mark(self.batch.end_offset, newest_us,", "return Mark(self.batch.end_offset, 0,", SIMULATION),
     Mutant("the group is told before the store holds it", S + "engine.py", "min([mark.offset, *(sink.settled(partition) for sink in self._sinks)])", "self._marks[partition].offset", SIMULATION),
+    Mutant("stopped actors stay with the supervisor", T + "agent.py", "        self.supervisor.discard(actor)\n", "", ("tests/streams/transport/test_with_faust.py::test_a_worker_keeps_nothing_of_partitions_that_have_left",)),
+    Mutant("stopped actors stay in the tree of services", T + "agent.py", "            self.beacon.discard(service.beacon)\n", "            pass\n", ("tests/streams/transport/test_with_faust.py::test_a_worker_keeps_nothing_of_partitions_that_have_left",)),
     Mutant("F5: an exception counts as done", S + "worker.py", "            done.set_exception(what)", "            done.set_result({})", ("tests/streams/test_applied_together.py",)),
     # The transport's ranges: F1 to F6 are how Faust's own bookkeeping commits past unfinished work.
     Mutant("F1: the head of the line is off by one", T + "ranges.py", "return self.open[0].first if self.open else self.hand_end", "return self.open[0].first + 1 if self.open else self.hand_end", RANGES),

@@ -13,6 +13,7 @@ import confluent_kafka
 from faust.transport import base
 
 from featurestore.errors import TransportError
+from streams.transport.agent import Agent
 from streams.transport.batch import Batch
 from streams.transport.consumer import Consumer, Port
 from streams.transport.options import ReaderOptions
@@ -20,6 +21,7 @@ from streams.transport.ranges import Place
 from streams.transport.statistics import ReaderCounts, Statistics
 
 __all__ = [
+    "Agent",
     "Batch",
     "Consumer",
     "Place",

@@ -6,12 +6,15 @@ each range applied; where it ends is where a partition is read from.
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+
+import faust
 
 from featurestore.errors import LostTailError
 from streams.counts import Counts
@@ -40,6 +43,7 @@ class JournalEngine:
     def open(self, partition: int) -> int:
         self._ends[partition] = self._stands(partition)
         self._say("opened", partition, self._ends[partition])
+        self._say("kept", sum(isinstance(each, faust.Stream) for each in gc.get_objects()))
         return self._ends[partition]
 
     def close(self, partition: int) -> int | None:

@@ -131,6 +131,23 @@ def test_a_second_worker_joins_one_is_killed_and_every_record_is_applied_once(
     group.check_whole(counts)
 
 
+def test_a_worker_keeps_nothing_of_partitions_that_have_left(workers: Callable[..., Workers]) -> None:
+    # Faust's supervisor keeps every actor that it ever stopped, and each its last batch: a leak at every rebalance.
+    group = workers(dict.fromkeys(range(4), 6_000))
+    options = {"batch_records_max": 20}
+    group.start(options, batch_s=0.02)
+    group.wait(lambda: group.applied() > 100)
+    for number in (1, 2, 3):
+        other = group.start(options, batch_s=0.02)
+        group.wait(lambda: any(line[0] == number for line in group.lines("applied")))  # noqa: B023
+        opened = len([line for line in group.lines("opened") if line[0] == 0])
+        other.send_signal(signal.SIGTERM)
+        assert other.wait(LIMIT_S) == 0
+        group.wait(lambda: len([line for line in group.lines("opened") if line[0] == 0]) > opened)  # noqa: B023
+    # One a partition, and one that is on its way.
+    assert max(line[2] for line in group.lines("kept") if line[0] == 0) <= 5
+
+
 def test_a_body_that_fails_ends_the_worker_and_its_batch_is_not_committed(workers: Callable[..., Workers]) -> None:
     # Trap 22 and F5: restarted in place, the agent would go on with the next batch and commit past this one.
     group = workers({0: 1_000})
