@@ -48,8 +48,10 @@ _SAMPLE_S = 2.0
 # Sends wait while so many records are not applied: full rate, but not a backlog for ever.
 _LAG_MAX = 200_000
 _USERS = 2_000
-# Of the run, this share is warm-up: caches fill, allocators find their size.
-_WARM_UP = 0.4
+# Of the run, this share is warm-up, and never less than so long: until every user has had events in all of the windows,
+# rows grow, and with them what a batch takes.
+_WARM_UP, _WARM_UP_S = 0.4, 180.0
+_MINUTES_MIN = 5.0
 # Over what follows, the line through the samples may rise by this share of its level; handles by this number, since
 # pools of threads fill one by one.
 _RSS_RISE_MAX, _HANDLES_RISE_MAX = 0.05, 4.0
@@ -206,16 +208,21 @@ def check(world: World, tally: Tally) -> str:
     )
 
 
+def warm_of(samples: list[Sample]) -> list[Sample]:
+    """Those after warm-up."""
+    begin = max(samples[-1].second * _WARM_UP, _WARM_UP_S)
+    return [sample for sample in samples if sample.second >= begin]
+
+
 def rise(values: Sequence[float]) -> float:
-    """How much the line through the samples after warm-up rises over them, as a share of its level."""
-    warm = np.array(values[int(len(values) * _WARM_UP) :], dtype=np.float64)
+    """How much the line through values rises over them, as a share of its level."""
+    warm = np.array(values, dtype=np.float64)
     slope = np.polyfit(np.arange(len(warm)), warm, 1)[0]
     return float(slope * (len(warm) - 1) / max(median(warm), 1e-9))
 
 
-def lags(samples: list[Sample], kills: Sequence[float]) -> dict[str, Lag]:
-    """After warm-up, of rows and of all sinks."""
-    warm = samples[int(len(samples) * _WARM_UP) :]
+def lags(warm: list[Sample], kills: Sequence[float]) -> dict[str, Lag]:
+    """Of rows and of all sinks."""
     seconds, rates = [sample.second for sample in warm], [sample.events_a_second for sample in warm]
     return {
         "lag of rows": lag_of(seconds, [sample.lag for sample in warm], rates, kills),
@@ -265,12 +272,16 @@ def _panels(samples: list[Sample]) -> list[Panel]:
 
 def main() -> int:
     asked = argparse.ArgumentParser(prog="python -m tests.campaign.soak", description=__doc__)
-    asked.add_argument("--minutes", type=float, default=5.0)
+    asked.add_argument("--minutes", type=float, default=10.0, help=f"{_MINUTES_MIN:.0f} or more")
     asked.add_argument("--seed", type=int)
     asked.add_argument("--rate", type=int, default=0, help="records a second; 0: as fast as they are applied")
     asked.add_argument("--plot", type=Path, default=Path("soak.svg"), help="where the curves go, as SVG")
     asked.add_argument("--json", action="store_true", help="print one JSON object")
     chosen = asked.parse_args()
+    if chosen.minutes < _MINUTES_MIN:
+        asked.error(
+            f"{chosen.minutes:g} minutes are too short: {_MINUTES_MIN:.0f} at least, of which the first 3 are warm-up"
+        )
     seed = random.SystemRandom().randrange(1_000_000) if chosen.seed is None else chosen.seed
     console = Console(stderr=True)
     console.print(f"seed {seed}", highlight=False)
@@ -286,14 +297,14 @@ def main() -> int:
         kafka.stop()
         shutil.rmtree(folder, ignore_errors=True)
     chosen.plot.write_text(as_svg([sample.second for sample in samples], _panels(samples), kills))
-    half = samples[int(len(samples) * _WARM_UP) :]
-    found = [("memory", rise([sample.steady_rss_mb for sample in samples]), _RSS_RISE_MAX)]
+    warm = warm_of(samples)
+    found = [("memory", rise([sample.steady_rss_mb for sample in warm]), _RSS_RISE_MAX)]
     for name in ("descriptors", "threads"):
-        counts = [float(getattr(sample, name)) for sample in samples]
+        counts = [float(getattr(sample, name)) for sample in warm]
         found.append((name, rise(counts) * median(counts), _HANDLES_RISE_MAX))
-    lagging = lags(samples, kills)
+    lagging = lags(warm, kills)
     is_flat = all(rose <= bound for _, rose, bound in found) and all(lag.is_flat for lag in lagging.values())
-    rate = fmean(sample.events_a_second for sample in half)
+    rate = fmean(sample.events_a_second for sample in warm)
     if chosen.json:
         said = {"seed": seed, "kills": kills, "seen": seen, "events_a_second": rate, "flat": is_flat}
         judged = {"rise": dict(each[:2] for each in found), "lag": {name: asdict(lag) for name, lag in lagging.items()}}
@@ -303,13 +314,13 @@ def main() -> int:
         for name, rose, bound in found:
             shown = (f"{rose:+.1%}", f"{bound:.0%}") if name == "memory" else (f"{rose:+.1f}", f"{bound:.0f}")
             table.add_row(f"{name}, rise after warm-up", *shown)
-        table.add_row("memory, median", f"{median(sample.steady_rss_mb for sample in half):.0f} MB", "")
+        table.add_row("memory, median", f"{median(sample.steady_rss_mb for sample in warm):.0f} MB", "")
         for name, lag in lagging.items():
             bound = f"+{max(RISE_S, RISE_SHARE * lag.early_s):.1f} s"
             table.add_row(f"{name}, first third to last", f"{lag.early_s:.1f} s to {lag.late_s:.1f} s of work", bound)
             table.add_row(f"{name}, longest above its median", f"{lag.above_s:.0f} s", f"{ABOVE_S:.0f} s")
-        table.add_row("lag, highest after warm-up", f"{max(sample.lag for sample in half):,}", "back to 0 at the end")
-        at_cap = fmean(sample.lag > _LAG_MAX for sample in half)
+        table.add_row("lag, highest after warm-up", f"{max(sample.lag for sample in warm):,}", "back to 0 at the end")
+        at_cap = fmean(sample.lag > _LAG_MAX for sample in warm)
         table.add_row("sends wait for the workers", f"{at_cap:.0%} of the time", "")
         table.add_row("applied", f"{rate:,.0f} records/s", "")
         table.add_row("kills", str(len(kills)), "")

@@ -28,7 +28,7 @@ from tests.campaign.oracle import (
 )
 from tests.campaign.proxy import Proxy
 from tests.campaign.recorder import Sent
-from tests.campaign.soak import rise
+from tests.campaign.soak import Sample, rise, warm_of
 from tests.campaign.tally import Tally
 
 BASE_MS = 1_767_225_600_000
@@ -127,8 +127,14 @@ def test_the_tally_says_what_the_oracle_says() -> None:
 
 
 def test_a_curve_that_grows_is_not_flat() -> None:
-    assert abs(rise([100.0, 300.0] + [200.0] * 20)) < 0.01
+    assert abs(rise([200.0] * 20)) < 0.01
     assert rise([100.0 + step for step in range(50)]) > 0.1
+
+
+@pytest.mark.parametrize(("minutes", "first_s"), [(5, 180), (60, 1_440)])
+def test_what_is_judged_begins_after_warm_up(minutes: int, first_s: float) -> None:
+    samples = [Sample(float(second), 0, 0, 0, 0, 0, 0, 0, 0) for second in range(0, minutes * 60 + 1, 2)]
+    assert [warm_of(samples)[0].second, warm_of(samples)[-1].second] == [first_s, minutes * 60]
 
 
 SECONDS = [2.0 * step for step in range(150)]
