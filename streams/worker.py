@@ -220,10 +220,15 @@ class _NoTables(TableManager):
 class _Worker(faust.Worker):
     """Ends once its services have: mode waits a second for tasks that have no end, and one more for nothing.
 
-    begins_to_end  is called at the first signal that tells it to stop
+    begins_to_end  is called at the first signal that tells it to stop, or when a service fails
     """
 
     begins_to_end: Callable[[], None]
+
+    def _crash(self, reason: BaseException) -> None:
+        if not self.crashed:
+            self.begins_to_end()
+        super()._crash(reason)
 
     def _schedule_shutdown(self, signal: Any) -> None:
         if self._signal_stop_time is None:

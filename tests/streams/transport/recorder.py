@@ -48,6 +48,7 @@ class JournalEngine:
 
     def close(self, partition: int) -> int | None:
         self._say("closed", partition)
+        time.sleep(self._spec.get("close_s", 0.0))
         return self._ends.pop(partition, None)
 
     def reopen(self, partition: int) -> None:

@@ -19,7 +19,11 @@ from confluent_kafka.admin import AdminClient
 
 from featurestore.local import LocalStack
 from streams.watchdog import EXIT_ABANDONED, EXIT_STALLED
+from streams.worker import LEAVE_S
 from tests.streams.transport.harness import LIMIT_S, fill, make_topic
+
+# What a busy machine takes to notice, and to end a process.
+SLACK_S = 1.5
 
 
 class Workers:
@@ -159,6 +163,16 @@ def test_a_body_that_fails_ends_the_worker_and_its_batch_is_not_committed(worker
     group.start({"batch_records_max": 100})
     group.wait(lambda: group.applied() == 1_000)
     group.check_whole({0: 1_000})
+
+
+def test_a_worker_that_fails_has_the_deadline_of_one_that_is_stopped(workers: Callable[..., Workers]) -> None:
+    group = workers({0: 1_000})
+    worker = group.start({"batch_records_max": 100, "drain_s": 1.0}, fails_at=500, close_s=600.0)
+    group.wait(lambda: bool(group.lines("closed")))
+    began_s = time.monotonic()
+    assert worker.wait(LIMIT_S) == EXIT_ABANDONED, group.said()[-3_000:]
+    assert time.monotonic() - began_s < 1.0 + LEAVE_S + SLACK_S
+    assert "the body fails" in group.said()
 
 
 def test_a_stuck_body_is_given_up_within_the_bound_with_a_code_of_its_own(workers: Callable[..., Workers]) -> None:
