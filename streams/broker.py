@@ -23,7 +23,7 @@ _Answer = TypeVar("_Answer")
 
 _ANSWER_S = 5.0
 # How much later than the end of a request its answer may be seen here.
-_GRACE_S = 5.0
+GRACE_S = 5.0
 # A refused login is told between two tries, so the answer is waited for in pieces.
 _LOOK_S = 0.25
 _RIGHTS = "kafka_sasl_username, and what the brokers allow it"
@@ -103,7 +103,7 @@ def answer_of(asked: Future[_Answer], timeout_s: float) -> _Answer:
 
     timeout_s  of the request: its own end comes first, and says who was silent
     """
-    return asked.result(timeout_s + _GRACE_S)
+    return asked.result(timeout_s + GRACE_S)
 
 
 def admin_client(broker: Broker | str) -> AdminClient:

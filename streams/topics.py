@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cached_property
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.cimpl import NewPartitions, NewTopic
 
-from featurestore.errors import BrokerError, TopicError
+from featurestore.errors import TopicError
 from featurestore.spec import Topic
 from streams.broker import Broker, admin_client, answer_of
 from streams.dead_letters import LETTER_BYTES_MAX, dead_letter_topic
+from streams.topic_ids import TopicIds
 
 _TIMEOUT_S = 30.0
 
@@ -19,7 +21,7 @@ class Topics:
     """The topics of one broker; raises BrokerError when it does not answer."""
 
     def __init__(self, broker: Broker | str) -> None:
-        self._admin, self._at = admin_client(broker), str(broker)
+        self._admin, self._broker = admin_client(broker), broker
 
     def create(self, topics: Iterable[Topic], project: str, replication: int = 1) -> list[str]:
         """Create what is missing, with the project's dead letters beside it, and add partitions; returns what is new.
@@ -57,14 +59,13 @@ class Topics:
                 raise TopicError(name, str(error)) from error
 
     def ids(self, names: Iterable[str]) -> dict[str, str]:
-        """Identity of each topic: a topic that was deleted and created again has another one."""
-        asked = self._admin.describe_topics(TopicCollection(list(names)), request_timeout=_TIMEOUT_S)
-        out = {}
-        for name, done in asked.items():
-            try:
-                out[name] = str(answer_of(done, _TIMEOUT_S).topic_id)
-            except KafkaException as error:
-                if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
-                    raise BrokerError(self._at, error.args[0].str()) from error
-                raise TopicError(name, f"{error}; run `featurestore apply` to create it") from error
-        return out
+        """Identity of each topic: a topic that was deleted and created again has another one.
+
+        Raises TopicError for a topic that the broker does not have. Safe to ask from any thread.
+        """
+        return self._asked.of(names)
+
+    @cached_property
+    def _asked(self) -> TopicIds:
+        """Only for those who ask. Of two threads that are the first, each makes one, and one of these goes at once."""
+        return TopicIds(self._broker)

@@ -51,6 +51,7 @@ SIZES = ("tests/streams/codecs/test_sizes.py",)
 PLACES = ("tests/streams/codecs/test_records_of_many.py",)
 NATIVE = ("tests/streams/transport/test_native.py",)
 FILL = ("tests/streams/test_fill.py",)
+TOPIC_IDS = ("tests/streams/test_topic_ids.py",)
 SERVING = ("tests/streams/test_serving_sink.py",)
 SLICED = ("tests/streams/test_online_sink.py",)
 LETTERS = ("tests/streams/test_letters.py",)
@@ -524,6 +525,9 @@ MUTANTS = (
     Mutant("a partition is given up with buckets that lag", S + "engine.py", "            self._beat()\n        end =", "            pass\n        end =", CUT),
     Mutant("a start has the epoch of the log, which keeps none", S + "engine.py", "leader_epoch=max(epochs, default=-1)", "leader_epoch=-1", CUT),
     Mutant("what nobody foresaw ends the watch of topics", S + "topic_watch.py", "            except Exception:\n", "            except ArithmeticError:\n", ("tests/streams/test_topic_watch.py",)),
+    Mutant("what was answered of topics is kept", S + "topic_ids.py", "                lib.event_destroy(event)\n", "                pass\n", TOPIC_IDS),
+    Mutant("every question for topics leaves its queue", S + "topic_ids.py", "            lib.queue_destroy(queue)\n", "            pass\n", TOPIC_IDS),
+    Mutant("a topic that is not there is the broker's silence", S + "topic_ids.py", "if code != KafkaError.UNKNOWN_TOPIC_OR_PART:", "if True:", TOPIC_IDS),
     Mutant("a partition that is only defined has to have bounds", S + "bounds.py", "if error.args[0].code() not in NO_PARTITION:", "if True:", ("tests/streams/test_bounds.py",)),
     Mutant("a hole is found in a record of the gap before", S + "holes.py", "if first <= offset < end]", "]", ("tests/streams/test_holes.py",)),
     Mutant("rows that came back older are ready for the next worker", S + "serving_sink.py", "is_behind = logged is not None and self._inner.reached(partition) < logged.offset", "is_behind = False", SERVING),

@@ -18,7 +18,7 @@ from numba.extending import intrinsic
 
 from featurestore.kernel.loops.jit import loop
 from streams.arrival import BY_BROKER
-from streams.transport.librdkafka import Message
+from streams.librdkafka import Message
 
 cgutils: Any = untyped
 carray: Any = numba.carray  # type: ignore[attr-defined]

@@ -10,18 +10,16 @@ import ctypes
 from collections.abc import Callable, Iterable, Mapping
 from ctypes import c_void_p
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
-from featurestore.errors import TransportError
+from streams import librdkafka as c
 from streams.arrival import now_ms
 from streams.headers import REPLAYED_FOR
 from streams.payloads import Payloads
-from streams.transport import librdkafka as c
 from streams.transport import message_loop
 
 Ints = npt.NDArray[np.int64]
@@ -62,11 +60,6 @@ class Said:
     error: KafkaError
 
 
-@lru_cache(maxsize=1)
-def _library() -> c.Library:
-    return c.Library()
-
-
 class NativeConsumer:
     """config: librdkafka's options, and the functions `stats_cb`, `error_cb` and `on_commit`, and a `logger`.
 
@@ -88,7 +81,7 @@ class NativeConsumer:
         self._on_lost: OnRebalance | None = None
         self._has_answered = False
         self._room = _Room(0)
-        self._c = _library()
+        self._c = c.library()
         self._functions = np.array(
             [
                 c.address_of(self._c.message_timestamp),
@@ -108,32 +101,22 @@ class NativeConsumer:
             c.StatisticsCallback(self._counted),
             c.LogCallback(self._logged),
         )
-        options = {name: _option(name, value) for name, value in config.items() if name not in _CALLBACKS}
-        self._start(options)
+        self._start({name: value for name, value in config.items() if name not in _CALLBACKS})
 
-    def _start(self, options: Mapping[str, str | None]) -> None:
-        lib, text = self._c, ctypes.create_string_buffer(c.TEXT_MAX)
-        conf = lib.conf_new()
-        try:
-            if "logger" in self._given:
-                # The log comes to the thread that consumes, like everything else.
-                options = {**options, "log.queue": "true"}
-                lib.conf_set_log_cb(conf, self._called[4])
-            for name, value in options.items():
-                held = None if value is None else value.encode()
-                if lib.conf_set(conf, name.encode(), held, text, c.TEXT_MAX) != c.CONF_OK:
-                    raise KafkaException(lib.error(KafkaError._INVALID_ARG, text.value))
-            lib.conf_set_rebalance_cb(conf, self._called[0])
-            lib.conf_set_offset_commit_cb(conf, self._called[1])
-            lib.conf_set_error_cb(conf, self._called[2])
-            if "stats_cb" in self._given:
-                lib.conf_set_stats_cb(conf, self._called[3])
-            self._client = lib.new(c.CONSUMER, conf, text, c.TEXT_MAX)
-            if self._client is None:
-                raise KafkaException(lib.error(lib.last_error(), b"Failed to create consumer: " + text.value))
-        finally:
-            if self._client is None:
-                lib.conf_destroy(conf)
+    def _start(self, options: Mapping[str, Any]) -> None:
+        lib = self._c
+        if "logger" in self._given:
+            # The log comes to the thread that consumes, like everything else.
+            options = {**options, "log.queue": True}
+        conf = lib.conf(options)
+        if "logger" in self._given:
+            lib.conf_set_log_cb(conf, self._called[4])
+        lib.conf_set_rebalance_cb(conf, self._called[0])
+        lib.conf_set_offset_commit_cb(conf, self._called[1])
+        lib.conf_set_error_cb(conf, self._called[2])
+        if "stats_cb" in self._given:
+            lib.conf_set_stats_cb(conf, self._called[3])
+        self._client = lib.client(c.CONSUMER, conf)
         if "logger" in self._given:
             lib.check(lib.set_log_queue(self._client, None))
         lib.check(lib.poll_set_consumer(self._client))
@@ -380,12 +363,3 @@ class _Room:
         self.group = np.empty(size, dtype=np.int64)
         # Of a group; there may be as many as messages.
         self.topic, self.partition, self.count, self.value_bytes, self.key_bytes = np.empty((5, size), dtype=np.int64)
-
-
-def _option(name: str, value: Any) -> str | None:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if value is None or isinstance(value, str | int | float):
-        return None if value is None else str(value)
-    what = f"option {name!r} of librdkafka is to be a text or a number, and is of type {type(value).__name__}"
-    raise TransportError(f"{what}; functions of one's own are not called, so such a login is not possible here")

@@ -20,8 +20,8 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from featurestore.errors import RecordsGoneError
 from streams.broker import refusal
+from streams.librdkafka import Answered
 from streams.transport.batch import Batch
-from streams.transport.librdkafka import Answered
 from streams.transport.native import NativeConsumer, Run, Said
 from streams.transport.options import ReaderOptions, consumer_config
 from streams.transport.pressure import Pressure

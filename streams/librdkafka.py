@@ -1,4 +1,5 @@
-"""librdkafka's public C interface, as much of it as a consumer needs; declared here and called by `native.py`.
+"""librdkafka's public C interface, as much of it as a consumer (`transport/native.py`) and the question who the topics
+are (`topic_ids.py`) need.
 
 It is the very library that `confluent_kafka` brings or was built with: asked for through its extension module, the
 loader finds it among what that module depends on, wherever it lies.
@@ -7,20 +8,23 @@ loader finds it among what that module depends on, wherever it lies.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from ctypes import POINTER, Structure, c_char_p, c_int, c_int32, c_int64, c_size_t, c_void_p
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition, cimpl
 
 from featurestore.errors import TransportError
 
-CONSUMER = 1
+PRODUCER, CONSUMER = 0, 1
 CONF_OK = 0
 # Destroying a client that was not closed leaves no group.
 NO_CONSUMER_CLOSE = 0x8
 TEXT_MAX = 512
+# What options of a request are for.
+DESCRIBE_TOPICS = 19
 
 
 class Message(Structure):
@@ -79,6 +83,8 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {  # name -> result, arguments
     "set_log_queue": (c_int, c_void_p, c_void_p),
     "poll_set_consumer": (c_int, c_void_p),
     "queue_get_consumer": (c_void_p, c_void_p),
+    "queue_new": (c_void_p, c_void_p),
+    "queue_poll": (c_void_p, c_void_p, c_int),
     "queue_destroy": (None, c_void_p),
     "consumer_close": (c_int, c_void_p),
     "destroy": (None, c_void_p),
@@ -113,6 +119,21 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {  # name -> result, arguments
     "message_destroy": (None, c_void_p),
     "message_headers": (c_int, c_void_p, POINTER(c_void_p)),
     "header_get_last": (c_int, c_void_p, c_char_p, POINTER(c_void_p), POINTER(c_size_t)),
+    "AdminOptions_new": (c_void_p, c_void_p, c_int),
+    "AdminOptions_set_request_timeout": (c_int, c_void_p, c_int, c_char_p, c_size_t),
+    "AdminOptions_destroy": (None, c_void_p),
+    "TopicCollection_of_topic_names": (c_void_p, POINTER(c_char_p), c_size_t),
+    "TopicCollection_destroy": (None, c_void_p),
+    "DescribeTopics": (None, c_void_p, c_void_p, c_void_p, c_void_p),
+    "event_error": (c_int, c_void_p),
+    "event_error_string": (c_char_p, c_void_p),
+    "event_DescribeTopics_result": (c_void_p, c_void_p),
+    "event_destroy": (None, c_void_p),
+    "DescribeTopics_result_topics": (POINTER(c_void_p), c_void_p, POINTER(c_size_t)),
+    "TopicDescription_name": (c_char_p, c_void_p),
+    "TopicDescription_error": (c_void_p, c_void_p),
+    "TopicDescription_topic_id": (c_void_p, c_void_p),
+    "Uuid_base64str": (c_char_p, c_void_p),
 }
 
 
@@ -131,7 +152,7 @@ _NAMES = {"yield": "serve_no_more"}
 
 
 class Library:
-    """Each function by its name without `rd_kafka_`; calls let go of the interpreter's lock."""
+    """Each function by its name without `rd_kafka_`; calls let go of the interpreter's lock. `library` has the one."""
 
     def __init__(self) -> None:
         loaded = ctypes.CDLL(cimpl.__file__)
@@ -159,8 +180,37 @@ class Library:
             self.error_destroy(error)
             raise KafkaException(KafkaError(code, _text(text)))
 
+    def conf(self, options: Mapping[str, Any]) -> int:
+        """Options as C has them; they end with the client that is made of them.
+
+        Raises KafkaException for those that librdkafka refuses, TransportError for those that need a function of ours.
+        """
+        texts = {name: _option(name, value) for name, value in options.items()}
+        made, text = self.conf_new(), ctypes.create_string_buffer(TEXT_MAX)
+        for name, value in texts.items():
+            held = None if value is None else value.encode()
+            if self.conf_set(made, name.encode(), held, text, TEXT_MAX) != CONF_OK:
+                self.conf_destroy(made)
+                raise KafkaException(self.error(KafkaError._INVALID_ARG, text.value))
+        return int(made)
+
+    def client(self, kind: int, conf: int) -> int:
+        """A client, of which `destroy` lets go. Raises KafkaException."""
+        text = ctypes.create_string_buffer(TEXT_MAX)
+        made = self.new(kind, conf, text, TEXT_MAX)
+        if made is None:
+            error = self.error(self.last_error(), b"Failed to create client: " + text.value)
+            self.conf_destroy(conf)
+            raise KafkaException(error)
+        return int(made)
+
     def error(self, code: int, text: bytes | None = None) -> KafkaError:
         return KafkaError(code, _text(self.err2str(code) if text is None else text))
+
+    def topics(self, names: Sequence[str]) -> int:
+        """As C has them; whoever asks lets go of them by `TopicCollection_destroy`."""
+        held = _texts(len(names))(*(name.encode() for name in names))
+        return int(self.TopicCollection_of_topic_names(held, len(names)))
 
     def partitions(self, places: Iterable[TopicPartition]) -> Any:
         """As C has them; whoever asks lets go of them by `topic_partition_list_destroy`."""
@@ -184,9 +234,29 @@ class Library:
         ]
 
 
+@lru_cache(maxsize=1)
+def library() -> Library:
+    return Library()
+
+
 def address_of(function: Any) -> int:
     """Where a function lies, for loops that call it."""
     return ctypes.cast(function, c_void_p).value or 0
+
+
+@lru_cache(maxsize=16)
+def _texts(count: int) -> Any:
+    """The type of an array, kept: Python would make it anew each time, and let go of it only when it collects."""
+    return c_char_p * count
+
+
+def _option(name: str, value: Any) -> str | None:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if value is None or isinstance(value, str | int | float):
+        return None if value is None else str(value)
+    what = f"option {name!r} of librdkafka is to be a text or a number, and is of type {type(value).__name__}"
+    raise TransportError(f"{what}; functions of one's own are not called, so such a login is not possible here")
 
 
 def _each(partitions: Any) -> list[Any]:
