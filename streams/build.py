@@ -18,7 +18,7 @@ from streams.bounds import bounds_of
 from streams.broker import admin_client, broker_of
 from streams.codecs import codec_of
 from streams.dead_letters import LETTER_BYTES_MAX, LETTER_QUEUE_BYTES_MAX, DeadLetterBox, dead_letter_topic
-from streams.engine import Engine
+from streams.engine import Engine, steady_us
 from streams.producer import kafka_producer
 from streams.schemas import schemas_at
 from streams.serving_sink import ServingSink
@@ -69,7 +69,7 @@ def build_worker(settings: Settings, repository: Repository) -> StreamApp:
             max(view.lateness_us for view in repository.views_of(name)),
             EventLog(settings.offline_path, repository.topic(name)),
             letters,
-            _now_us,
+            steady_us,
             codec=codec_of(repository.topic(name), schemas),
         )
         for name in topics

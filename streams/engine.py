@@ -6,6 +6,7 @@ two sinks move on their own; a restart begins at the lower of them and what the 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
@@ -100,11 +101,17 @@ def _column(name: str, part: _Part) -> pa.Array:
     return part.decoded.arrays[name]
 
 
+def steady_us() -> int:
+    """Of a clock that nobody sets: one that steps back would have everything wait until it is where it was."""
+    return time.monotonic_ns() // 1_000
+
+
 class Engine:
     """Applies the batches of one topic; used from one thread.
 
     sinks       of the views that have online rows
     lateness_us the longest that any view of the topic waits: what is later is a dead letter
+    clock_us    measures how long ago things were; `steady_us`, where it is not a test's
     log_thread  where the log is written; one of its own by default
     codec       of the topic's records; needed where a schema registry is
     """

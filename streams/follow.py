@@ -15,7 +15,7 @@ from featurestore.spec import FeatureView
 from streams.bounds import bounds_of
 from streams.broker import admin_client, broker_of
 from streams.codecs import codec_of
-from streams.engine import Engine
+from streams.engine import Engine, steady_us
 from streams.online_sink import OnlineSink
 from streams.schemas import schemas_at
 from streams.sink import NoLetters, NoLog
@@ -61,7 +61,7 @@ class Follower:
             view.lateness_us,
             log,
             NoLetters(),
-            _now_us,
+            steady_us,
             codec=codec_of(topic, schemas_at(settings.schema_address)),
         )
         starts = {partition: self._engine.open(partition) for partition in range(topic.partitions)}
@@ -112,7 +112,3 @@ class Follower:
         for batch in self._tail.read(_READ_S):
             self._engine.apply(batch)
         self._engine.tick()
-
-
-def _now_us() -> int:
-    return time.time_ns() // 1_000

@@ -9,6 +9,7 @@ killed goes on when it is run again, since its scratch rows carry watermarks lik
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
 from collections import Counter
@@ -37,7 +38,7 @@ from featurestore.spec import FeatureView, Repository
 from streams.bounds import bounds_of
 from streams.broker import admin_client, broker_of
 from streams.codecs import codec_of
-from streams.engine import Engine
+from streams.engine import Engine, steady_us
 from streams.fill import LogFill
 from streams.letters import DeadLetter
 from streams.online_sink import OnlineSink
@@ -53,6 +54,8 @@ _SILENT_MAX_S = 60.0
 # Events that are counted at once, and entities that are shown.
 _COUNTED_MAX = 200_000
 _SAMPLE = 5
+# It names a folder and a namespace, and both are deleted by it.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 Source = Literal["kafka", "log"]
 
@@ -113,7 +116,7 @@ class Replayed:
 
 
 class Replay:
-    """One replay, by name; the same name finds its scratch place again.
+    """One replay, by name; the same name finds its scratch place again. Raises ReplayError for a name that is none.
 
     first, end  an offset (of every partition), or a moment of arrival as ISO 8601 with its zone; None: all there is
     at          is told the points at which a process may be killed
@@ -144,7 +147,10 @@ class Replay:
         self._lateness_us = max(view.lateness_us for view in repository.views_of(topic))
         # Not their ids: a changed definition finds the place of before, and is told so.
         said = repr((topic, first, end, [view.name for view in self._views], source))
-        self.name = name or blake2b(said.encode(), digest_size=4).hexdigest()
+        self.name = blake2b(said.encode(), digest_size=4).hexdigest() if name is None else name
+        if not _NAME.fullmatch(self.name):
+            wanted = "up to 64 letters, digits, dots, dashes and underscores, a letter or a digit first"
+            raise ReplayError(topic, f"{self.name!r} is no name for a replay; say {wanted}")
         self.folder = settings.offline_path.parent / "replays" / self.name
         self._store = OnlineStore.at(
             settings.redis_url, namespace=f"{settings.project}:replay:{self.name}", buckets=settings.buckets
@@ -170,10 +176,10 @@ class Replay:
         held = self._held()
         for view_id in {*self._view_ids(), *(() if held is None else held.views)}:
             self._store.drop(view_id)
-        is_there = self.folder.exists()
-        if is_there:
-            shutil.rmtree(self.folder)
-        return is_there
+        if held is None:
+            return False
+        shutil.rmtree(self.folder)
+        return True
 
     # -- what is asked -----------------------------------------------------------------------------------------------
 
@@ -266,7 +272,7 @@ class Replay:
         letters = _FileLetters(self.folder / "letters.jsonl")
         sinks = self._sinks(asked, topic_id)
         codec = codec_of(self._topic, schemas_at(self._settings.schema_address))
-        engine = Engine(self._topic, topic_id, sinks, self._lateness_us, self._log, letters, _now_us, codec=codec)
+        engine = Engine(self._topic, topic_id, sinks, self._lateness_us, self._log, letters, steady_us, codec=codec)
         starts = {partition: engine.open(partition) for partition in asked.first}
         total = sum(asked.end[partition] - mark.offset for partition, mark in begin.items())
         heard = dict.fromkeys(begin, time.monotonic())
@@ -407,7 +413,3 @@ def _valid(part: pa.Table, keys: Sequence[str]) -> pa.Array:
     for key in keys[1:]:
         held = pc.and_(held, part[key].is_valid())
     return held
-
-
-def _now_us() -> int:
-    return time.time_ns() // 1_000

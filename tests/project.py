@@ -52,9 +52,10 @@ class Project:
         environment = {**environment_of(self.settings), "COLUMNS": "200"}
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
 
-    def start_worker(self) -> subprocess.Popen[bytes]:
+    def start_worker(self, *module: str) -> subprocess.Popen[bytes]:
+        """A worker; `module` with its arguments has something happen to it."""
         with self.log.open("ab") as output:
-            command = [sys.executable, "-m", "featurestore.cli", "worker"]
+            command = [sys.executable, "-m", *(module or ("featurestore.cli", "worker"))]
             environment = environment_of(self.settings)
             worker = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
         self._workers.append(worker)

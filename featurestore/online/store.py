@@ -338,7 +338,7 @@ class OnlineStore:
 
     def _keys_of(self, view_id: str, what: str, at_once: int) -> Iterator[list[bytes]]:
         # A star stands for anything, and so may the key of another view's entity: the place is looked at as well.
-        pattern = f"{self._namespace}:{{b*}}:{view_id}:{what}*"
+        pattern = f"{_plain(self._namespace)}:{{b*}}:{_plain(view_id)}:{what}*"
         ours = re.compile(
             re.escape(f"{self._namespace}:{{b").encode() + rb"\d+" + re.escape(f"}}:{view_id}:{what}").encode()
         )
@@ -458,3 +458,8 @@ def _outcome(reply: list[Any]) -> Outcome:
             return LostTail(_unpacked(reply[1]) if reply[1] else None, int(reply[2]))
         case _:
             return Conflict()
+
+
+def _plain(text: str) -> str:
+    """As a pattern that stands for this text alone."""
+    return re.sub(r"([\\*?\[\]])", r"\\\1", text)

@@ -30,3 +30,17 @@ def test_rows_of_another_view_stay_whatever_their_entities_are_called(
     # Its row, and how far its bucket has come.
     assert (store.rows("by_user@1"), store.drop("by_user@1"), store.rows("by_user@1")) == (1, 2, 0)
     assert store.payloads([("other@2", [entity])]) == [[b"payload"]]
+
+
+@pytest.mark.parametrize("name", ["a[1]", "a*", "a?", "a\\\\", "[a-z]"])
+def test_a_namespace_may_have_what_a_pattern_is_made_of(
+    name: str, redis_client: redis.Redis, unique: Callable[[str], str]
+) -> None:
+    first = unique("drop")
+    stores = [OnlineStore(OneServer(redis_client), namespace=f"{first}{each}", buckets=4) for each in (name, "a1")]
+    for store in stores:
+        store.ensure_ready()
+        commit = Commit.onto(store.read("v@1", [b"bob"]), Pieces.of([b"payload"]), [(Move("t/0", None, Mark(1, 1)),)])
+        assert store.commit("v@1", commit) == [Applied()]
+    assert [stores[0].rows("v@1"), stores[0].drop("v@1")] == [1, 2]
+    assert [store.rows("v@1") for store in stores] == [0, 1]

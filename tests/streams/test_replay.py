@@ -130,6 +130,18 @@ def test_a_name_stands_for_one_question(project: Make, unique: Callable[[str], s
     assert not list(redis_client.scan_iter(f"{made.settings.project}:replay:*"))
 
 
+def test_a_name_is_no_way_out_of_the_folder_of_replays(project: Make, unique: Callable[[str], str]) -> None:
+    topic = unique("way-out")
+    made = project(definitions(topic, partitions=1))
+    kept = made.folder / "offline" / "kept"
+    kept.parent.mkdir(exist_ok=True)
+    kept.write_text("a log")
+    for name in ("../offline", "..", ".", "", str(kept.parent), "a/b", "a[1]", "x" * 65, "-x"):
+        refused = made.command("replay", topic, f"--name={name}", "--drop")
+        assert (refused.returncode, "is no name for a replay" in refused.stderr) == (1, True), (name, refused.stdout)
+    assert kept.read_text() == "a log"
+
+
 def test_what_some_view_takes_is_no_dead_letter_of_a_replay_of_another(
     project: Make, unique: Callable[[str], str]
 ) -> None:

@@ -56,6 +56,26 @@ def counted(project: Project) -> int:
     return sum(table["by_user__n"].to_pylist())
 
 
+def test_a_clock_that_is_set_back_holds_nothing_up(
+    project: Make, unique: Callable[[str], str], redis_client: redis.Redis
+) -> None:
+    topic = unique("set-back")
+    made = project(definitions(topic, partitions=1))
+    back = made.folder / "back"
+    worker = made.start_worker("tests.streams.set_back", str(back))
+    made.wait_until_said("reading ")
+    send(made, topic, 100)
+    made.wait_until_applied(worker)
+    back.touch()
+    # The log, and what looks after rows that were lost.
+    send(made, topic, 100, first=100)
+    made.wait_until_applied(worker, 30)
+    for key in redis_client.scan_iter(f"{made.settings.project}:*"):
+        redis_client.delete(key)
+    made.wait_until_applied(worker, 30)
+    assert counted(made) == 200
+
+
 def test_two_workers_share_the_partitions_and_one_takes_over_when_the_other_goes(
     project: Make, unique: Callable[[str], str]
 ) -> None:
