@@ -275,6 +275,18 @@ class TopicError(FeatureStoreError):
         super().__init__(f"topic {topic!r}: {what}")
 
 
+class GrownTopicError(TopicError):
+    """The broker has more partitions of a topic than its definition says, and nobody reads the others."""
+
+    def __init__(self, topic: str, said: int, held: int) -> None:
+        self.said, self.held = said, held
+        super().__init__(
+            topic,
+            f"the broker has {held} partitions of it, but its definition says partitions={said}, and what is sent to "
+            f"the others is not read; say partitions={held} there, run `featurestore apply`, start the workers again",
+        )
+
+
 class BrokerError(FeatureStoreError):
     """No Kafka broker answers."""
 

@@ -48,8 +48,10 @@ def build_worker(settings: Settings, repository: Repository) -> StreamApp:
     topics = sorted({view.source.name for view in repository.views.values()})
     broker = broker_of(settings)
     known = Topics(broker)
+    # Also where the partitions that no definition says are another worker's.
+    ids = known.whole_ids(map(repository.topic, topics))
     # A letter that finds no topic would end the worker at the first event that cannot be applied.
-    ids = known.ids([*topics, *(dead_letter_topic(name, settings.project) for name in topics)])
+    known.ids(dead_letter_topic(name, settings.project) for name in topics)
     schemas = schemas_at(settings.schema_address)
     admin, turn = admin_client(broker), Lock()
 
@@ -86,7 +88,7 @@ def build_worker(settings: Settings, repository: Repository) -> StreamApp:
         drain_s=settings.worker_drain_s,
         project=settings.project,
     )
-    port = EnginePort(engines, options, broker.login, partial(known.ids, topics), letters)
+    port = EnginePort(engines, options, broker.login, partial(known.told, topics), letters)
     folder = Path(settings.offline_path).parent / "faust"
     return stream_app(worker_group(settings), settings.kafka_bootstrap, port, str(folder))
 

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from featurestore.errors import LostTailError, TopicError
+from featurestore.errors import GrownTopicError, LostTailError, TopicError
 from featurestore.event_time import REPEATED_US, SECOND_US, Mark
 from featurestore.kernel import BATCHED_OFFSETS_MAX, Column, Events, in_records
 from featurestore.kernel.expressions import from_arrow
@@ -149,14 +149,12 @@ class Engine:
     def open(self, partition: int) -> int:
         """Take a partition over; where to read from: the lowest offset that a sink still lacks.
 
-        Raises TopicError when the topic is another one than before, or has more partitions than its definition says.
+        Raises TopicError when the topic is another one than before, GrownTopicError when it has more partitions than
+        its definition says.
         """
         if partition >= self.topic.partitions:
-            raise TopicError(
-                self.topic.name,
-                f"the broker has a partition {partition}, but its definition says partitions={self.topic.partitions}; "
-                f"say partitions={partition + 1} there and start the workers again",
-            )
+            # At least so many: only the broker knows how many there are.
+            raise GrownTopicError(self.topic.name, self.topic.partitions, partition + 1)
         # What waited for the log belongs to reads of before; after a change of owner it is read again.
         self.flush()
         self._log.forget()

@@ -133,6 +133,7 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {  # name -> result, arguments
     "TopicDescription_name": (c_char_p, c_void_p),
     "TopicDescription_error": (c_void_p, c_void_p),
     "TopicDescription_topic_id": (c_void_p, c_void_p),
+    "TopicDescription_partitions": (POINTER(c_void_p), c_void_p, POINTER(c_size_t)),
     "Uuid_base64str": (c_char_p, c_void_p),
 }
 

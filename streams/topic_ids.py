@@ -1,4 +1,4 @@
-"""Who the topics of a broker are, asked of librdkafka itself.
+"""Who the topics of a broker are, and how many partitions they have, asked of librdkafka itself.
 
 `AdminClient.describe_topics` of confluent_kafka (up to 2.16.1 at least) never lets go of the object that it makes of
 each topic's id: 200 bytes a topic and call, and a worker asks twice a second for as long as it lives.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import time
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException
 
@@ -18,6 +19,13 @@ from streams.broker import GRACE_S, Broker, client_config
 
 # Of waiting in C, where no signal is handled.
 _PIECE_MS = 250
+
+
+class Told(NamedTuple):
+    """What the broker says of a topic: one that was deleted and created again has another identity."""
+
+    id: str
+    partitions: int
 
 
 class TopicIds:
@@ -49,7 +57,11 @@ class TopicIds:
             self._c.destroy(self._client)
 
     def of(self, names: Iterable[str]) -> dict[str, str]:
-        """Identity of each topic: a topic that was deleted and created again has another one.
+        """Identity of each topic; raises as `told`."""
+        return {name: told.id for name, told in self.told(names).items()}
+
+    def told(self, names: Iterable[str]) -> dict[str, Told]:
+        """Identity and number of partitions of each topic.
 
         Raises TopicError for a topic that the broker does not have, BrokerError for all else.
         """
@@ -79,7 +91,7 @@ class TopicIds:
             if time.monotonic() > deadline:
                 raise KafkaException(self._c.error(KafkaError._TIMED_OUT))
 
-    def _read(self, event: int, count: int) -> dict[str, str]:
+    def _read(self, event: int, count: int) -> dict[str, Told]:
         """What an answer says, all of which is C's, and gone with the event."""
         lib, size = self._c, ctypes.c_size_t()
         code = lib.event_error(event)
@@ -90,10 +102,10 @@ class TopicIds:
         if len(topics) < count:
             # C has holes where the broker left topics out.
             raise KafkaException(lib.error(KafkaError._BAD_MSG))
-        return dict(map(self._identity, topics))
+        return dict(map(self._told, topics))
 
-    def _identity(self, topic: int) -> tuple[str, str]:
-        lib = self._c
+    def _told(self, topic: int) -> tuple[str, Told]:
+        lib, size = self._c, ctypes.c_size_t()
         name, error = lib.TopicDescription_name(topic).decode(), lib.TopicDescription_error(topic)
         code = lib.error_code(error)
         if code:
@@ -101,4 +113,5 @@ class TopicIds:
             if code != KafkaError.UNKNOWN_TOPIC_OR_PART:
                 raise refused
             raise TopicError(name, f"{refused}; run `featurestore apply` to create it") from refused
-        return name, lib.Uuid_base64str(lib.TopicDescription_topic_id(topic)).decode()
+        lib.TopicDescription_partitions(topic, ctypes.byref(size))
+        return name, Told(lib.Uuid_base64str(lib.TopicDescription_topic_id(topic)).decode(), size.value)

@@ -1,7 +1,8 @@
-"""Sees that a topic was deleted and made again under a running worker, whose offsets then mean other events.
+"""Sees that a topic was made again under a running worker, or has got partitions that its definition does not have.
 
-librdkafka goes on with the new topic by itself, from the offset at which it stood in the old one: where the new one
-is as long as that already, nothing else would tell.
+Offsets of a topic that was deleted and made again mean other events. librdkafka goes on with the new one by itself,
+from the offset at which it stood in the old one: where the new one is as long as that already, nothing else would tell.
+Nor would anything tell of new partitions before the group hands them out, while what is sent there is in no value.
 """
 
 from __future__ import annotations
@@ -11,39 +12,48 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
-from featurestore.errors import FeatureStoreError, TopicError
+from featurestore.errors import FeatureStoreError, GrownTopicError, TopicError
+from streams.topic_ids import Told
 
 log = logging.getLogger("featurestore.worker")
 
-# What is sent to the new topic before it is seen may be counted, so often; one small call of the broker each time.
+# What is sent to the new topic before it is seen may be counted, so often, and lookups do not know of what is sent to
+# new partitions; one small call of the broker each time.
 EVERY_S = 0.5
 
 
-def changed(known: Mapping[str, str], now: Mapping[str, str]) -> TopicError | None:
-    """The first topic that is another one now; one that the broker does not know at the moment is none."""
-    for name, identity in sorted(known.items()):
-        if now.get(name, identity) != identity:
+def changed(known: Mapping[str, Told], now: Mapping[str, Told]) -> TopicError | None:
+    """The first topic that is another one now, or has more partitions.
+
+    One that the broker does not know at the moment, or not all partitions of which, is neither.
+    """
+    for name, (identity, partitions) in sorted(known.items()):
+        told = now.get(name, known[name])
+        if told.id != identity:
             return TopicError(
                 name,
                 "it was deleted and made again while this worker read it, so its offsets mean other events now; give "
                 "the topic another name, or use another project",
             )
+        if told.partitions > partitions:
+            return GrownTopicError(name, partitions, told.partitions)
     return None
 
 
 def watch_topics(
-    known: Mapping[str, str], ids: Callable[[], Mapping[str, str]], failed: Callable[[TopicError], None]
+    known: Mapping[str, Told], ask: Callable[[], Mapping[str, Told]], failed: Callable[[TopicError], None]
 ) -> None:
-    """Compare until a topic is another one, for as long as the process lives; `failed` is called once.
+    """Compare until a topic has changed, for as long as the process lives; `failed` is called once.
 
-    ids  asks the broker; while it does not answer, or lacks a topic, nothing is known
+    known  the topics as the worker reads them: how many partitions is what their definitions say
+    ask    asks the broker; while it does not answer, or lacks a topic, nothing is known
     """
 
     def run() -> None:
         while True:
             time.sleep(EVERY_S)
             try:
-                error = changed(known, ids())
+                error = changed(known, ask())
             except FeatureStoreError as unknown:
                 log.debug("topics are not compared: %s", unknown)
                 continue

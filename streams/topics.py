@@ -8,11 +8,11 @@ from functools import cached_property
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.cimpl import NewPartitions, NewTopic
 
-from featurestore.errors import TopicError
+from featurestore.errors import GrownTopicError, TopicError
 from featurestore.spec import Topic
 from streams.broker import Broker, admin_client, answer_of
 from streams.dead_letters import LETTER_BYTES_MAX, dead_letter_topic
-from streams.topic_ids import TopicIds
+from streams.topic_ids import Told, TopicIds
 
 _TIMEOUT_S = 30.0
 
@@ -64,6 +64,22 @@ class Topics:
         Raises TopicError for a topic that the broker does not have. Safe to ask from any thread.
         """
         return self._asked.of(names)
+
+    def told(self, names: Iterable[str]) -> dict[str, Told]:
+        """Identity and number of partitions of each topic; raises as `ids`, and is as safe."""
+        return self._asked.told(names)
+
+    def whole_ids(self, topics: Iterable[Topic]) -> dict[str, str]:
+        """As `ids`, for who is to read topics whole.
+
+        Raises GrownTopicError where the broker has more partitions of one than its definition says, too.
+        """
+        wanted = {topic.name: topic for topic in topics}
+        told = self.told(wanted)
+        for name, topic in wanted.items():
+            if told[name].partitions > topic.partitions:
+                raise GrownTopicError(name, topic.partitions, told[name].partitions)
+        return {name: each.id for name, each in told.items()}
 
     @cached_property
     def _asked(self) -> TopicIds:

@@ -19,11 +19,12 @@ import faust
 from faust.tables import TableManager
 from faust.types import StreamT
 
-from featurestore.errors import LostTailError, TopicError
+from featurestore.errors import FeatureStoreError, GrownTopicError, LostTailError, TopicError
 from streams.dead_letters import DeadLetterBox
 from streams.engine import Engine
 from streams.logs import json_logging
 from streams.metrics import WorkerMetrics, serve_metrics
+from streams.topic_ids import Told
 from streams.topic_watch import watch_topics
 from streams.transport import Agent, Batch, Consumer, Place, ReaderOptions
 from streams.transport_metrics import TransportMetrics
@@ -50,8 +51,8 @@ log = logging.getLogger("featurestore.worker")
 class EnginePort:
     """The engines of a worker, behind the transport: partitions open and close between batches.
 
-    topic_ids  asks the broker for the identities of the topics; None where nobody compares them
-    letters    where the engines put their dead letters
+    ask      asks the broker who the topics are; None where nobody compares them
+    letters  where the engines put their dead letters
     """
 
     def __init__(
@@ -59,12 +60,12 @@ class EnginePort:
         engines: Mapping[str, Engine],
         reader_options: ReaderOptions,
         login: Mapping[str, str] | None = None,
-        topic_ids: Callable[[], Mapping[str, str]] | None = None,
+        ask: Callable[[], Mapping[str, Told]] | None = None,
         letters: DeadLetterBox | None = None,
     ) -> None:
         self._letters = letters
         self.engines, self.reader_options, self.login = engines, reader_options, login or {}
-        self.topic_ids = topic_ids
+        self.ask = ask
         self._refused: TopicError | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._waiting: dict[str, list[_Waiting]] = {}
@@ -72,11 +73,22 @@ class EnginePort:
         self.ticked_s = time.monotonic()
 
     def open(self, places: list[Place]) -> Mapping[Place, int]:
-        starts = {place: self._thread.submit(self.engines[place[0]].open, place[1]).result() for place in places}
+        try:
+            starts = {place: self._thread.submit(self.engines[place[0]].open, place[1]).result() for place in places}
+        except GrownTopicError as error:
+            raise self._counted(error) from error
         told = [{"topic": topic, "partition": number, "offset": o} for (topic, number), o in sorted(starts.items())]
         said = ", ".join(f"{each['topic']}/{each['partition']} from {each['offset']}" for each in told)
         log.info("reading %s", said or "nothing", extra={"places": told})
         return starts
+
+    def _counted(self, error: GrownTopicError) -> GrownTopicError:
+        """With the broker's own count: of the partitions that this worker was given, the last need not be the last."""
+        try:
+            held = error.held if self.ask is None else self.ask()[error.topic].partitions
+        except FeatureStoreError:
+            return error
+        return GrownTopicError(error.topic, error.said, max(held, error.held))
 
     def epochs(self, places: list[Place]) -> Mapping[Place, int]:
         marks = {place: self.engines[place[0]].marks().get(place[1]) for place in places}
@@ -280,14 +292,15 @@ def stream_app(group: str, bootstrap: str, port: EnginePort, data_folder: str) -
 
 
 def _watch_topics(port: EnginePort, consumer: Consumer) -> None:
-    if port.topic_ids is None:
+    if port.ask is None:
         return
 
     def failed(error: TopicError) -> None:
         port.refuse(error)
         consumer.failed(error)
 
-    watch_topics({name: engine.topic_id for name, engine in port.engines.items()}, port.topic_ids, failed)
+    known = {name: Told(engine.topic_id, engine.topic.partitions) for name, engine in port.engines.items()}
+    watch_topics(known, port.ask, failed)
 
 
 def _body(app: StreamApp, port: EnginePort) -> Callable[[StreamT[Batch]], Any]:

@@ -18,6 +18,11 @@ FETCH: dict[str, int] = {
     "max.partition.fetch.bytes": 1_048_576,
     "fetch.wait.max.ms": 10,
 }
+# By default librdkafka looks for new partitions every five minutes, while what is sent there is in no value and lookups
+# say that all is there. One small call of the broker each time.
+_LOOK_FOR_PARTITIONS_MS = 5_000
+# librdkafka's own bound of the time between two polls, which may not be shorter than a session.
+_POLL_INTERVAL_MS = 300_000
 _ASSIGNORS = {"eager": "range,roundrobin", "cooperative": "cooperative-sticky"}
 # A heartbeat may be lost or late a few times before the group gives our partitions away.
 _HEARTBEATS_A_SESSION = 10
@@ -63,6 +68,8 @@ def consumer_config(options: ReaderOptions, client: Mapping[str, Any]) -> dict[s
         **FETCH,
         "session.timeout.ms": session_ms,
         "heartbeat.interval.ms": max(session_ms // _HEARTBEATS_A_SESSION, 100),
+        "max.poll.interval.ms": max(session_ms, _POLL_INTERVAL_MS),
+        "topic.metadata.refresh.interval.ms": _LOOK_FOR_PARTITIONS_MS,
         **member,
         **options.config,
         **client,

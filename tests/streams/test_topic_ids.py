@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from confluent_kafka import KafkaException, TopicCollection
 
-from featurestore.errors import BrokerError, TopicError
+from featurestore import Topic
+from featurestore.errors import BrokerError, GrownTopicError, TopicError
 from featurestore.local import LocalStack, free_port
 from streams.broker import admin_client
 from streams.topic_ids import TopicIds
@@ -107,6 +108,20 @@ def test_they_are_the_texts_of_confluent_kafka(stack: LocalStack, topics: list[s
     assert ids == {name: told(stack.kafka_bootstrap, name) for name in topics}
     assert len(set(ids.values())) == len(topics)
     assert Topics(stack.kafka_bootstrap).ids([]) == {}
+
+
+def test_the_partitions_of_each_are_counted(stack: LocalStack, unique: Callable[[str], str]) -> None:
+    one, three = unique("one"), unique("three")
+    make_topic(stack.kafka_bootstrap, one, 1)
+    make_topic(stack.kafka_bootstrap, three, 3)
+    make_topics(stack.kafka_bootstrap)
+    topics = Topics(stack.kafka_bootstrap)
+    assert {name: told.partitions for name, told in topics.told([three, one]).items()} == {one: 1, three: 3}
+    schema = {"user": str, "at": "timestamp"}
+    smaller, larger = (Topic(three, schema=schema, event_time="at", partitions=count) for count in (2, 4))
+    assert topics.whole_ids([larger]) == topics.ids([three])
+    with pytest.raises(GrownTopicError, match=r"has 3 partitions .* partitions=2, .* say partitions=3 there"):
+        topics.whole_ids([smaller])
 
 
 def test_a_topic_that_is_not_there_is_told_as_confluent_kafka_tells_it(stack: LocalStack, topics: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""A topic that is deleted and made again under a worker that runs."""
+"""A topic that is deleted and made again under a worker that runs, or grows."""
 
 from __future__ import annotations
 
@@ -6,18 +6,30 @@ import threading
 from collections.abc import Callable
 
 from featurestore import Topic
-from featurestore.errors import TopicError
+from featurestore.errors import GrownTopicError, TopicError
 from featurestore.local import LocalStack
 from streams.broker import admin_client
+from streams.topic_ids import Told
 from streams.topic_watch import changed, watch_topics
 from streams.topics import Topics
 
 
 def test_a_topic_that_is_not_there_at_the_moment_is_no_other_one() -> None:
-    assert changed({"a": "1", "b": "2"}, {"a": "1", "b": "2"}) is changed({"a": "1", "b": "2"}, {"a": "1"}) is None
-    error = changed({"a": "1", "b": "2"}, {"a": "1", "b": "3"})
+    known = {"a": Told("1", 2), "b": Told("2", 2)}
+    assert changed(known, known) is changed(known, {"a": Told("1", 2)}) is None
+    error = changed(known, {"a": Told("1", 2), "b": Told("3", 2)})
     assert error is not None
     assert "topic 'b': it was deleted and made again" in str(error)
+
+
+def test_a_topic_may_have_fewer_partitions_than_its_definition_says_and_no_more() -> None:
+    known = {"a": Told("1", 2), "b": Told("2", 2)}
+    assert changed(known, {"a": Told("1", 1), "b": Told("2", 2)}) is None
+    error = changed(known, {"a": Told("1", 1), "b": Told("2", 4)})
+    assert isinstance(error, GrownTopicError)
+    assert (error.topic, error.said, error.held) == ("b", 2, 4)
+    # Made again is what matters: there is no going on with it.
+    assert not isinstance(changed(known, {"b": Told("3", 4)}), GrownTopicError)
 
 
 def test_it_is_told_once_the_broker_has_the_new_one(stack: LocalStack, unique: Callable[[str], str]) -> None:
@@ -32,13 +44,13 @@ def test_it_is_told_once_the_broker_has_the_new_one(stack: LocalStack, unique: C
 
     asked: list[None] = []
 
-    def ids() -> dict[str, str]:
+    def ask() -> dict[str, Told]:
         asked.append(None)
         if len(asked) == 1:
             raise TimeoutError("what nobody foresaw")
-        return topics.ids([topic.name])
+        return topics.told([topic.name])
 
-    watch_topics(topics.ids([topic.name]), ids, failed)
+    watch_topics(topics.told([topic.name]), ask, failed)
     [deleted] = admin.delete_topics([topic.name], operation_timeout=30).values()
     deleted.result()
     # The broker says that it is deleted before its name is free.
