@@ -83,11 +83,11 @@ class Backfill:
 
         keep_following_s  how long to keep the new rows fresh after the flip, for workers to take over
 
-        Raises BackfillError where the rows differ from the log, or somebody else flipped.
+        Raises BackfillError where the rows differ from the log, or somebody else flipped, GrownTopicError where the
+        topic has partitions that its definition does not have.
         """
         self._store.ensure_ready()
-        topic = self._view.source
-        topic_id = Topics(broker_of(self._settings)).ids([topic.name])[topic.name]
+        topic_id = self._whole_id()
         self._log.forget()
         state = self._aliases.backfill(self._view.id) or self._begin()
         compared, dropped = "compared before", 0
@@ -175,6 +175,11 @@ class Backfill:
             return 0
         return self._store.drop(state.old_id, may=lambda: self._names(state.id))
 
+    def _whole_id(self) -> str:
+        """The topic's identity; raises GrownTopicError where rows would lack what some of its partitions have."""
+        topic = self._view.source
+        return Topics(broker_of(self._settings)).whole_ids([topic])[topic.name]
+
     def _names(self, row_id: str) -> bool:
         """Whether the alias does."""
         return self._aliases.id_of(self._view.id) == row_id
@@ -209,6 +214,8 @@ class Backfill:
                 # It was served and has lost something: ready is what holds all that was served until it was told.
                 follower.until_caught_up()
             self._refuse_lost(state, follower.settled())
+            # The topic may have grown while the shadow was filled.
+            self._whole_id()
             if before.id not in (state.id, state.old_id):
                 raise BackfillError(self._view.name, f"somebody else flipped it to {before.id} meanwhile")
             if self._aliases.point(self._view.id, before, self._alias(state.id, True)):

@@ -54,8 +54,9 @@ def expired(settings: Settings, repository: Repository, topic: str | None = None
     found = []
     for name in read if topic is None else [topic]:
         wanted = repository.topic(name)
-        # The bounds of a topic that is not there are none, which would read as if nothing had expired.
-        topics.ids([name])
+        # The bounds of a topic that is not there are none, which would read as if nothing had expired, and so would
+        # those of partitions that nobody looks at.
+        topics.whole_ids([wanted])
         marks = EventLog(settings.offline_path, wanted).marks()
         for partition, bounds in sorted(bounds_of(admin, name, range(wanted.partitions)).items()):
             first = marks[partition].offset if partition in marks else 0

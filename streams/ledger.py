@@ -33,6 +33,7 @@ class TopicLedger:
     expired     offsets that the broker has deleted and nothing else tells of: records that never were applied, for
                 which somebody ran `skip-expired`; also ends of transactions, that once could be told from these
     unreadable  records among the letters that hold none
+    unread      partitions that the broker has and the definition does not: what they have is in `records` alone
     """
 
     topic: str
@@ -44,6 +45,7 @@ class TopicLedger:
     replayed: int = 0
     expired: int = 0
     unreadable: int = 0
+    unread: tuple[int, ...] = ()
 
     @property
     def balanced(self) -> bool:
@@ -99,6 +101,7 @@ def ledgers(settings: Settings, repository: Repository, only: str | None = None)
                 sum(each.replayed is not None for each in held.letters),
                 expired,
                 len(held.unreadable),
+                progress.unread,
             )
         )
     return out

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from confluent_kafka import IsolationLevel, KafkaException, TopicPartition
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
+from featurestore.errors import TopicError
 from featurestore.offline import EventLog
 from featurestore.online import Aliases, OnlineStore
 from featurestore.settings import Settings
@@ -15,6 +16,7 @@ from featurestore.spec import Repository
 from streams.bounds import NO_PARTITION
 from streams.broker import admin_client, answer_of, broker_of
 from streams.build import online_store
+from streams.topics import Topics
 
 _TIMEOUT_S = 10.0
 
@@ -26,8 +28,9 @@ class TopicProgress:
     end     records that the broker has (sum of end offsets)
     done    records before the watermark of the sink that is furthest behind
     online  the same, of the online store alone
-    ends    partition -> end offset
+    ends    partition -> end offset, of all that the broker or the definition has
     stale   views whose rows are not complete yet
+    unread  partitions that the broker has and the definition does not: no worker reads them
     """
 
     topic: str
@@ -36,6 +39,7 @@ class TopicProgress:
     online: int
     ends: Mapping[int, int]
     stale: tuple[str, ...] = ()
+    unread: tuple[int, ...] = ()
 
     @property
     def lag(self) -> int:
@@ -48,16 +52,17 @@ class Progress:
     def __init__(self, settings: Settings, repository: Repository) -> None:
         self._repository, self._store = repository, online_store(settings)
         self._aliases = Aliases(self._store)
-        self._admin = admin_client(broker_of(settings))
+        self._admin, self._asked = admin_client(broker_of(settings)), Topics(broker_of(settings))
         self._topics = sorted({view.source.name for view in repository.views.values()})
         self._logs = {name: EventLog(settings.offline_path, repository.topic(name)) for name in self._topics}
 
     def look(self) -> list[TopicProgress]:
         """One line a topic; three kinds of servers are asked."""
-        ends = self._ends()
+        held = {name: self._partitions(name) for name in self._topics}
+        ends = self._ends(held)
         out = []
         for name in self._topics:
-            partitions = range(self._repository.topic(name).partitions)
+            partitions = held[name]
             log = self._logs[name]
             log.forget()
             logged = {partition: mark.offset for partition, mark in log.marks().items()}
@@ -72,15 +77,21 @@ class Progress:
             done = sum(min([logged.get(p, 0), *(each.get(p, 0) for each in rows)]) for p in partitions)
             end = sum(ends.get((name, p), 0) for p in partitions)
             of_partition = {p: ends.get((name, p), 0) for p in partitions}
-            out.append(TopicProgress(name, end, done, online, of_partition, stale))
+            unread = tuple(partitions[self._repository.topic(name).partitions :])
+            out.append(TopicProgress(name, end, done, online, of_partition, stale, unread))
         return out
 
-    def _ends(self) -> dict[tuple[str, int], int]:
-        places = [
-            TopicPartition(name, partition)
-            for name in self._topics
-            for partition in range(self._repository.topic(name).partitions)
-        ]
+    def _partitions(self, name: str) -> range:
+        """All that there are, also those that only the definition has, or only the broker."""
+        said = self._repository.topic(name).partitions
+        try:
+            return range(max(said, self._asked.told([name])[name].partitions))
+        except TopicError:
+            # A topic may not be there yet.
+            return range(said)
+
+    def _ends(self, held: Mapping[str, range]) -> dict[tuple[str, int], int]:
+        places = [TopicPartition(name, partition) for name, partitions in held.items() for partition in partitions]
         asked = self._admin.list_offsets(
             {place: OffsetSpec.latest() for place in places},  # type: ignore[no-untyped-call]  # no types there
             isolation_level=IsolationLevel.READ_COMMITTED,

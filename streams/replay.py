@@ -159,9 +159,12 @@ class Replay:
         self._admin = admin_client(broker_of(settings))
 
     def run(self) -> Replayed:
-        """Replay what is left of the range, and say what came out. Raises ReplayError."""
+        """Replay what is left of the range, and say what came out.
+
+        Raises ReplayError, and GrownTopicError where the topic has partitions that its definition does not have.
+        """
         self._store.ensure_ready()
-        topic_id = Topics(broker_of(self._settings)).ids([self._topic.name])[self._topic.name]
+        topic_id = Topics(broker_of(self._settings)).whole_ids([self._topic])[self._topic.name]
         asked = self._range()
         if asked.source == "kafka":
             self._from_kafka(asked, topic_id)

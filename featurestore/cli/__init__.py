@@ -364,6 +364,7 @@ def ledger(
     Everything is read: the event log, the dead letters, and of the broker what neither of them knows. While events
     come, or a worker is behind, the counts cannot be equal. Exit code 1 where a topic is not balanced.
     """
+    from featurestore.errors import GrownTopicError
     from featurestore.settings import Settings
     from featurestore.spec import load
     from streams.ledger import ledgers
@@ -384,6 +385,10 @@ def ledger(
         show_table("ledger: records = applied + repeated + dead + expired", [*columns, "balanced"], rows)
     if unreadable := sum(one.unreadable for one in found):
         errors.print(f"{unreadable:,} records among the letters hold none and are left out", highlight=False)
+    for one in found:
+        if one.unread:
+            said = GrownTopicError(one.topic, one.unread[0], one.unread[-1] + 1)
+            errors.print(str(said), highlight=False, markup=False)
     if not all(one.balanced for one in found):
         raise typer.Exit(1)
 

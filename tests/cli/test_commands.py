@@ -127,7 +127,7 @@ def test_the_ledger_says_whether_every_record_is_somewhere_once(made: Project) -
     said = json.loads(made.command("ledger", "--json").stdout)
     wanted = {"topic": topic, "records": 4, "applied": 1, "repeated": 0, "twice": 0, "replayed": 0, "expired": 0}
     dead = {"broken_json": 2, "wrong_type": 1}
-    assert said == {"topics": [{**wanted, "unreadable": 0, "balanced": True, "dead": dead}]}
+    assert said == {"topics": [{**wanted, "unreadable": 0, "unread": [], "balanced": True, "dead": dead}]}
     assert "must stand still" in made.command("ledger", "--help").stdout
     missing = made.command("ledger", "--topic", topic[:-1] + "x")
     assert missing.returncode == 1

@@ -392,6 +392,12 @@ def test_partitions_may_grow_with_their_definition(project: Make, unique: Callab
     worker = made.start_worker()
     assert worker.wait(60) != 0
     assert "say partitions=2" in made.said()
+    # Nor can anything be made whole without them.
+    for command in (("ledger",), ("backfill", "by_user"), ("replay", topic), ("skip-expired",)):
+        done = made.command(*command)
+        assert "has 2 partitions of it, but its definition says partitions=1" in done.stderr, (command, done)
+        # The ledger looks, and all records of before are somewhere.
+        assert done.returncode == (command[0] != "ledger"), (command, done)
     (made.folder / "definitions" / "all.py").write_text(definitions(topic, partitions=3))
     applied = made.command("apply")
     assert applied.returncode == 0, applied.stderr
@@ -402,3 +408,49 @@ def test_partitions_may_grow_with_their_definition(project: Make, unique: Callab
     assert counted(made) == 1_200
     [ledger] = ledgers(made.settings, made.repository)
     assert ledger.balanced
+    assert ledger.unread == ()
+
+
+def test_partitions_that_no_definition_says_end_a_running_worker_within_seconds(
+    project: Make, unique: Callable[[str], str]
+) -> None:
+    topic = unique("administered")
+    made = project(definitions(topic, partitions=2))
+    worker = made.start_worker()
+    send(made, topic, 200)
+    made.wait_until_applied(worker)
+    admin = AdminClient({"bootstrap.servers": made.settings.kafka_bootstrap})
+    for done in admin.create_partitions([NewPartitions(topic, 4)]).values():
+        done.result()
+    # The watch of topics asks twice a second, and the group looks for partitions every five; librdkafka by itself
+    # would take five minutes.
+    assert worker.wait(60) == 1
+    assert "the broker has 4 partitions of it, but its definition says partitions=2" in made.said()
+    with EventProducer(made.settings.kafka_bootstrap) as producer:
+        for number in range(100):
+            payload = json.dumps({"user": f"u{number % 50}", "at": now_us(), "amount": 1.0}).encode()
+            producer.send_raw(topic, str(number).encode(), payload)
+    [ledger] = ledgers(made.settings, made.repository)
+    assert (ledger.records, ledger.applied, ledger.unread) == (300, 200, (2, 3))
+    assert not ledger.balanced
+    ended = made.command("ledger")
+    assert ended.returncode == 1
+    assert "say partitions=4 there" in ended.stderr
+    made.define(definitions(topic, partitions=4))
+    made.wait_until_applied(made.start_worker())
+    assert counted(made) == 300
+    [ledger] = ledgers(made.settings, made.repository)
+    assert ledger.balanced
+
+
+def test_a_worker_reads_partitions_that_its_definition_says_soon_after_they_are_made(
+    project: Make, unique: Callable[[str], str]
+) -> None:
+    topic = unique("foreseen")
+    made = project(definitions(topic, partitions=1))
+    made.define(definitions(topic, partitions=2))
+    worker = made.start_worker()
+    made.wait_until_said(f"reading {topic}/0 from 0")
+    assert made.command("apply").returncode == 0
+    made.wait_until_said(f"{topic}/1 from 0", limit_s=60.0)
+    assert worker.poll() is None
