@@ -9,6 +9,7 @@ from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicP
 from confluent_kafka.cimpl import NewPartitions, NewTopic
 
 from featurestore.spec import load
+from streams.ledger import ledgers
 from streams.topics import Topics
 from tests.campaign import payments
 from tests.campaign.audit import check_values, read_all
@@ -16,6 +17,8 @@ from tests.campaign.verdict import expect, row
 from tests.campaign.world import World
 
 _LIMIT_S = 60.0
+# Until a worker ends at partitions that no definition says.
+_GROWTH_SEEN_S = 30.0
 
 
 def _applied_then_stopped(world: World, count: int = 2_000) -> None:
@@ -79,17 +82,29 @@ def made_again(world: World) -> str:
     return f"running one ended with {running}, a new one with {code}: {said[-1][-170:]}; before and after: {whole}"
 
 
-@row(26, "partitions grow", "4 -> 12 under load, then the definition, workers restarted", "exact")
+@row(26, "partitions grow", "4 -> 12 under load, later the definition too", "seen in 30 s, clear error; then exact")
 def grown(world: World) -> str:
     world.define(partitions=4)
-    worker = world.worker("first")
+    worker = world.worker("first", restarting=False)
     world.until_reading(worker)
     steady = world.send_steadily(1_000)
     time.sleep(2)
     for done in world.admin.create_partitions([NewPartitions(world.topic, 12)]).values():
         done.result(20.0)
-    time.sleep(4)
-    worker.stop()
+    seen_s = world.until(
+        lambda: not worker.is_alive, _GROWTH_SEEN_S, "the worker sees partitions that it does not read"
+    )
+    code, said = worker.wait(1.0), worker.said()
+    expect(code not in (None, 0), f"the worker ended with {code}, as if it had been told to")
+    clear = "the broker has 12 partitions of it, but its definition says partitions=4" in said
+    expect(clear and "say partitions=12" in said, f"it does not say what to do: {said[-300:]!r}")
+    world.until(lambda: max(world.expected_ends()) >= 4, 30, "a record goes to a new partition")
+    [ledger] = ledgers(world.direct, world.repository)
+    expect(ledger.unread == tuple(range(4, 12)), f"the ledger takes {ledger.unread} for what is not read")
+    expect(not ledger.balanced, f"the ledger is balanced without partitions 4 to 11: {ledger}")
+    again = world.worker("again", restarting=False)
+    code = again.wait(60 * world.patience)
+    expect(code not in (None, 0) and "say partitions=12" in again.said(), f"a worker started on it: exit code {code}")
     text = payments.definitions(world.topic, 12, world.lateness)
     (world.settings.definitions / "payments.py").write_text(text)
     world.repository, world.partitions = load(world.settings.definitions), 12
@@ -102,7 +117,9 @@ def grown(world: World) -> str:
     used = len(world.expected().ends)
     expect(used > 4, "no record went to a new partition: nothing was tried")
     expect(world.restarts == 0, f"the workers ended {world.restarts} times")
-    return f"{used} of 12 partitions have records; {world.check()}"
+    [ledger] = ledgers(world.direct, world.repository)
+    expect(ledger.balanced and not ledger.unread, f"the ledger is not balanced: {ledger}")
+    return f"seen after {seen_s:.1f} s; {used} of 12 partitions have records; {world.check()}"
 
 
 @row(27, "group offsets", "worker down, records sent, offsets deleted, set to 0, set to the end", "sinks win")
