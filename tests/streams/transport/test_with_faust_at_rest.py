@@ -18,6 +18,7 @@ from featurestore.errors import LostTailError, StalledError, TransportError
 from streams.logs import JsonLines
 from streams.metrics import STUCK_S, WorkerMetrics
 from streams.transport import Batch, Consumer, ReaderOptions
+from streams.transport.native import NativeConsumer
 from streams.transport.options import consumer_config
 from streams.transport.statistics import read_statistics
 from streams.watchdog import Stall
@@ -61,6 +62,16 @@ def test_the_way_of_rebalancing_and_membership_are_settings() -> None:
     assert (config["session.timeout.ms"], config["heartbeat.interval.ms"]) == (3_000, 300)
     assert config["group.instance.id"] == "one"
     assert "group.instance.id" not in consumer_config(ReaderOptions(), {})
+
+
+def test_a_session_may_be_longer_than_librdkafka_waits_between_two_polls() -> None:
+    # It refuses a client that may be silent for less than a session.
+    config = consumer_config(
+        ReaderOptions(session_s=1_800), {"group.id": "patient", "bootstrap.servers": "127.0.0.1:1"}
+    )
+    NativeConsumer({**config, "log_level": 0}).close()
+    assert config["max.poll.interval.ms"] == 1_800_000
+    assert consumer_config(ReaderOptions(), {})["max.poll.interval.ms"] == 300_000
 
 
 def test_faust_is_configured_so_that_it_stays_out_of_the_way(app: StreamApp) -> None:
