@@ -6,18 +6,24 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import msgspec
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from featurestore.errors import SettingError
 from featurestore.event_time import SECOND_US
 from streams.engine import Engine
 from streams.transport import Place
 
 # The worker ticks four times a second; one that has not for so long is stuck, and better restarted.
 STUCK_S = 30.0
+# Connections at once, each of which holds a thread and a descriptor that the sinks may need: monitors are few. Others
+# wait in the system's own queue, and a connection that says nothing, or takes nothing, for so long makes room.
+CONNECTIONS_MAX = 8
+SILENT_S = 5.0
 
 
 class WorkerMetrics:
@@ -98,13 +104,47 @@ class WorkerMetrics:
         return (200 if idle_s < STUCK_S else 503), msgspec.json.encode(said)
 
 
+class _Server(ThreadingHTTPServer):
+    """A thread a connection, of which there are only so many."""
+
+    daemon_threads = True
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        self._room = threading.Semaphore(CONNECTIONS_MAX)
+        super().__init__(address, handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Waits for room before the next connection is taken."""
+        self._room.acquire()
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            # Such as no thread to be had.
+            self._room.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._room.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Who went away before the answer was taken is no news."""
+
+
 def serve_metrics(metrics: WorkerMetrics, port: int, *more: Collector) -> int:
-    """Answer on 127.0.0.1 until the process ends; 0 takes any free port. Returns the port."""
+    """Answer on 127.0.0.1 until the process ends; 0 takes any free port. Returns the port.
+
+    Raises SettingError where it cannot have that port.
+    """
     registry = CollectorRegistry()
     for each in (metrics, *more):
         registry.register(each)
 
     class Handler(BaseHTTPRequestHandler):
+        timeout = SILENT_S
+
         def do_GET(self) -> None:
             if self.path == "/metrics":
                 self._answer(200, "text/plain; version=0.0.4", generate_latest(registry))
@@ -123,8 +163,13 @@ def serve_metrics(metrics: WorkerMetrics, port: int, *more: Collector) -> int:
         def log_message(self, *said: object) -> None:
             """Looks of a monitor are not worth a line each."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-    server.daemon_threads = True
+    try:
+        server = _Server(("127.0.0.1", port), Handler)
+    except OSError as error:
+        what = (
+            f"is {port}, which cannot be listened on: {error.strerror}; choose another one for each worker of a machine"
+        )
+        raise SettingError("worker_port", f"{what}, or 0 for any that is free") from error
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
     return int(server.server_address[1])
 
