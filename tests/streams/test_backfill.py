@@ -7,18 +7,22 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
 import redis
+from confluent_kafka.cimpl import NewPartitions
 
 from featurestore.client import FeatureStore
-from featurestore.errors import BackfillError
+from featurestore.errors import BackfillError, GrownTopicError
 from featurestore.local import environment_of
 from featurestore.monitoring import prove
 from featurestore.online import Aliases
 from streams.backfill import Backfill
+from streams.broker import admin_client
 from streams.build import online_store
+from streams.topics import Topics
 from tests.project import Project
 from tests.streams.test_rebuild import USERS, cut, looked_up, now_us, send
 
@@ -240,6 +244,31 @@ def test_a_shadow_that_the_store_lost_before_the_flip_is_not_flipped_to(
     table = made.store.get_many("by_user", {"user": USERS})
     assert set(table["by_user__status"].to_pylist()) == {"PRESENT"}
     assert sum(table["by_user__n"].to_pylist()) == HISTORY
+
+
+def test_a_topic_that_grew_while_its_shadow_was_filled_is_not_flipped_to(
+    project: Make, unique: Callable[[str], str]
+) -> None:
+    topic = unique("grew")
+    made = project(definitions(topic))
+    send(made, topic, 200)
+    topics, admin = Topics(made.settings.kafka_bootstrap), admin_client(made.settings.kafka_bootstrap)
+
+    def at(point: str) -> None:
+        if point == "before-flip":
+            [grown] = admin.create_partitions([NewPartitions(topic, 3)]).values()
+            grown.result()
+            while topics.told([topic])[topic].partitions < 3:
+                time.sleep(0.05)
+
+    backfill = Backfill(made.settings, made.repository.view("by_user"), lambda row_id, log: "", at=at)
+    with pytest.raises(GrownTopicError, match="has 3 partitions of it, but its definition says partitions=2"):
+        backfill.run(keep_following_s=0)
+    assert looked_up(made)[1] == {"STALE"}
+    made.define(definitions(topic).replace("partitions=2", "partitions=3"))
+    send(made, topic, 100, 200)
+    Backfill(made.settings, made.repository.view("by_user"), lambda row_id, log: "").run(keep_following_s=0)
+    assert looked_up(made) == (300, {"PRESENT"})
 
 
 @pytest.mark.parametrize("what", ["no events", "no worker"])

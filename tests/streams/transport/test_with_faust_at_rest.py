@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from faust.types import TP
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featurestore.errors import LostTailError, StalledError, TransportError
+from featurestore.errors import BrokerError, GrownTopicError, LostTailError, StalledError, TransportError
 from streams.logs import JsonLines
 from streams.metrics import STUCK_S, WorkerMetrics
+from streams.topic_ids import Told
 from streams.transport import Batch, Consumer, ReaderOptions
 from streams.transport.native import NativeConsumer
 from streams.transport.options import consumer_config
@@ -72,6 +74,24 @@ def test_a_session_may_be_longer_than_librdkafka_waits_between_two_polls() -> No
     NativeConsumer({**config, "log_level": 0}).close()
     assert config["max.poll.interval.ms"] == 1_800_000
     assert consumer_config(ReaderOptions(), {})["max.poll.interval.ms"] == 300_000
+
+
+def test_a_worker_that_is_given_a_partition_too_many_says_how_many_the_broker_has() -> None:
+    class Grown:
+        def open(self, partition: int) -> int:
+            raise GrownTopicError(TOPIC, 2, partition + 1)
+
+    def silent() -> dict[str, Told]:
+        raise BrokerError("127.0.0.1:1", "no answer")
+
+    def held(ask: Callable[[], Mapping[str, Told]] | None) -> int:
+        with pytest.raises(GrownTopicError) as error:
+            EnginePort({TOPIC: Grown()}, ReaderOptions(), ask=ask).open([(TOPIC, 2)])  # type: ignore[dict-item]
+        return error.value.held
+
+    assert held(lambda: {TOPIC: Told("id", 4)}) == 4
+    # What nobody says is what it was given.
+    assert held(silent) == held(None) == 3
 
 
 def test_faust_is_configured_so_that_it_stays_out_of_the_way(app: StreamApp) -> None:
