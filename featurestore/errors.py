@@ -263,6 +263,18 @@ class EventLogError(FeatureStoreError):
         super().__init__(f"the event log of topic {topic!r} cannot be written: {what}; check for other writers")
 
 
+class GoneVersionError(FeatureStoreError):
+    """A version of an event log was removed by `featurestore compact`."""
+
+    def __init__(self, topic: str, version: int, first: int) -> None:
+        self.topic, self.version, self.first = topic, version, first
+        super().__init__(
+            f"version {version} of the event log of topic {topic!r} was removed by `featurestore compact`: "
+            f"the first that is there is {first}; begin again on the newest one "
+            "(a backfill: with --abandon, then without), and give `compact` a longer --keep"
+        )
+
+
 class TransportError(FeatureStoreError):
     """The Faust transport was asked for something that it does not do, or could not finish in time."""
 

@@ -29,6 +29,7 @@ WINDOWS = ("tests/kernel/test_windows.py",)
 EXPRESSIONS = ("tests/kernel/test_expressions.py",)
 OWN = ("tests/kernel/test_own.py",)
 SIMULATION = ("tests/simulation/test_simulation.py",)
+CLEANED = ("tests/offline/test_cleaned.py",)
 LOG_HISTORIES = ("tests/log_histories/test_log_histories.py",)
 TOGETHER = ("tests/online/test_together.py",)
 LOST_TAIL = ("tests/simulation/test_lost_tail.py",)
@@ -166,6 +167,7 @@ T = S + "transport/"
 ONLINE = "featurestore/online/"
 LOG = "featurestore/offline/event_log.py"
 LOG_FILES = "featurestore/offline/log_files.py"
+LOG_CLEANING = "featurestore/offline/log_cleaning.py"
 MUTANTS = (
     Mutant("window tail one tile late", K + "windows.py", "(moments_us - self.shift_us - self.size_us) // self.slide_us", "(moments_us - self.shift_us - self.size_us) // self.slide_us + 1", in_kernel("distinct", "exact_to_the_bound_then_as_the_definition_says_in_any_order")),
     Mutant("tail edge exclusive", K + "tilings.py", "return tile * self.tile_us", "return tile * self.tile_us + 1", in_kernel("decimals", "conditions_and_added_columns_over_decimals")),
@@ -437,6 +439,8 @@ MUTANTS = (
     Mutant("a log that another has brought further is where it was asked to be", LOG, "                    self._marks = held\n", "                    self._marks = dict(marks)\n", LOG_HISTORIES),
     Mutant("a log that another makes at the same time ends its writer", LOG, "            try:\n                table = self._open()\n                held", "            table = self._open()\n            try:\n                held", LOG_HISTORIES),
     Mutant("a log is compacted by two at once", LOG, "flock(lock, LOCK_EX | LOCK_NB)", "pass", LOG_HISTORIES),
+    Mutant("a log's version at which a backfill stands is removed", LOG_CLEANING, "if version >= first)", "if version < 0)", CLEANED),
+    Mutant("a log's file is removed before its commit", LOG_CLEANING, "files = [path for path in files if _changed_us(path) <= before_us]", "files = list(files)", CLEANED),
     Mutant("a log's file of one day has the rows of all days", LOG_FILES, "body if len(dates) == 1 else body.filter(pc.equal(rows[\"date\"], date))", "body", LOG_HISTORIES),
     Mutant("a log's statistics leave rows out", LOG_FILES, "\"maxValues\": {name: end[\"max\"]", "\"maxValues\": {name: end[\"min\"]", LOG_HISTORIES),
     # Codecs and contracts.

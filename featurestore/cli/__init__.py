@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from featurestore.cli import backfill
+from featurestore.cli.compact import compact
 from featurestore.cli.dead_letters import letters_app
 from featurestore.cli.expired import skip_expired
 from featurestore.errors import FeatureStoreError
@@ -27,6 +28,7 @@ errors = Console(stderr=True)
 app.add_typer(letters_app, name="dead-letters")
 backfill.add_to(app, console, errors)
 app.command("skip-expired")(skip_expired)
+app.command()(compact)
 
 
 def main() -> None:
@@ -391,24 +393,3 @@ def ledger(
             errors.print(str(said), highlight=False, markup=False)
     if not all(one.balanced for one in found):
         raise typer.Exit(1)
-
-
-@app.command()
-def compact() -> None:
-    """Make few large files of the many small ones of live events; one command at a time, workers may go on."""
-    from featurestore.client import FeatureStore
-    from featurestore.errors import EventLogError
-
-    store = FeatureStore()
-    rows, refused = [], list[EventLogError]()
-    for topic in store.repository.topics.values():
-        log = store.event_log(topic)
-        before = log.files()
-        try:
-            log.compact()
-        except EventLogError as error:
-            refused.append(error)
-        rows.append([topic.name, f"{before:,}", f"{log.files():,}"])
-    show_table("event logs", ["topic", "files before", "files now"], rows)
-    if refused:
-        raise refused[0]

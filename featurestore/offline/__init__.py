@@ -5,11 +5,13 @@ event is in the log once, and the join gives what the online store would have se
 """
 
 from featurestore.offline.event_log import EventLog, log_schema
+from featurestore.offline.log_cleaning import KEEP_MIN_US
 from featurestore.offline.log_slices import LogSlices
 from featurestore.offline.point_in_time import point_in_time_join, with_derived
 from featurestore.offline.training_set import TrainingSet, make_training_set
 
 __all__ = [
+    "KEEP_MIN_US",
     "EventLog",
     "LogSlices",
     "TrainingSet",

@@ -7,7 +7,8 @@ does not refuse repeats by itself, but it does refuse a commit from a handle tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 from typing import NamedTuple
@@ -16,11 +17,12 @@ import deltalake
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pds
-from deltalake.exceptions import CommitFailedError, TableNotFoundError
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
-from featurestore.errors import EventLogError, TopicError
+from featurestore.errors import EventLogError, GoneVersionError, TopicError
 from featurestore.event_time import Mark
+from featurestore.offline.log_cleaning import Cleaned, clean, first_version
 from featurestore.offline.log_files import FILTERED_BY, write_files
 from featurestore.spec import Topic
 
@@ -28,6 +30,8 @@ from featurestore.spec import Topic
 _TRIES_MAX = 10
 # In the table's folder; Delta passes over names that begin like this.
 _COMPACTING = "_compacting"
+# Delta would list its whole log for old entries behind every commit, at 20 ms of three thousand; `clean` does it.
+_NO_HOOKS = deltalake.PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
 
 
 def log_schema(topic: Topic) -> pa.Schema:
@@ -131,7 +135,7 @@ class EventLog:
                 table.create_checkpoint()
             self._marks = {**held, **moved}
             # A handle still shows the version from which it committed.
-            self._committed = _Committed(table.metadata().id, table.version(), self._marks)
+            self._committed = _Committed(str(table.metadata().id), table.version(), self._marks)
             return
         raise EventLogError(self.topic.name, f"{_TRIES_MAX} commits in a row met other writers")
 
@@ -175,7 +179,7 @@ class EventLog:
         if late_by_max_us is not None:
             in_time = pc.field("late_by_us") <= late_by_max_us
             wanted = in_time if wanted is None else wanted & in_time
-        dataset = deltalake.DeltaTable(str(self.path), version=self._version).to_pyarrow_dataset()
+        dataset = self.dataset()
         return columns_of(dataset, self.topic, columns, wanted)
 
     def between(self, partition: int, first: int, end: int, columns: Sequence[str]) -> pa.Table:
@@ -184,7 +188,7 @@ class EventLog:
         if first >= end or not self.exists():
             return pa.schema([schema.field(name) for name in columns]).empty_table()
         wanted = _between(partition, first, end)
-        dataset = deltalake.DeltaTable(str(self.path), version=self._version).to_pyarrow_dataset()
+        dataset = self.dataset()
         asked = list(dict.fromkeys(["offset", *columns]))
         return columns_of(dataset, self.topic, asked, wanted).sort_by("offset").select(list(columns))
 
@@ -192,7 +196,7 @@ class EventLog:
         """An offset up to which a partition has at most so many events from `first` on; one offset is the least."""
         if not self.exists():
             return end
-        dataset = deltalake.DeltaTable(str(self.path), version=self._version).to_pyarrow_dataset()
+        dataset = self.dataset()
         return halved(dataset, lambda stop: _between(partition, first, stop), first, end, events_max)
 
     def compact(self) -> None:
@@ -204,22 +208,57 @@ class EventLog:
         assert self._version is None, "a past version is for reading"
         if not self.exists():
             return
+        with self._alone():
+            try:
+                self._open().optimize.compact(post_commithook_properties=_NO_HOOKS)
+            except CommitFailedError as error:
+                raise EventLogError(self.topic.name, "it was changed while it was compacted") from error
+
+    def clean(self, keep_us: int, now_us: int, needed: Collection[int] = ()) -> Cleaned:
+        """Remove what no version of the last `keep_us` needs, and none from the earliest of `needed` on.
+
+        Every version that is not removed reads as before; one that is raises GoneVersionError. Writers and readers may
+        go on meanwhile. Raises EventLogError where somebody compacts or cleans.
+        """
+        assert self._version is None, "a past version is for reading"
+        if not self.exists():
+            return Cleaned(0, 0, 0)
+        with self._alone():
+            self._open().create_checkpoint()
+            return clean(self.path, keep_us, now_us, needed)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
         with (self.path / _COMPACTING).open("w") as lock:
             try:
                 # Given back by the system when a process ends, however it ends.
                 flock(lock, LOCK_EX | LOCK_NB)
             except BlockingIOError:
                 raise EventLogError(self.topic.name, "somebody else is compacting it") from None
-            try:
-                self._open().optimize.compact()
-            except CommitFailedError as error:
-                raise EventLogError(self.topic.name, "it was changed while it was compacted") from error
+            yield
+
+    def dataset(self) -> pds.Dataset:
+        """The files of the log's version; there is one. Raises GoneVersionError."""
+        return self._table().to_pyarrow_dataset()
 
     def _open(self) -> deltalake.DeltaTable:
         try:
-            return deltalake.DeltaTable(str(self.path), version=self._version)
+            return self._table()
         except TableNotFoundError:
             return self._create()
+
+    def _table(self) -> deltalake.DeltaTable:
+        try:
+            return deltalake.DeltaTable(str(self.path), version=self._version)
+        except DeltaError:
+            if self._version is not None:
+                self._refuse_gone(self._version)
+            raise
+
+    def _refuse_gone(self, version: int) -> None:
+        first = first_version(self.path)
+        if version < first:
+            raise GoneVersionError(self.topic.name, version, first) from None
 
     def _create(self) -> deltalake.DeltaTable:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -251,7 +290,7 @@ class EventLog:
                 )
         gained = [field for field in wanted if field.name not in held]
         if gained:
-            table.alter.add_columns(gained)
+            table.alter.add_columns(gained, post_commithook_properties=_NO_HOOKS)
         return bool(gained)
 
     def _commit(
@@ -264,7 +303,7 @@ class EventLog:
             schema=log_schema(self.topic),
             partition_by=["date"],
             commit_properties=deltalake.CommitProperties(app_transactions=self._transactions(moved)),
-            post_commithook_properties=deltalake.PostCommitHookProperties(create_checkpoint=False),
+            post_commithook_properties=_NO_HOOKS,
         )
 
     def _transactions(self, marks: Mapping[int, Mark]) -> list[deltalake.Transaction]:
@@ -283,7 +322,7 @@ class EventLog:
         replays its log once a partition, would say the same. What failed, or had no answer, is not remembered.
         """
         last, self._committed = self._committed, None
-        if last is not None and (table.metadata().id, table.version()) == (last.table_id, last.since + 1):
+        if last is not None and (str(table.metadata().id), table.version()) == (last.table_id, last.since + 1):
             return last.marks
         return self._marks_of(table)
 

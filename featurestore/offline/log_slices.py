@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import deltalake
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -31,8 +30,7 @@ class LogSlices:
         self.topic: Topic = log.topic
         self.version = version
         self.marks: dict[int, Mark] = log.at(version).marks() if version >= 0 else {}
-        table = deltalake.DeltaTable(str(log.path), version=version) if version >= 0 else None
-        self._dataset = None if table is None else table.to_pyarrow_dataset()
+        self._dataset = log.at(version).dataset() if version >= 0 else None
         self._offsets = _OFFSETS
 
     @classmethod

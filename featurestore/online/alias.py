@@ -120,6 +120,12 @@ class Aliases:
         held = self._store.ask("HGET", self._store.name("backfills"), view_id)
         return None if held is None else msgspec.json.decode(held, type=Backfilling)
 
+    def backfills(self) -> dict[str, Backfilling]:
+        """All that are under way, by the id of their view."""
+        held = self._store.ask("HGETALL", self._store.name("backfills"))
+        pairs = held.items() if isinstance(held, dict) else zip(held[::2], held[1::2], strict=True)
+        return {view_id.decode(): msgspec.json.decode(state, type=Backfilling) for view_id, state in pairs}
+
     def save_backfill(self, view_id: str, state: Backfilling) -> None:
         self._store.ask("HSET", self._store.name("backfills"), view_id, msgspec.json.encode(state))
 

@@ -137,6 +137,27 @@ def test_a_definition_that_changes_the_type_of_a_column_is_refused_and_the_log_s
     assert log("int64").read(["amount"])["amount"].to_pylist() == [2]
 
 
+class Asked(EventLog):
+    """Counts how often the table is asked for its marks."""
+
+    asked = 0
+
+    def _marks_of(self, table: deltalake.DeltaTable) -> dict[int, Mark]:
+        self.asked += 1
+        return super()._marks_of(table)
+
+
+def test_a_writer_that_nobody_came_between_asks_the_table_for_no_marks(tmp_path: Path) -> None:
+    log = Asked(tmp_path, CLICKS)
+    for first in range(0, 50, 5):
+        log.append(rows(0, first, first + 5), {0: Mark(first + 5, first)})
+    assert log.asked == 1
+    EventLog(tmp_path, CLICKS).append(rows(0, 50, 55), {0: Mark(55, 50)})
+    log.append(rows(0, 45, 60), {0: Mark(60, 55)})
+    assert log.asked == 2
+    assert held(log) == [(0, offset) for offset in range(60)]
+
+
 def test_compaction_changes_the_files_and_nothing_else(tmp_path: Path) -> None:
     log = EventLog(tmp_path, CLICKS)
     for first in range(0, 50, 5):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -408,3 +409,43 @@ def test_rows_are_not_dropped_while_an_alias_that_came_back_older_names_them(
     )
     # Lookups have all, or are told that they may not.
     assert all(n == 200 for n, statuses in after if statuses != {"STALE"}), after
+
+
+def test_compact_keeps_the_version_at_which_a_killed_backfill_stands_and_refuses_it_once_it_is_gone(
+    project: Make, unique: Callable[[str], str]
+) -> None:
+    topic = unique("compacted")
+    made = project(definitions(topic))
+    worker = made.start_worker()
+    send(made, topic, HISTORY)
+    made.wait_until_applied(worker)
+    killed(made, "mid-fill")
+    log, view = made.store.event_log(made.repository.topic(topic)), made.repository.view("by_user")
+    state = Aliases(online_store(made.settings)).backfill(view.id)
+    assert state is not None
+    before = log.at(state.version).read(["offset"]).num_rows
+
+    def compact_later() -> None:
+        shown = made.command("compact", topic)
+        assert shown.returncode == 0, shown.stderr
+        for path in [*log.path.glob("*/*.parquet"), *log.path.glob("*/*.json")]:
+            os.utime(path, (0, 0))
+
+    # A checkpoint behind that version, and another one that is as old: without the backfill, the version would go.
+    compact_later()
+    send(made, topic, 40, HISTORY)
+    made.wait_until_applied(worker)
+    worker.terminate()
+    assert worker.wait(30) == 0
+    compact_later()
+    assert log.at(state.version).read(["offset"]).num_rows == before
+    Aliases(online_store(made.settings)).end_backfill(view.id)
+    compact_later()
+    Aliases(online_store(made.settings)).save_backfill(view.id, state)
+    refused = made.command("backfill", "by_user")
+    assert refused.returncode == 1
+    assert f"version {state.version} of the event log" in refused.stderr
+    assert made.command("backfill", "by_user", "--abandon").returncode == 0
+    done = made.command("backfill", "by_user", "--keep-following", "0")
+    assert done.returncode == 0, done.stderr
+    assert made.command("compact", "--keep", "5m").returncode == 2
