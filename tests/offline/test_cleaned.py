@@ -58,6 +58,13 @@ def test_what_was_the_newest_version_a_day_ago_and_all_after_it_read_as_before(t
     assert EventLog(tmp_path, CLICKS).marks() == {0: Mark(30, 29), 1: Mark(2, 7)}
 
 
+def test_an_append_removes_nothing_itself_however_old_it_is(tmp_path: Path) -> None:
+    log = grown(tmp_path)
+    let_age(log, 40 * 24)
+    log.append(rows(0, 30, 31), {0: Mark(31, 30)})
+    assert held(log.at(2)) == [(0, 0), (0, 1)]
+
+
 def test_files_of_removed_versions_and_those_never_committed_go_once_they_are_old(tmp_path: Path) -> None:
     log = grown(tmp_path)
     for name in ("old", "young"):
