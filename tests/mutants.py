@@ -57,6 +57,7 @@ SERVING = ("tests/streams/test_serving_sink.py",)
 SLICED = ("tests/streams/test_online_sink.py",)
 LETTERS = ("tests/streams/test_letters.py",)
 LARGE = ("tests/streams/test_large_letters.py",)
+SEND_PIPE = ("tests/cli/test_commands.py::test_send_reads_a_pipe_at_standard_input_and_checks_all_of_it_first",)
 LETTER_REPLAY = tuple(
     f"tests/streams/test_letter_replay.py::test_{name}"
     for name in (
@@ -495,6 +496,7 @@ MUTANTS = (
     Mutant("letters of rows have no bound in number", S + "unapplied.py", "len(part) == PART_LETTERS_MAX or ", "", LETTERS),
     Mutant("the last letters of rows are lost", S + "unapplied.py", "                part, bytes_made = [], 0\n    yield part\n", "                part, bytes_made = [], 0\n", LETTERS),
     Mutant("dead ones that were counted count again", S + "counts.py", "rejected.reasons[int(np.searchsorted(rejected.records, cut)) :]", "rejected.reasons", ("tests/streams/test_counts.py",)),
+    Mutant("standard input is a file of that name", "featurestore/cli/__init__.py", 'if str(file) != "-" and not file.exists():', "if not file.exists():", SEND_PIPE),
     Mutant("a letter that is refused alone ends the replay", S + "letter_replay.py", "                elif _is_of(error, _TOO_LARGE):\n", "                elif False:\n", LETTER_REPLAY),
     Mutant("letters that are too large together are left", S + "letter_replay.py", "if _is_of(error, _TOO_LARGE) and half:", "if False:", LETTER_REPLAY),
     Mutant("the later half of a refused batch comes first", S + "letter_replay.py", "batches.extendleft((batch[half:], batch[:half]))", "batches.extendleft((batch[:half], batch[half:]))", LETTER_REPLAY),

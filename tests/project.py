@@ -46,11 +46,16 @@ class Project:
         self.repository = load(self.folder / "definitions")
         self.store = FeatureStore(self.settings, self.repository)
 
-    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run one of our commands."""
+    def command(self, *arguments: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
+        """Run one of our commands.
+
+        given  what it finds in the pipe that is its standard input; by default it has the one of the tests
+        """
         command = [sys.executable, "-m", "featurestore.cli", *arguments]
         environment = {**environment_of(self.settings), "COLUMNS": "200"}
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+        return subprocess.run(
+            command, env=environment, input=given, capture_output=True, text=True, check=False, timeout=120
+        )
 
     def start_worker(self, *module: str) -> subprocess.Popen[bytes]:
         """A worker; `module` with its arguments has something happen to it."""

@@ -254,11 +254,21 @@ def dev(
     run_dev(folder, Settings().definitions, console)
 
 
+def _there(file: Path) -> Path:
+    # Typer's own `exists=True` looks for a file of the name '-'.
+    if str(file) != "-" and not file.exists():
+        raise typer.BadParameter(f"file {str(file)!r} does not exist.")
+    return file
+
+
 @app.command()
 def send(
     topic: Annotated[str, typer.Argument(help="the topic")],
     file: Annotated[
-        Path, typer.Argument(help="one JSON object a line; '-': standard input", allow_dash=True, exists=True)
+        Path,
+        typer.Argument(
+            help="one JSON object a line; '-': standard input", allow_dash=True, dir_okay=False, callback=_there
+        ),
     ],
 ) -> None:
     """Check events against their topic's contract and send them; nothing is sent when one of them breaks it."""

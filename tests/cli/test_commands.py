@@ -49,6 +49,8 @@ def made(project: Make, unique: Callable[[str], str]) -> Project:
         (["ledger", "--topic", "stepz"], "'steps-"),
         (["send", "stepz", "none.json"], "none.json"),
         (["send", "stepz", "pyproject.toml"], "'steps-"),
+        (["send", "stepz", "-"], "'steps-"),
+        (["send", "stepz", "tests"], "'tests' is a directory"),
     ],
 )
 def test_an_error_names_the_object_and_the_nearest_right_name(made: Project, arguments: list[str], says: str) -> None:
@@ -76,6 +78,21 @@ def test_apply_send_and_get(made: Project, tmp_path: Path) -> None:
     assert shown.returncode == 0, shown.stderr
     assert "PRESENT" in shown.stdout
     assert "NOT_FOUND" in made.command("get", "by_group", "group=2").stdout
+
+
+def test_send_reads_a_pipe_at_standard_input_and_checks_all_of_it_first(made: Project) -> None:
+    topic = next(iter(made.repository.topics))
+    # More than a part, and more than a pipe holds.
+    lines = "".join(f'{{"user": "u{number % 9}", "group": 1, "at": {number}}}\n' for number in range(12_000))
+    refused = made.command("send", topic, "-", given=lines + '{"user": "a", "at": 6}\n')
+    assert refused.returncode == 1
+    assert "line 12001: missing_field" in refused.stderr
+    sent = made.command("send", topic, "-", given=lines)
+    assert sent.returncode == 0, sent.stderr
+    assert "12,000 events acknowledged" in sent.stdout
+    nothing = made.command("send", topic, "-", given="")
+    assert nothing.returncode == 0, nothing.stderr
+    assert "0 events acknowledged" in nothing.stdout
 
 
 def test_letters_are_counted_listed_and_shown_with_all_their_facts(made: Project) -> None:
