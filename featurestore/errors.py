@@ -383,10 +383,27 @@ class UndrainedError(FeatureStoreError):
 
 
 class NotAcknowledgedError(FeatureStoreError):
-    """The broker did not take events that were sent."""
+    """The broker did not take events that were sent.
 
-    def __init__(self, what: str) -> None:
-        super().__init__(f"events were not acknowledged: {what}; check the broker, then send them again")
+    count  how many records it did not take, None where nobody counted
+    """
+
+    def __init__(self, what: str, count: int | None = None) -> None:
+        self.what, self.count = what, count
+        super().__init__(
+            f"events were not acknowledged: {what}; check them and the broker, then send these again and no others"
+        )
+
+
+class OtherProcessError(FeatureStoreError):
+    """A producer is used in another process than the one that made it."""
+
+    def __init__(self, broker: str, made_in: int, used_in: int) -> None:
+        self.broker, self.made_in, self.used_in = broker, made_in, used_in
+        super().__init__(
+            f"the EventProducer for {broker} was made in process {made_in} and used in process {used_in}, where none "
+            "of its threads are and nothing was sent; make one in each process, after the fork"
+        )
 
 
 class InvalidEventError(FeatureStoreError):

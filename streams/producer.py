@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import datetime
+from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from featurestore.errors import InvalidEventError, NotAcknowledgedError
+from featurestore.errors import InvalidEventError, NotAcknowledgedError, OtherProcessError
+from featurestore.kernel import decimal_type
 from featurestore.spec import Topic
 from streams.broker import Broker, Refusals, client_config
 from streams.codecs import Codec, codec_of
+from streams.codecs.columns import microseconds
 from streams.codecs.json import JsonCodec
 from streams.schemas import Schemas
 
@@ -32,6 +37,11 @@ _BATCH_EVENTS = 1_000
 _RECORD_BYTES_MAX = 900_000
 # What waits to be sent, while the broker is slow; more than as many records as may wait have as a rule.
 _QUEUE_BYTES_MAX = 128 << 20
+# Refused records are told one by one up to this many, and counted beyond it: they may be as many as were sent.
+_TOLD_MAX = 5
+_KEY_SHOWN_MAX = 60
+
+_Made = TypeVar("_Made")
 
 
 def kafka_producer(
@@ -75,9 +85,11 @@ class EventProducer:
         self._refusals = Refusals()
         self._producer = kafka_producer(broker, compression, self._refusals)
         self._schemas = schemas
-        self._codecs: dict[str, Codec] = {}
-        self._lines: dict[str, JsonCodec] = {}
-        self._failed: list[str] = []
+        # Each with the definition that it was made of: a mended one of the same name takes its place.
+        self._codecs: dict[str, tuple[Topic, Codec]] = {}
+        self._lines: dict[str, tuple[Topic, JsonCodec]] = {}
+        self._refused, self._refused_said = 0, list[str]()
+        self._made_in, self._where = os.getpid(), str(broker)
         self._unpolled = 0
         self._answers = _Answers(self._producer)
         self._sender = ThreadPoolExecutor(1, thread_name_prefix="send")
@@ -87,7 +99,7 @@ class EventProducer:
     def send(self, topic: Topic, event: Mapping[str, Any]) -> None:
         """Check and send one event; raises InvalidEventError before anything is sent."""
         [payload] = self._codec(topic).encode([event])
-        self.send_raw(topic.name, _key(topic, event), payload)
+        self.send_raw(topic.name, _key(topic, event.get), payload)
 
     def send_many(self, topic: Topic, events: Sequence[Mapping[str, Any]]) -> None:
         """Check and send events, in order a key; raises InvalidEventError before any of them is sent.
@@ -103,6 +115,7 @@ class EventProducer:
         Events that are awaited together, as by `asyncio.gather`, travel together.
         Raises InvalidEventError before it is sent, NotAcknowledgedError when the broker refused it.
         """
+        self._check_process()
         answer: Future[tuple[int, int]] = Future()
 
         def delivered(error: KafkaError | None, message: Any) -> None:
@@ -110,11 +123,11 @@ class EventProducer:
                 self._count(message.topic())
                 answer.set_result((message.partition(), message.offset()))
             else:
-                answer.set_exception(NotAcknowledgedError(str(error)))
+                answer.set_exception(NotAcknowledgedError(_said(error, message), 1))
 
         def send() -> None:
             [payload] = self._codec(topic).encode([event])
-            self._produce(topic.name, _key(topic, event), payload, delivered)
+            self._produce(topic.name, _key(topic, event.get), payload, delivered)
 
         # It may wait for a full queue or a schema registry, so not on the event loop's thread; one thread keeps order.
         await asyncio.get_running_loop().run_in_executor(self._sender, send)
@@ -134,8 +147,7 @@ class EventProducer:
             rejected = self._codec(topic).decode([payload]).rejected
             if rejected:
                 raise InvalidEventError(topic.name, f"{rejected[0].reason}: {rejected[0].detail}")
-        named = None if topic.key is None else getattr(event, topic.key)
-        self.send_raw(topic.name, None if named is None else str(named).encode(), payload)
+        self.send_raw(topic.name, _key(topic, partial(getattr, event)), payload)
 
     def send_raw(self, topic: str, key: bytes | None, payload: bytes) -> None:
         """Send bytes as they are, unchecked: for replays and for tests of bad input."""
@@ -146,17 +158,24 @@ class EventProducer:
             self._producer.poll(0)
 
     def flush(self) -> None:
-        """Return when the broker has acknowledged everything; raises NotAcknowledgedError when it refused something.
+        """Return when the broker has answered everything; raises NotAcknowledgedError when it refused something.
 
-        Raises BrokerAccessError when it refuses us.
+        A refusal is told once, by the next flush or the exit. Raises BrokerAccessError when it refuses us.
         """
+        self._check_process()
         deadline = time.monotonic() + _FLUSH_S
         while (left := self._producer.flush(_LOOK_S)) and time.monotonic() < deadline:
             # No retry mends a login that is refused.
             self._refusals.check()
-        if left or self._failed:
-            reason = self._failed[0] if self._failed else f"{left} events were not acknowledged within {_FLUSH_S:.0f} s"
-            raise NotAcknowledgedError(reason)
+        with self._counting:
+            refused, said = self._refused, self._refused_said
+            self._refused, self._refused_said = 0, []
+        if refused > len(said):
+            said = [*said, f"and {refused - len(said):,} more"]
+        if left:
+            said = [*said, f"{left:,} records had no answer within {_FLUSH_S:.0f} s"]
+        if said:
+            raise NotAcknowledgedError("; ".join(said), refused + left)
 
     def __enter__(self) -> EventProducer:
         return self
@@ -164,6 +183,9 @@ class EventProducer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if os.getpid() != self._made_in:
+            # What was sent before the fork is the other process's to wait for, and since then nothing was.
+            return
         try:
             self._sender.shutdown()
             self.flush()
@@ -178,6 +200,7 @@ class EventProducer:
     def _produce(
         self, topic: str, key: bytes | None, payload: bytes, delivered: Callable[[KafkaError | None, Any], None]
     ) -> None:
+        self._check_process()
         while True:
             try:
                 self._producer.produce(topic, key=key, value=payload, on_delivery=delivered)
@@ -186,40 +209,43 @@ class EventProducer:
                 # The queue is bounded: wait for the broker rather than grow.
                 self._producer.poll(0.1)
             except KafkaException as error:
-                raise NotAcknowledgedError(str(error)) from error
+                raise NotAcknowledgedError(_named(topic, key, None, error.args[0]), 1) from error
 
     def _records(self, topic: Topic, events: Sequence[Mapping[str, Any]]) -> Iterator[tuple[bytes | None, bytes]]:
         """Key and bytes of each record of some events."""
         codec = self._codec(topic)
         if not topic.is_batched:
             payloads = codec.encode(events)
-            yield from zip([_key(topic, event) for event in events], payloads, strict=True)
+            yield from zip([_key(topic, event.get) for event in events], payloads, strict=True)
             return
         # A record has one key, and events of one key stay in order.
         alike: dict[bytes | None, list[Mapping[str, Any]]] = {}
         for event in events:
-            alike.setdefault(_key(topic, event), []).append(event)
+            alike.setdefault(_key(topic, event.get), []).append(event)
         for key, some in alike.items():
             for start in range(0, len(some), _BATCH_EVENTS):
                 for payload in _small_enough(codec, some[start : start + _BATCH_EVENTS]):
                     yield key, payload
 
     def _codec(self, topic: Topic) -> Codec:
-        # Building one costs as much as twenty sends, so `setdefault` will not do.
-        if topic.name not in self._codecs:
-            self._codecs[topic.name] = codec_of(topic, self._schemas)
-        return self._codecs[topic.name]
+        return _kept(self._codecs, topic, lambda: codec_of(topic, self._schemas))
 
     def _line(self, topic: Topic) -> JsonCodec:
-        if topic.name not in self._lines:
-            self._lines[topic.name] = JsonCodec(topic)
-        return self._lines[topic.name]
+        return _kept(self._lines, topic, lambda: JsonCodec(topic))
 
     def _delivered(self, error: KafkaError | None, message: Any) -> None:
         if error is None:
             self._count(message.topic())
-        else:
-            self._failed.append(str(error))
+            return
+        with self._counting:
+            self._refused += 1
+            if len(self._refused_said) < _TOLD_MAX:
+                self._refused_said.append(_said(error, message))
+
+    def _check_process(self) -> None:
+        # A fork takes none of librdkafka's threads along: what is sent there would wait for ever.
+        if os.getpid() != self._made_in:
+            raise OtherProcessError(self._where, self._made_in, os.getpid())
 
     def _count(self, topic: str) -> None:
         # Answers come on whichever thread asks for them.
@@ -276,7 +302,48 @@ def _small_enough(codec: Codec, events: Sequence[Mapping[str, Any]]) -> Iterator
         yield from _small_enough(codec, events[middle:])
 
 
-def _key(topic: Topic, event: Mapping[str, Any]) -> bytes | None:
-    """The key of an event's record: events of one key are in one partition, in order."""
-    named = None if topic.key is None else event.get(topic.key)
-    return None if named is None else str(named).encode()
+def _kept(made: dict[str, tuple[Topic, _Made]], topic: Topic, make: Callable[[], _Made]) -> _Made:
+    """What was made of this definition before, or is made now: it costs as much as twenty sends."""
+    found = made.get(topic.name)
+    if found is None or (found[0] is not topic and found[0] != topic):
+        found = made[topic.name] = topic, make()
+    return found[1]
+
+
+def _said(error: KafkaError, message: Any) -> str:
+    return _named(message.topic(), message.key(), message.partition(), error)
+
+
+def _named(topic: str, key: bytes | None, partition: int | None, error: KafkaError) -> str:
+    """Which record was refused, and why."""
+    shown = "no key" if key is None else f"key {key[:_KEY_SHOWN_MAX]!r}"
+    where = "" if partition is None or partition < 0 else f", partition {partition}"
+    return f"a record of topic {topic!r} ({shown}{where}): {error.str()}"
+
+
+def _key(topic: Topic, value_of: Callable[[str], Any]) -> bytes | None:
+    """The key of an event's record: events of one key are in one partition, in order.
+
+    It is made of the value as the contract has it, so it is the same whichever way the event came: 1 and 1.0 are one
+    number of a float column, and a moment is its microseconds whether it was a datetime or a text.
+
+    value_of  gives the value of a column, of an event that keeps the contract
+    """
+    value = None if topic.key is None else value_of(topic.key)
+    if topic.key is None or value is None:
+        return None
+    dtype = topic.schema[topic.key]
+    if dtype == "string":
+        # Not `str`, which gives a text of an enum its member's name.
+        return str.encode(value)
+    if dtype == "int64":
+        value = int(value)
+    elif dtype == "float64":
+        # Zero has one sign, here and below.
+        value = float(value) + 0.0
+    elif dtype == "timestamp":
+        value = microseconds(msgspec.convert(value, datetime) if isinstance(value, str) else value)
+    elif decimals := decimal_type(dtype):
+        value = decimals.exactly(str(value))
+        value = value if value else value.copy_abs()
+    return str(value).encode()

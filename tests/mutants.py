@@ -57,6 +57,7 @@ SERVING = ("tests/streams/test_serving_sink.py",)
 SLICED = ("tests/streams/test_online_sink.py",)
 LETTERS = ("tests/streams/test_letters.py",)
 LARGE = ("tests/streams/test_large_letters.py",)
+PRODUCER = ("tests/streams/test_producer.py",)
 SEND_PIPE = ("tests/cli/test_commands.py::test_send_reads_a_pipe_at_standard_input_and_checks_all_of_it_first",)
 LETTER_REPLAY = tuple(
     f"tests/streams/test_letter_replay.py::test_{name}"
@@ -496,6 +497,10 @@ MUTANTS = (
     Mutant("letters of rows have no bound in number", S + "unapplied.py", "len(part) == PART_LETTERS_MAX or ", "", LETTERS),
     Mutant("the last letters of rows are lost", S + "unapplied.py", "                part, bytes_made = [], 0\n    yield part\n", "                part, bytes_made = [], 0\n", LETTERS),
     Mutant("dead ones that were counted count again", S + "counts.py", "rejected.reasons[int(np.searchsorted(rejected.records, cut)) :]", "rejected.reasons", ("tests/streams/test_counts.py",)),
+    Mutant("a refusal is told by every flush", S + "producer.py", "            self._refused, self._refused_said = 0, []\n", "", PRODUCER),
+    Mutant("a key is made of the number as it was written", S + "producer.py", "value = float(value) + 0.0", "pass", PRODUCER),
+    Mutant("a definition is known by its name", S + "producer.py", "if found is None or (found[0] is not topic and found[0] != topic):", "if found is None:", PRODUCER),
+    Mutant("a producer works on behind a fork", S + "producer.py", "        if os.getpid() != self._made_in:\n            raise", "        if False:\n            raise", PRODUCER),
     Mutant("standard input is a file of that name", "featurestore/cli/__init__.py", 'if str(file) != "-" and not file.exists():', "if not file.exists():", SEND_PIPE),
     Mutant("a letter that is refused alone ends the replay", S + "letter_replay.py", "                elif _is_of(error, _TOO_LARGE):\n", "                elif False:\n", LETTER_REPLAY),
     Mutant("letters that are too large together are left", S + "letter_replay.py", "if _is_of(error, _TOO_LARGE) and half:", "if False:", LETTER_REPLAY),
