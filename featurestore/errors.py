@@ -395,6 +395,46 @@ class NotAcknowledgedError(FeatureStoreError):
         )
 
 
+class LinesNotAcknowledgedError(FeatureStoreError):
+    """The broker did not take some lines of a file; it has all others that were sent.
+
+    refused   lines that it does not have, and why
+    unsure    lines without an answer, which it may have
+    ended_at  the last line that was sent, where what comes after it was not
+    """
+
+    def __init__(
+        self,
+        topic: str,
+        acknowledged: int,
+        refused: Sequence[int],
+        reasons: Sequence[str],
+        unsure: Sequence[int],
+        ended_at: int | None = None,
+    ) -> None:
+        self.topic, self.acknowledged, self.refused, self.unsure = topic, acknowledged, tuple(refused), tuple(unsure)
+        self.ended_at = ended_at
+        said = [f"topic {topic!r}: {acknowledged:,} events are acknowledged and must not be sent again"]
+        if refused:
+            rest = "" if ended_at is None else f" and those after line {ended_at}, of which none was sent"
+            said.append(f"refused: {_lines(refused)} ({'; '.join(reasons)}); mend these lines and send only them{rest}")
+        if unsure:
+            said.append(f"without an answer, so there or not: {_lines(unsure)}; check the broker before sending them")
+        super().__init__("; ".join(said))
+
+
+def _lines(numbers: Sequence[int]) -> str:
+    """Numbers of lines, rising, neighbours together: 'lines 3, 7-9'."""
+    ranges: list[list[int]] = []
+    for number in numbers:
+        if ranges and number == ranges[-1][1] + 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    shown = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
+    return f"line {shown}" if len(numbers) == 1 else f"lines {shown}"
+
+
 class OtherProcessError(FeatureStoreError):
     """A producer is used in another process than the one that made it."""
 

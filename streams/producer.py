@@ -41,6 +41,11 @@ _QUEUE_BYTES_MAX = 128 << 20
 _TOLD_MAX = 5
 _KEY_SHOWN_MAX = 60
 
+# Records that nobody waits for any more, or for too long: the broker may have them.
+_UNSURE = (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT, KafkaError._MSG_TIMED_OUT)
+
+# Takes None of a record that the broker has, or why it refused it.
+Answered = Callable[[str | None], None]
 _Made = TypeVar("_Made")
 
 
@@ -106,7 +111,7 @@ class EventProducer:
 
         Cheaper than one by one. A format that holds many events in a record gets them together, a record a key.
         """
-        for key, payload in list(self._records(topic, events)):
+        for key, payload, _ in list(self.records(topic, events)):
             self.send_raw(topic.name, key, payload)
 
     async def send_and_wait(self, topic: Topic, event: Mapping[str, Any]) -> tuple[int, int]:
@@ -134,28 +139,59 @@ class EventProducer:
         with self._answers:
             return await asyncio.shield(asyncio.wrap_future(answer))
 
-    def send_json(self, topic: Topic, payload: bytes) -> None:
-        """Check and send one event that is JSON already; raises InvalidEventError before anything is sent."""
+    def send_json(self, topic: Topic, payload: bytes, answered: Answered | None = None) -> None:
+        """Check and send one event that is JSON already; raises InvalidEventError before anything is sent.
+
+        answered  as `send_raw` has it
+        """
         try:
             event = self._line(topic).read(payload)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise InvalidEventError(topic.name, str(error)) from error
         if topic.format != "json":
-            self.send(topic, {name: getattr(event, name) for name in topic.schema})
+            values = {name: getattr(event, name) for name in topic.schema}
+            [(key, record, _)] = self.records(topic, [values])
+            self.send_raw(topic.name, key, record, answered)
             return
         if topic.contract:
             rejected = self._codec(topic).decode([payload]).rejected
             if rejected:
                 raise InvalidEventError(topic.name, f"{rejected[0].reason}: {rejected[0].detail}")
-        self.send_raw(topic.name, _key(topic, partial(getattr, event)), payload)
+        self.send_raw(topic.name, _key(topic, partial(getattr, event)), payload, answered)
 
-    def send_raw(self, topic: str, key: bytes | None, payload: bytes) -> None:
-        """Send bytes as they are, unchecked: for replays and for tests of bad input."""
-        self._produce(topic, key, payload, self._delivered)
+    def send_raw(self, topic: str, key: bytes | None, payload: bytes, answered: Answered | None = None) -> None:
+        """Send bytes as they are, unchecked: for replays and for tests of bad input.
+
+        answered  is told, in place of the next flush, that the broker has the record or why it refused it; it is told
+                  nothing where nobody knows
+        """
+        if answered is None:
+            self._produce(topic, key, payload, self._delivered)
+        elif (error := self._put(topic, key, payload, partial(self._tell, answered))) is not None:
+            answered(error.str())
         self._unpolled += 1
         if self._unpolled >= _POLL_EVERY:
             self._unpolled = 0
             self._producer.poll(0)
+
+    def records(
+        self, topic: Topic, events: Sequence[Mapping[str, Any]]
+    ) -> Iterator[tuple[bytes | None, bytes, Sequence[int]]]:
+        """Key and bytes of each record of some events, and which of them it holds; raises InvalidEventError."""
+        codec = self._codec(topic)
+        if not topic.is_batched:
+            payloads = codec.encode(events)
+            for place, (event, payload) in enumerate(zip(events, payloads, strict=True)):
+                yield _key(topic, event.get), payload, (place,)
+            return
+        # A record has one key, and events of one key stay in order.
+        alike: dict[bytes | None, list[int]] = {}
+        for place, event in enumerate(events):
+            alike.setdefault(_key(topic, event.get), []).append(place)
+        for key, places in alike.items():
+            for start in range(0, len(places), _BATCH_EVENTS):
+                for payload, some in _small_enough(codec, events, places[start : start + _BATCH_EVENTS]):
+                    yield key, payload, some
 
     def flush(self) -> None:
         """Return when the broker has answered everything; raises NotAcknowledgedError when it refused something.
@@ -200,32 +236,25 @@ class EventProducer:
     def _produce(
         self, topic: str, key: bytes | None, payload: bytes, delivered: Callable[[KafkaError | None, Any], None]
     ) -> None:
+        error = self._put(topic, key, payload, delivered)
+        if error is not None:
+            raise NotAcknowledgedError(_named(topic, key, None, error), 1)
+
+    def _put(
+        self, topic: str, key: bytes | None, payload: bytes, delivered: Callable[[KafkaError | None, Any], None]
+    ) -> KafkaError | None:
+        """Hand a record to librdkafka; why it would not have it, if so."""
         self._check_process()
         while True:
             try:
                 self._producer.produce(topic, key=key, value=payload, on_delivery=delivered)
-                return
+                return None
             except BufferError:
                 # The queue is bounded: wait for the broker rather than grow.
                 self._producer.poll(0.1)
             except KafkaException as error:
-                raise NotAcknowledgedError(_named(topic, key, None, error.args[0]), 1) from error
-
-    def _records(self, topic: Topic, events: Sequence[Mapping[str, Any]]) -> Iterator[tuple[bytes | None, bytes]]:
-        """Key and bytes of each record of some events."""
-        codec = self._codec(topic)
-        if not topic.is_batched:
-            payloads = codec.encode(events)
-            yield from zip([_key(topic, event.get) for event in events], payloads, strict=True)
-            return
-        # A record has one key, and events of one key stay in order.
-        alike: dict[bytes | None, list[Mapping[str, Any]]] = {}
-        for event in events:
-            alike.setdefault(_key(topic, event.get), []).append(event)
-        for key, some in alike.items():
-            for start in range(0, len(some), _BATCH_EVENTS):
-                for payload in _small_enough(codec, some[start : start + _BATCH_EVENTS]):
-                    yield key, payload
+                refused: KafkaError = error.args[0]
+                return refused
 
     def _codec(self, topic: Topic) -> Codec:
         return _kept(self._codecs, topic, lambda: codec_of(topic, self._schemas))
@@ -241,6 +270,13 @@ class EventProducer:
             self._refused += 1
             if len(self._refused_said) < _TOLD_MAX:
                 self._refused_said.append(_said(error, message))
+
+    def _tell(self, answered: Answered, error: KafkaError | None, message: Any) -> None:
+        if error is None:
+            self._count(message.topic())
+            answered(None)
+        elif error.code() not in _UNSURE:
+            answered(error.str())
 
     def _check_process(self) -> None:
         # A fork takes none of librdkafka's threads along: what is sent there would wait for ever.
@@ -291,15 +327,17 @@ class _Answers:
             self._producer.poll(_POLL_S)
 
 
-def _small_enough(codec: Codec, events: Sequence[Mapping[str, Any]]) -> Iterator[bytes]:
-    """Records of the events that a broker takes: halves, where all in one would be too large."""
-    [payload] = codec.encode(events)
-    if len(payload) <= _RECORD_BYTES_MAX or len(events) == 1:
-        yield payload
+def _small_enough(
+    codec: Codec, events: Sequence[Mapping[str, Any]], places: Sequence[int]
+) -> Iterator[tuple[bytes, Sequence[int]]]:
+    """Records of some of the events that a broker takes: halves, where all in one would be too large."""
+    [payload] = codec.encode([events[place] for place in places])
+    if len(payload) <= _RECORD_BYTES_MAX or len(places) == 1:
+        yield payload, places
     else:
-        middle = len(events) // 2
-        yield from _small_enough(codec, events[:middle])
-        yield from _small_enough(codec, events[middle:])
+        middle = len(places) // 2
+        yield from _small_enough(codec, events, places[:middle])
+        yield from _small_enough(codec, events, places[middle:])
 
 
 def _kept(made: dict[str, tuple[Topic, _Made]], topic: Topic, make: Callable[[], _Made]) -> _Made:

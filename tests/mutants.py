@@ -501,6 +501,7 @@ MUTANTS = (
     Mutant("a key is made of the number as it was written", S + "producer.py", "value = float(value) + 0.0", "pass", PRODUCER),
     Mutant("a definition is known by its name", S + "producer.py", "if found is None or (found[0] is not topic and found[0] != topic):", "if found is None:", PRODUCER),
     Mutant("a producer works on behind a fork", S + "producer.py", "        if os.getpid() != self._made_in:\n            raise", "        if False:\n            raise", PRODUCER),
+    Mutant("a refused line counts as there", S + "send.py", "            self._refused += lines\n", "", ("tests/streams/test_send.py",)),
     Mutant("standard input is a file of that name", "featurestore/cli/__init__.py", 'if str(file) != "-" and not file.exists():', "if not file.exists():", SEND_PIPE),
     Mutant("a letter that is refused alone ends the replay", S + "letter_replay.py", "                elif _is_of(error, _TOO_LARGE):\n", "                elif False:\n", LETTER_REPLAY),
     Mutant("letters that are too large together are left", S + "letter_replay.py", "if _is_of(error, _TOO_LARGE) and half:", "if False:", LETTER_REPLAY),

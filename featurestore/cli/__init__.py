@@ -274,13 +274,13 @@ def send(
     """Check events against their topic's contract and send them; nothing is sent when one of them breaks it."""
     from rich.progress import Progress
 
-    from featurestore.errors import InvalidEventError
+    from featurestore.errors import InvalidEventError, NotAcknowledgedError
     from featurestore.settings import Settings
     from featurestore.spec import load
     from streams.broker import admin_client, broker_of
     from streams.producer import EventProducer
     from streams.schemas import schemas_at
-    from streams.send import checked, opened
+    from streams.send import Fate, checked, opened
 
     chosen = Settings()
     wanted = load(chosen.definitions).topic(topic)
@@ -294,20 +294,27 @@ def send(
         bars.update(checking, completed=size)
         broker = broker_of(chosen)
         admin_client(broker)  # says at once when nobody is there
-        sending, events = bars.add_task("sending", total=size), 0
+        sending, fate = bars.add_task("sending", total=size), Fate(topic)
         source.seek(begin)
-        with EventProducer(broker, schemas=schemas_at(chosen.schema_address)) as producer:
-            try:
+        try:
+            with EventProducer(broker, schemas=schemas_at(chosen.schema_address)) as producer:
                 for part in checked(wanted, source, size):
-                    part.send(producer)
-                    events += len(part)
+                    part.send(producer, fate)
                     bars.advance(sending, part.read_bytes)
-            except InvalidEventError as error:
-                said = (
-                    f"{error.detail}; the file was changed after it was checked, and {events:,} events before are sent"
-                )
-                raise InvalidEventError(topic, said) from error
-            bars.update(sending, completed=size)
+                    if not fate.goes_on():
+                        break
+        except InvalidEventError as error:
+            fate.end()
+            fate.check()
+            said = f"the file was changed after it was checked, and {fate.acknowledged:,} events before are sent"
+            raise InvalidEventError(topic, f"{error.detail}; {said}") from error
+        except NotAcknowledgedError:
+            # Of lines without an answer, which are named with those that were refused.
+            fate.check()
+            raise
+        fate.check()
+        bars.update(sending, completed=size)
+    events = fate.acknowledged
     records = producer.acknowledged[topic]
     said = f" in {records:,} records" if records != events else ""
     console.print(f"{events:,} events acknowledged{said}")

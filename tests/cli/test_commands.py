@@ -95,6 +95,26 @@ def test_send_reads_a_pipe_at_standard_input_and_checks_all_of_it_first(made: Pr
     assert "0 events acknowledged" in nothing.stdout
 
 
+@pytest.mark.parametrize("form", ["json", "arrow"])
+def test_send_names_the_lines_that_the_broker_refuses_and_what_is_there(
+    project: Make, unique: Callable[[str], str], form: str
+) -> None:
+    topic = unique("large")
+    schema = 'schema={"user": str, "note": str, "at": "timestamp"}, event_time="at", key="user"'
+    made = project(f'from featurestore import Topic\nlarge = Topic("{topic}", {schema}, format="{form}")\n')
+    lines = [f'{{"user": "u{number}", "note": "x", "at": 5}}' for number in range(9)]
+    for number in (2, 6, 7):
+        lines[number] = lines[number].replace('"x"', json.dumps("x" * 2_000_000))
+    # Empty lines count.
+    refused = made.command("send", topic, "-", given="\n" + "\n".join(lines))
+    assert refused.returncode == 1
+    assert "6 events are acknowledged and must not be sent again" in refused.stderr
+    assert "refused: lines 4, 8-9 (" in refused.stderr
+    assert "Message size too large); mend these lines and send only them" in refused.stderr
+    mended = "\n".join(lines[number].replace("xx", "") for number in (2, 6, 7))
+    assert "3 events acknowledged" in made.command("send", topic, "-", given=mended).stdout
+
+
 def test_letters_are_counted_listed_and_shown_with_all_their_facts(made: Project) -> None:
     topic = next(iter(made.repository.topics))
     box = DeadLetterBox(kafka_producer(made.settings.kafka_bootstrap), made.settings.project)

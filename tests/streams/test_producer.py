@@ -22,9 +22,9 @@ from featurestore.errors import InvalidEventError, NotAcknowledgedError
 from featurestore.local import LocalStack
 from streams.broker import admin_client
 from streams.codecs import codec_of
-from streams.producer import EventProducer
+from streams.producer import Answered, EventProducer
 from streams.schemas import FolderSchemas
-from streams.send import Part
+from streams.send import Fate, Part
 from streams.topics import Topics
 
 SCHEMA = {"user": str, "at": "timestamp", "n": int, "note": str}
@@ -221,7 +221,7 @@ def test_a_key_is_made_of_the_value_as_the_contract_has_it_whichever_way_it_come
     class Listening(EventProducer):
         """Keeps the keys of what it would send."""
 
-        def send_raw(self, topic: str, key: bytes | None, payload: bytes) -> None:
+        def send_raw(self, topic: str, key: bytes | None, payload: bytes, answered: Answered | None = None) -> None:
             sent.append(key)
 
     with Listening("127.0.0.1:1", schemas=FolderSchemas(tmp_path / "schemas")) as producer:
@@ -231,7 +231,7 @@ def test_a_key_is_made_of_the_value_as_the_contract_has_it_whichever_way_it_come
         lines = [f'{{"k": {text}, "at": 1}}'.encode() for text in texts]
         for line in lines:
             producer.send_json(topic, line)
-        Part(topic, lines, 0).send(producer)
+        Part(topic, lines, range(1, len(lines) + 1), 0).send(producer, Fate(topic.name))
     assert set(sent) == {key}
 
 
@@ -239,7 +239,7 @@ _FORKED = """
 import asyncio, os, sys, time
 from featurestore import Topic
 from featurestore.errors import OtherProcessError
-from streams.producer import EventProducer
+from streams.producer import Answered, EventProducer
 
 topic = Topic(sys.argv[2], {"user": str, "at": "timestamp"}, "at", key="user")
 began = time.monotonic()

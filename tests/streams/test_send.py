@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from featurestore import Topic
-from featurestore.errors import InvalidEventError
+from featurestore.errors import InvalidEventError, LinesNotAcknowledgedError
 from streams import send
-from streams.send import checked, opened
+from streams.send import Fate, checked, opened
 
 TOPIC = Topic("steps", schema={"user": str, "at": "timestamp"}, event_time="at", key="user")
 LINE = b'{"user": "a", "at": 5}\n'
@@ -66,3 +66,23 @@ def test_what_came_to_the_end_of_a_file_after_it_was_checked_is_not_read() -> No
     source.write(b'{"user": "half a')
     source.seek(len(LINE))
     assert sum(map(len, checked(TOPIC, source, 2 * len(LINE)))) == 2
+
+
+def test_lines_are_refused_unanswered_or_there_and_many_refusals_end_the_sending(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(send, "_REFUSED_MAX", 2)
+    fate = Fate("steps")
+    fate.check()
+    for lines, answers in (([1], [None]), ([2, 5], ["too large"]), ([3], []), ([4], ["too large"])):
+        assert fate.goes_on()
+        answered = fate.begun(lines)
+        for answer in answers:
+            answered(answer)
+    assert not fate.goes_on()
+    with pytest.raises(LinesNotAcknowledgedError) as told:
+        fate.check()
+    error = told.value
+    assert (error.acknowledged, error.refused, error.unsure, error.ended_at) == (1, (2, 4, 5), (3,), 5)
+    assert "lines 2, 4-5 (too large); mend these lines and send only them and those after line 5" in str(error)
+    assert "without an answer, so there or not: line 3" in str(error)
