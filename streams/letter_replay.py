@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from featurestore.errors import LetterReplayError
+from featurestore.errors import LetterReplayError, UnknownObjectError
 from featurestore.event_time import FUTURE_MAX_US, SECOND_US
 from featurestore.kernel import in_records
 from featurestore.spec import Topic
@@ -108,13 +108,16 @@ class LetterReplay:
         self._codec, self._log = codec or codec_of(topic), log
 
     def look(self, wanted: Wanted) -> LetterReport:
-        """What `run` would do; changes nothing."""
+        """What `run` would do; changes nothing. Raises UnknownObjectError as `run` does."""
         good, report = self._checked(wanted)
         report.replayed = len(good)
         return report
 
     def run(self, wanted: Wanted) -> LetterReport:
-        """Take the letters back that the definition accepts by now; raises LetterReplayError, and is safe to repeat."""
+        """Take the letters back that the definition accepts by now; raises LetterReplayError, and is safe to repeat.
+
+        Raises UnknownObjectError where the one that is wanted by its place is not there.
+        """
         more = {
             "transactional.id": f"featurestore-dead-letters-{self._project}-{self._topic.name}",
             "transaction.timeout.ms": _TRANSACTION_MS,
@@ -211,6 +214,8 @@ class LetterReplay:
     def _checked(self, wanted: Wanted) -> tuple[list[DeadLetter], LetterReport]:
         """The wanted letters that the definition accepts by now, and what is to be said of the others."""
         found, good = held_letters(self._broker, self._project, [self._topic.name]), []
+        if wanted.place is not None and all(each.letter.place != wanted.place for each in found.letters):
+            raise UnknownObjectError("dead letter", wanted.place, [each.letter.place for each in found.letters])
         report = LetterReport(unreadable=found.unreadable)
         held = [each for each in found.letters if wanted(each.letter)]
         report.before = sum(each.replayed is not None for each in held)

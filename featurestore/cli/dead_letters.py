@@ -62,12 +62,8 @@ def show_letter(
     """Show all that is known of one letter."""
     from featurestore.cli import console, show_table
 
-    said = "/".join(place)
-    topic, *numbers = said.split("/")
-    # Where a record holds many events, a third number is the event's position in it.
-    if len(numbers) not in (2, 3) or not all(number.isdecimal() for number in numbers):
-        raise typer.BadParameter(f"{said!r} is no place of a letter, such as payments/0/918 or payments 0 918")
-    wanted = "/".join([topic, *(str(int(number)) for number in numbers)])
+    wanted = _place("/".join(place))
+    topic = wanted.split("/")[0]
     held = _read(topic).letters
     found = next((each for each in held if each.letter.place == wanted), None)
     if found is None:
@@ -107,6 +103,7 @@ def replay_letters(
     chosen, repository = _chosen()
     reports: dict[str, LetterReport] = {}
     if place is not None:
+        place = _place(place)
         topic = topic or place.split("/")[0]
     for name in _topics(repository, topic):
         views = repository.views_of(name)
@@ -129,6 +126,11 @@ def replay_letters(
         )
         wanted = Wanted(reason, place)
         reports[name] = replay.look(wanted) if dry_run else replay.run(wanted)
+    if place is not None and not reports:
+        from featurestore.errors import UnknownObjectError
+
+        # No view reads the topic.
+        raise UnknownObjectError("dead letter", place, [])
     _tell_unreadable([where for one in reports.values() for where in one.unreadable])
     if as_json:
         said = {
@@ -144,6 +146,15 @@ def replay_letters(
         rows.append([name, "replayed before", f"{one.before:,}", ""])
         rows += [[name, f"left: {why}", f"{n:,}", escape(one.example[why])] for why, n in sorted(one.left.items())]
     show_table("replay of dead letters", ["topic", "what", "letters", "such as"], rows)
+
+
+def _place(said: str) -> str:
+    """The place of a letter as letters have it; raises BadParameter."""
+    topic, *numbers = said.split("/")
+    # Where a record holds many events, a third number is the event's position in it.
+    if len(numbers) not in (2, 3) or not all(number.isdecimal() for number in numbers):
+        raise typer.BadParameter(f"{said!r} is no place of a letter, such as payments/0/918 or payments 0 918")
+    return "/".join([topic, *(str(int(number)) for number in numbers)])
 
 
 def _chosen() -> tuple[Settings, Repository]:

@@ -44,6 +44,7 @@ def made(project: Make, unique: Callable[[str], str]) -> Project:
         (["dead-letters", "show", "stepz/0/1"], "'steps-"),
         (["dead-letters", "show", "steps"], "no place of a letter"),
         (["dead-letters", "replay", "--topic", "stepz"], "'steps-"),
+        (["dead-letters", "replay", "--place", "steps"], "no place of a letter"),
         (["train", "walkr", "--spine", "pyproject.toml"], "'walker'"),
         (["train", "walker", "--spine", "none.parquet"], "none.parquet"),
         (["ledger", "--topic", "stepz"], "'steps-"),
@@ -143,6 +144,11 @@ def test_letters_are_counted_listed_and_shown_with_all_their_facts(made: Project
     missing = made.command("dead-letters", "show", f"{topic}/1/7")
     assert missing.returncode == 1
     assert f"'{topic}/1/8'" in missing.stderr
+    for more in ([], ["--dry-run"]):
+        missing = made.command("dead-letters", "replay", "--place", f"{topic}/1/7", *more)
+        assert missing.returncode == 1, missing.stdout
+        assert f"there is no dead letter '{topic}/1/7'" in missing.stderr
+        assert f"'{topic}/1/8'" in missing.stderr
 
 
 def test_the_ledger_says_whether_every_record_is_somewhere_once(made: Project) -> None:
