@@ -84,8 +84,10 @@ class Backfill:
         keep_following_s  how long to keep the new rows fresh after the flip, for workers to take over
 
         Raises BackfillError where the rows differ from the log, or somebody else flipped, GrownTopicError where the
-        topic has partitions that its definition does not have.
+        topic has partitions that its definition does not have, TopicError where the log has a column of another type
+        than the definition.
         """
+        self._log.check_types()
         self._store.ensure_ready()
         topic_id = self._whole_id()
         self._log.forget()

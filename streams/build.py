@@ -10,7 +10,7 @@ from threading import Lock
 import pyarrow as pa
 
 from featurestore.kernel import warm_up
-from featurestore.offline import EventLog
+from featurestore.offline import EventLog, check_types
 from featurestore.online import OnlineStore
 from featurestore.settings import Settings
 from featurestore.spec import FeatureView, Repository
@@ -43,9 +43,11 @@ def build_worker(settings: Settings, repository: Repository) -> StreamApp:
     # first array of Arrow from a list imports pandas, where it is installed.
     warm_up()
     pa.array([0])
+    topics = sorted({view.source.name for view in repository.views.values()})
+    # The log would refuse their events at its first commit, seconds after rows have counted them.
+    check_types(settings.offline_path, [repository.topic(name) for name in topics])
     store = online_store(settings)
     store.ensure_ready()
-    topics = sorted({view.source.name for view in repository.views.values()})
     broker = broker_of(settings)
     known = Topics(broker)
     # Also where the partitions that no definition says are another worker's.

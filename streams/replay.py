@@ -161,8 +161,10 @@ class Replay:
     def run(self) -> Replayed:
         """Replay what is left of the range, and say what came out.
 
-        Raises ReplayError, and GrownTopicError where the topic has partitions that its definition does not have.
+        Raises ReplayError, GrownTopicError where the topic has partitions that its definition does not have, TopicError
+        where the log has a column of another type than the definition.
         """
+        EventLog(self._settings.offline_path, self._topic).check_types()
         self._store.ensure_ready()
         topic_id = Topics(broker_of(self._settings)).whole_ids([self._topic])[self._topic.name]
         asked = self._range()

@@ -80,11 +80,13 @@ def plan() -> None:
     import_slim()
     from featurestore.feast.registry import FeastRegistry
     from featurestore.kernel import row_bytes
+    from featurestore.offline import check_types
     from featurestore.settings import Settings
     from featurestore.spec import load
 
     chosen = Settings()
     repository = load(chosen.definitions)
+    check_types(chosen.offline_path, repository.topics.values())
     with FeastRegistry(chosen) as registry:
         applied = {
             one.name: one.tags.get("featurestore.version", "") for one in registry.listing() if one.kind == "view"
@@ -111,6 +113,7 @@ def apply() -> None:
 
     import_slim()
     from featurestore.feast.registry import FeastRegistry
+    from featurestore.offline import check_types
     from featurestore.settings import Settings
     from featurestore.spec import load
     from streams.broker import broker_of
@@ -118,6 +121,7 @@ def apply() -> None:
 
     chosen = Settings()
     repository = load(chosen.definitions)
+    check_types(chosen.offline_path, repository.topics.values())
     made = Topics(broker_of(chosen)).create(repository.topics.values(), chosen.project)
     rows = [[view.name, view.version, view.source.name, str(len(view.outputs))] for view in repository.views.values()]
     show_table("feature views", ["view", "version", "topic", "features"], rows)

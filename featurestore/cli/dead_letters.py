@@ -94,7 +94,7 @@ def replay_letters(
     Workers must run with the mended definitions already. Letters that would die again are left as they are.
     """
     from featurestore.cli import errors, show_table
-    from featurestore.offline import EventLog
+    from featurestore.offline import EventLog, check_types
     from streams.broker import broker_of
     from streams.codecs import codec_of
     from streams.letter_replay import LetterReplay, Wanted
@@ -105,7 +105,10 @@ def replay_letters(
     if place is not None:
         place = _place(place)
         topic = topic or place.split("/")[0]
-    for name in _topics(repository, topic):
+    names = _topics(repository, topic)
+    # What comes back now, no worker could log any more.
+    check_types(chosen.offline_path, [repository.topic(name) for name in names])
+    for name in names:
         views = repository.views_of(name)
         if not views:
             continue

@@ -4,7 +4,7 @@ Enter: batches of events with their offsets; spines. Leave: point-in-time values
 event is in the log once, and the join gives what the online store would have served at that moment.
 """
 
-from featurestore.offline.event_log import EventLog, log_schema
+from featurestore.offline.event_log import EventLog, check_types, log_schema
 from featurestore.offline.log_cleaning import KEEP_MIN_US
 from featurestore.offline.log_slices import LogSlices
 from featurestore.offline.point_in_time import point_in_time_join, with_derived
@@ -15,6 +15,7 @@ __all__ = [
     "EventLog",
     "LogSlices",
     "TrainingSet",
+    "check_types",
     "log_schema",
     "make_training_set",
     "point_in_time_join",

@@ -7,7 +7,7 @@ does not refuse repeats by itself, but it does refuse a commit from a handle tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
@@ -166,6 +166,15 @@ class EventLog:
         """Parquet files that the newest version is made of."""
         return len(deltalake.DeltaTable(str(self.path)).file_uris()) if self.exists() else 0
 
+    def check_types(self) -> None:
+        """Raises TopicError where a column has another type here than in the definition; changes nothing.
+
+        For whoever is about to act on a definition that may have changed: `append` asks the same, but only after rows
+        were made and letters were sent by it.
+        """
+        if self.exists():
+            self._gained(deltalake.DeltaTable(str(self.path)))
+
     def read(
         self, columns: Sequence[str], *, until_us: int | None = None, late_by_max_us: int | None = None
     ) -> pa.Table:
@@ -276,6 +285,14 @@ class EventLog:
         """A definition may gain columns: events of before have nulls there. It may not change the type of one.
 
         Returns whether the table has gained any, and so is another version now.
+        """
+        gained = self._gained(table)
+        if gained:
+            table.alter.add_columns(gained, post_commithook_properties=_NO_HOOKS)
+        return bool(gained)
+
+    def _gained(self, table: deltalake.DeltaTable) -> list[deltalake.Field]:
+        """Columns of the definition that the table lacks; raises TopicError where it has one of another type.
 
         Delta commits files of other types without a look, and nobody could read the log after that.
         """
@@ -286,12 +303,10 @@ class EventLog:
                 raise TopicError(
                     self.topic.name,
                     f"column {field.name!r} has the type {_said(held[field.name])} in its event log, and "
-                    f"{_said(field.type)} in its definition; give the column of the new type a name of its own",
+                    f"{_said(field.type)} in its definition; a type cannot change in place: set it back, and "
+                    + _way_on(self.topic, field.name),
                 )
-        gained = [field for field in wanted if field.name not in held]
-        if gained:
-            table.alter.add_columns(gained, post_commithook_properties=_NO_HOOKS)
-        return bool(gained)
+        return [field for field in wanted if field.name not in held]
 
     def _commit(
         self, table: deltalake.DeltaTable, files: list[AddAction | RemoveAction], moved: Mapping[int, Mark]
@@ -336,6 +351,23 @@ class EventLog:
                 assert newest_us is not None, "both transactions are written in one commit"
                 out[partition] = Mark(offset, newest_us)
         return out
+
+
+def check_types(folder: Path, topics: Iterable[Topic]) -> None:
+    """Raises TopicError at the first topic whose log under a folder has a column of another type."""
+    for topic in topics:
+        EventLog(folder, topic).check_types()
+
+
+def _way_on(topic: Topic, column: str) -> str:
+    """How events of the new type can be had; each format has a way that its definitions take."""
+    new = f"{column}_2"
+    if topic.format == "json":
+        return (
+            f"send events of the new type to a topic of another name, or in a column of a new name, such as {new!r}, "
+            "that is nullable"
+        )
+    return f"give the column of the new type a new name, with renamed={{{new!r}: {column!r}}} and nullable=({new!r},)"
 
 
 def _said(kind: object) -> str:
