@@ -24,7 +24,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 
 from featurestore.errors import LetterReplayError, UnknownObjectError
 from featurestore.event_time import FUTURE_MAX_US, SECOND_US
-from featurestore.kernel import in_records
+from featurestore.kernel import PLACES_MAX, in_records
 from featurestore.spec import Topic
 from streams.broker import Broker
 from streams.codecs import Codec, codec_of
@@ -222,15 +222,19 @@ class LetterReplay:
         open_letters = [each.letter for each in held if each.replayed is None]
         # Events of one partition come back in the order in which they came.
         open_letters.sort(key=lambda letter: (letter.partition, letter.offset))
-        for letter, why in zip(open_letters, self._faults(open_letters), strict=True):
+        for letter, why in zip(open_letters, self.faults(open_letters), strict=True):
             if why is None:
                 good.append(letter)
             else:
                 report.leave(letter, *why)
         return good, report
 
-    def _faults(self, letters: Sequence[DeadLetter]) -> list[tuple[str, str] | None]:
-        """For each letter, why it would die again: reason and detail."""
+    def faults(self, letters: Sequence[DeadLetter]) -> list[tuple[str, str] | None]:
+        """For each letter, why it would die again: reason and detail; None where it comes back.
+
+        A letter of many events comes back when a view would take one of them by now: the others become letters again,
+        each of its own, as if the record came for the first time. Where none would be taken, the first says why.
+        """
         # A codec has a bound of its own, and letters may be as many as events.
         faults = [why for part in _batches(letters) for why in self._faults_of_part(part)]
         for index, why in self._unsure(letters):
@@ -241,12 +245,26 @@ class LetterReplay:
         """The same by what the letters themselves say."""
         decoded = self._codec.decode([letter.payload for letter in letters])
         faults: list[tuple[str, str] | None] = [None] * len(letters)
+        # Where in its record the event stands that a letter's reason is of.
+        at = [PLACES_MAX] * len(letters)
         for bad in decoded.rejected:
-            faults[bad.index] = bad.reason, bad.detail
-        now_us = self._clock_us()
+            # By place in the record: the first of a letter is its first bad event.
+            if faults[bad.index] is None:
+                faults[bad.index], at[bad.index] = (bad.reason, bad.detail), bad.position or 0
+        now_us, taken = self._clock_us(), set[int]()
         times = decoded.arrays[self._topic.event_time].cast(pa.int64()).to_pylist()
-        for index, event_us in zip(decoded.index.tolist(), times, strict=True):
-            faults[index] = self._untimely(letters[index], event_us, now_us)
+        places = [0] * len(times) if decoded.position is None else decoded.position.tolist()
+        for index, place, event_us in zip(decoded.index.tolist(), places, times, strict=True):
+            if index in taken:
+                continue
+            # By what was newest before its record: no event that is too late moves that, so the first one that is not
+            # too late for it is not too late behind those before it either.
+            why = self._untimely(letters[index], event_us, now_us)
+            if why is None:
+                taken.add(index)
+                faults[index] = None
+            elif place < at[index]:
+                faults[index], at[index] = why, place
         for index, letter in enumerate(letters):
             if letter.is_cut:
                 # Whatever its beginning says.

@@ -73,6 +73,9 @@ WAITING = (
 )
 PAYLOADS = ("tests/streams/test_payloads.py",)
 DEFINITIONS = ("tests/spec/test_definitions.py",)
+MANY = (
+    "tests/streams/test_letters_of_many.py::test_a_record_comes_back_when_one_of_its_events_would_be_taken_as_it_came_for_the_first_time",
+)
 TYPES = ("tests/streams/test_changed_type.py",)
 LIMIT_S = 600
 
@@ -511,6 +514,7 @@ MUTANTS = (
     Mutant("the beginning of a record comes back as an event", S + "letter_replay.py", "if letter.is_cut:", "if False:", LETTER_REPLAY),
     Mutant("all letters of a topic are decoded at once", S + "letter_replay.py", "for part in _batches(letters) for why", "for part in [letters] for why", LETTER_REPLAY),
     Mutant("letters of a changed type are sent", "featurestore/cli/dead_letters.py", "    check_types(chosen.offline_path, [", "    print([", TYPES),
+    Mutant("the last event decides for its record", S + "letter_replay.py", "            if index in taken:\n                continue\n", "            at[index] = PLACES_MAX\n", MANY),
     Mutant("a null value erases nothing", S + "dead_letters.py", "        records.pop((topic, key), None)\n", "", LETTER_REPLAY),
     Mutant("what is no letter is not told", S + "dead_letters.py", "            unreadable.append(where)\n", "", LETTER_REPLAY),
     Mutant("an event that is too late has the bytes of another", S + "unapplied.py", "batch, decoded.index[places], [reason]", "batch, places, [reason]", LETTERS),
