@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from confluent_kafka import TopicPartition
@@ -45,7 +44,6 @@ from streams.online_sink import OnlineSink
 from streams.schemas import schemas_at
 from streams.tail import Tail
 from streams.topics import Topics
-from streams.transport import Batch
 
 _TIMEOUT_S = 10.0
 _READ_S = 0.1
@@ -248,6 +246,9 @@ class Replay:
         except ValueError as error:
             wanted = "an offset, or a moment such as 2026-01-31T12:00:00Z"
             raise ReplayError(self._topic.name, f"{text!r} is neither an offset nor a moment; say {wanted}") from error
+        if moment < 0:
+            # To the broker some of these mean its newest or its oldest record, and the others nothing.
+            raise ReplayError(self._topic.name, f"{text!r} is before 1970-01-01T00:00:00Z, where moments begin")
         if self._source == "log":
             found = {partition: logged.first_offset(partition, moment) for partition in held}
         else:
@@ -286,7 +287,7 @@ class Replay:
                 batches = tail.read(_READ_S)
                 heard.update(dict.fromkeys((batch.partition for batch in batches), time.monotonic()))
                 for batch in batches:
-                    engine.apply(_before(batch, asked.end[batch.partition]))
+                    engine.apply(batch.before(asked.end[batch.partition]))
                     self._at("mid-replay")
                 # Of each by itself: another one may have live traffic behind the range.
                 stuck = [partition for partition in lacking if time.monotonic() - heard[partition] > _SILENT_MAX_S]
@@ -401,16 +402,6 @@ def _shown(asked: Range) -> str:
     first, end = asked.said or (None, None)
     places = "".join(f" {name} {text}" for name, text in (("--from", first), ("--to", end)) if text is not None)
     return f"{asked.topic}{places} --source {asked.source} with {', '.join(asked.views)}"
-
-
-def _before(batch: Batch, end: int) -> Batch:
-    """The part of a batch before an offset."""
-    if batch.end_offset <= end:
-        return batch
-    cut = int(np.searchsorted(batch.offsets, end))
-    values, offsets, stamps = batch.values[:cut], batch.offsets[:cut], batch.timestamps_us[:cut]
-    last = max(end, batch.first_offset)
-    return Batch(batch.topic, batch.partition, batch.first_offset, last, values, offsets, stamps, batch.leader_epoch)
 
 
 def _valid(part: pa.Table, keys: Sequence[str]) -> pa.Array:

@@ -9,12 +9,14 @@ import sys
 import time
 from collections.abc import Callable
 
+import msgspec
 import pytest
 import redis
 
 from featurestore.errors import ReplayError
 from featurestore.event_time import HOUR_US
 from featurestore.local import environment_of
+from streams.letters import DeadLetter
 from streams.producer import EventProducer
 from streams.replay import Replay
 from streams.tail import Tail
@@ -119,6 +121,11 @@ def test_a_name_stands_for_one_question(project: Make, unique: Callable[[str], s
     for text in ("\N{SUPERSCRIPT TWO}", "-5", "soon"):
         refused = made.command("replay", topic, f"--from={text}")
         assert (refused.returncode, "is neither an offset nor a moment" in refused.stderr) == (1, True), refused.stderr
+    for option, source in (("--from", "kafka"), ("--to", "kafka"), ("--from", "log")):
+        for text in ("1969-01-01T00:00:00Z", "1969-12-31T23:59:59.999999Z"):
+            refused = made.command("replay", topic, f"{option}={text}", "--source", source)
+            assert (refused.returncode, "where moments begin" in refused.stderr) == (1, True), refused.stderr
+            assert "Traceback" not in refused.stderr
     # A changed definition finds the place of before, by its name or without one.
     assert made.command(*asked[:2], *asked[4:]).returncode == 0
     changed = definitions(topic, partitions=1).replace('lateness="1h"', 'lateness="2h"')
@@ -140,6 +147,21 @@ def test_a_name_is_no_way_out_of_the_folder_of_replays(project: Make, unique: Ca
         refused = made.command("replay", topic, f"--name={name}", "--drop")
         assert (refused.returncode, "is no name for a replay" in refused.stderr) == (1, True), (name, refused.stdout)
     assert kept.read_text() == "a log"
+
+
+def test_letters_of_a_range_that_ends_among_records_have_their_keys(
+    project: Make, unique: Callable[[str], str]
+) -> None:
+    topic = unique("cut-keys")
+    made = project(definitions(topic, partitions=1))
+    with EventProducer(made.settings.kafka_bootstrap) as producer:
+        for number in range(100):
+            producer.send_raw(topic, f"k{number}".encode(), b"{broken")
+    done = Replay(made.settings, made.repository, topic, end="50").run()
+    assert done.dead == {"broken_json": 50}
+    lines = filter(None, (done.folder / "letters.jsonl").read_bytes().splitlines())
+    letters = [msgspec.json.decode(line, type=DeadLetter) for line in lines]
+    assert [(one.offset, one.record_key) for one in letters] == [(n, f"k{n}".encode()) for n in range(50)]
 
 
 def test_what_some_view_takes_is_no_dead_letter_of_a_replay_of_another(
