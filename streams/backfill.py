@@ -7,8 +7,10 @@ at any moment leaves a backfill that the next one goes on with. `docs/backfill.m
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from fcntl import LOCK_EX, LOCK_NB, flock
 
 import msgspec
 
@@ -52,7 +54,7 @@ class Backfilled:
 
 
 class Backfill:
-    """The backfill of one view; `run` may be called by any number of processes, one after the other.
+    """The backfill of one view; any number of processes may `run` it, one after the other: the others are refused.
 
     compare     called when the shadow stands exactly where its version of the log does
     moved       is told stage, how far it has come and how far it must, in offsets
@@ -81,13 +83,17 @@ class Backfill:
     def run(self, *, keep_following_s: float = HAND_OVER_S) -> Backfilled:
         """From wherever the last process left it to the end.
 
-        keep_following_s  how long to keep the new rows fresh after the flip, for workers to take over
+                keep_following_s  how long to keep the new rows fresh after the flip, for workers to take over
 
-        Raises BackfillError where the rows differ from the log, or somebody else flipped, GrownTopicError where the
-        topic has partitions that its definition does not have, TopicError where the log has a column of another type
-        than the definition.
+        Raises BackfillError where the rows differ from the log, somebody else flipped, or another run is at work;
+        GrownTopicError where the topic has partitions that its definition does not have; TopicError where the log has a
+        column of another type than the definition.
         """
         self._log.check_types()
+        with self._alone():
+            return self._run(keep_following_s)
+
+    def _run(self, keep_following_s: float) -> Backfilled:
         self._store.ensure_ready()
         topic_id = self._whole_id()
         self._log.forget()
@@ -114,6 +120,10 @@ class Backfill:
 
     def abandon(self) -> bool:
         """Drop the shadow of a backfill that has not flipped; whether there was one."""
+        with self._alone():
+            return self._abandon()
+
+    def _abandon(self) -> bool:
         state = self._aliases.backfill(self._view.id)
         if state is None:
             return False
@@ -122,6 +132,23 @@ class Backfill:
         self._store.drop(state.id)
         self._aliases.end_backfill(self._view.id)
         return True
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No other run of this view meanwhile, on all machines that share the disk.
+
+        One would compare a shadow with the log as it was, while this one brings it up to now.
+        """
+        path = self._settings.offline_path.parent / "backfills" / f"{self._view.id}.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w") as lock:
+            try:
+                # Given back by the system when a process ends, however it ends: a killed run holds up no other.
+                flock(lock, LOCK_EX | LOCK_NB)
+            except BlockingIOError:
+                what = "another run of it is at work; wait until that one has ended"
+                raise BackfillError(self._view.name, what) from None
+            yield
 
     def _begin(self) -> Backfilling:
         state = Backfilling(self._aliases.new_generation(self._view.id), self._log.version(), "fill")

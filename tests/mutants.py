@@ -76,6 +76,9 @@ DEFINITIONS = ("tests/spec/test_definitions.py",)
 MANY = (
     "tests/streams/test_letters_of_many.py::test_a_record_comes_back_when_one_of_its_events_would_be_taken_as_it_came_for_the_first_time",
 )
+ALONE = (
+    "tests/streams/test_backfill.py::test_a_second_run_of_a_view_is_refused_while_one_is_at_work_and_not_after_it",
+)
 TYPES = ("tests/streams/test_changed_type.py",)
 LIMIT_S = 600
 
@@ -515,6 +518,7 @@ MUTANTS = (
     Mutant("all letters of a topic are decoded at once", S + "letter_replay.py", "for part in _batches(letters) for why", "for part in [letters] for why", LETTER_REPLAY),
     Mutant("letters of a changed type are sent", "featurestore/cli/dead_letters.py", "    check_types(chosen.offline_path, [", "    print([", TYPES),
     Mutant("the last event decides for its record", S + "letter_replay.py", "            if index in taken:\n                continue\n", "            at[index] = PLACES_MAX\n", MANY),
+    Mutant("two backfills of a view go together", S + "backfill.py", "                flock(lock, LOCK_EX | LOCK_NB)\n", "                pass\n", ALONE),
     Mutant("a null value erases nothing", S + "dead_letters.py", "        records.pop((topic, key), None)\n", "", LETTER_REPLAY),
     Mutant("what is no letter is not told", S + "dead_letters.py", "            unreadable.append(where)\n", "", LETTER_REPLAY),
     Mutant("an event that is too late has the bytes of another", S + "unapplied.py", "batch, decoded.index[places], [reason]", "batch, places, [reason]", LETTERS),

@@ -185,6 +185,28 @@ def test_a_backfill_that_ended_before_its_flip_catches_up_first(project: Make, u
     assert sum(table["by_user__n"].to_pylist()) == HISTORY + 400
 
 
+def test_a_second_run_of_a_view_is_refused_while_one_is_at_work_and_not_after_it(
+    project: Make, unique: Callable[[str], str]
+) -> None:
+    topic = unique("alone")
+    made = project(definitions(topic))
+    send(made, topic, 200)
+    refused: list[subprocess.CompletedProcess[str]] = []
+
+    def at(point: str) -> None:
+        # Before the shadow is compared, and while it follows behind its flip.
+        if point in ("before-compare", "before-drop"):
+            refused.extend(made.command("backfill", "by_user", *more) for more in ((), ("--abandon",)))
+
+    view = made.repository.view("by_user")
+    Backfill(made.settings, view, lambda row_id, log: "", at=at).run(keep_following_s=0)
+    said = [(done.returncode, "another run of it is at work" in done.stderr) for done in refused]
+    assert said == [(1, True)] * 4, [done.stderr for done in refused]
+    assert looked_up(made) == (200, {"PRESENT"})
+    assert made.command("backfill", "by_user", "--keep-following", "0").returncode == 0
+    assert looked_up(made) == (200, {"PRESENT"})
+
+
 def test_rows_that_differ_from_the_log_are_not_flipped_to(project: Make, unique: Callable[[str], str]) -> None:
     topic = unique("wrong")
     made = project(definitions(topic))
