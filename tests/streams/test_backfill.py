@@ -196,7 +196,9 @@ def test_a_second_run_of_a_view_is_refused_while_one_is_at_work_and_not_after_it
     def at(point: str) -> None:
         # Before the shadow is compared, and while it follows behind its flip.
         if point in ("before-compare", "before-drop"):
-            refused.extend(made.command("backfill", "by_user", *more) for more in ((), ("--abandon",)))
+            for more in ((), ("--abandon",)):
+                refused.append(made.command("backfill", "by_user", *more))
+                assert refused[-1].returncode == 1, refused[-1].stdout
 
     view = made.repository.view("by_user")
     Backfill(made.settings, view, lambda row_id, log: "", at=at).run(keep_following_s=0)
