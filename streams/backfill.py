@@ -83,7 +83,7 @@ class Backfill:
     def run(self, *, keep_following_s: float = HAND_OVER_S) -> Backfilled:
         """From wherever the last process left it to the end.
 
-                keep_following_s  how long to keep the new rows fresh after the flip, for workers to take over
+        keep_following_s  how long to keep the new rows fresh after the flip, for workers to take over
 
         Raises BackfillError where the rows differ from the log, somebody else flipped, or another run is at work;
         GrownTopicError where the topic has partitions that its definition does not have; TopicError where the log has a
