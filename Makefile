@@ -23,7 +23,7 @@ dev: $(STAMP) ## Kafka, Valkey, a worker and the HTTP server, until Ctrl-C
 	@exec $(BIN)/featurestore dev
 
 test: $(STAMP) ## all tests, against real servers that they start themselves; two at a time, since most wait
-	@$(BIN)/python -m pytest -n 2 --dist worksteal
+	@$(BIN)/python -m pytest -n 2 --dist worksteal --durations 20
 
 check: $(STAMP) ## formatting, lint, types, import walls
 	@$(BIN)/ruff format --check .

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import redis
@@ -12,6 +14,25 @@ import redis
 from featurestore.local import ChildServer, free_port
 from featurestore.local.kafka import start_kafka
 from featurestore.local.valkey import start_valkey
+
+_STILL_S = 10.0
+
+
+def tell(pid: int, number: int) -> None:
+    """Signal a process; after SIGSTOP it stands still when this returns, whose threads go on for a moment else."""
+    os.kill(pid, number)
+    deadline = time.monotonic() + _STILL_S
+    while number == signal.SIGSTOP and not _is_still(pid):
+        assert time.monotonic() < deadline, f"process {pid} does not stand still"
+        time.sleep(0.001)
+
+
+def _is_still(pid: int) -> bool:
+    stats = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(OSError):  # a thread that has ended meanwhile
+            stats.append((task / "stat").read_text())
+    return all(stat.rpartition(")")[2].split()[0] == "T" for stat in stats)
 
 
 class Valkey:
@@ -38,7 +59,7 @@ class Valkey:
 
     def signal(self, number: int) -> None:
         assert self._server is not None
-        os.kill(self._server.pid, number)
+        tell(self._server.pid, number)
 
     def stop(self) -> None:
         self.client.close()
@@ -89,7 +110,7 @@ class Broker:
 
     def signal(self, number: int) -> None:
         assert self._server is not None
-        os.kill(self._server.pid, number)
+        tell(self._server.pid, number)
 
     def stop(self) -> None:
         if self._server is not None:

@@ -22,6 +22,7 @@ from streams.ledger import ledgers
 from streams.producer import EventProducer
 from streams.watchdog import EXIT_ABANDONED, end_within
 from streams.worker import LEAVE_S
+from tests.campaign.servers import tell
 from tests.project import Project
 from tests.streams.test_worker import Make, counted, definitions, now_us, send
 
@@ -33,7 +34,7 @@ SLACK_S = 1.5
 @contextmanager
 def stopped(pid: int) -> Iterator[None]:
     """It keeps its connections, and answers nothing."""
-    os.kill(pid, signal.SIGSTOP)
+    tell(pid, signal.SIGSTOP)
     try:
         yield
     finally:
