@@ -8,6 +8,7 @@ import random
 import struct
 import time
 from collections.abc import Callable, Iterable
+from statistics import median
 from typing import Any
 
 from featurestore.settings import Settings
@@ -121,12 +122,12 @@ def diluted(world: World) -> str:
         if len(turns[poisoned]) == len(_TURNS) // 2:
             seen[poisoned] = reading.check(1)
         reading.stop()
-    # What others do on the machine makes a turn slower and none faster.
-    (clean, clean_us), (mixed, mixed_us) = (max(turns[poisoned]) for poisoned in (False, True))
-    ratio = mixed / clean
+    # Neighbours in time, on a machine that is as fast for both: one lucky turn among all would decide for the others.
+    ratio = median(mixed / clean for (clean, _), (mixed, _) in zip(turns[False], turns[True], strict=True))
     told = [", ".join(f"{rate:,.0f}" for rate, _ in turns[poisoned]) for poisoned in (False, True)]
-    shown = f"{told[0]} records/s clean, {told[1]} with poison: {ratio:.0%}, best of best"
-    shown = f"{shown} ({clean_us:.2f} and {mixed_us:.2f} us of the worker's processor a record)"
+    cost_us = [median(each for _, each in turns[poisoned]) for poisoned in (False, True)]
+    shown = f"{told[0]} records/s clean, {told[1]} with poison: {ratio:.1%}, the median of neighbours"
+    shown = f"{shown} ({cost_us[0]:.2f} and {cost_us[1]:.2f} us of the worker's processor a record)"
     shown = f"{shown}; clean: {seen[False]}; poisoned: {seen[True]}"
     expect(", 0 dead" in seen[False], f"what should be clean has dead letters: {shown}")
     expect(ratio >= 0.95, shown)
