@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +26,8 @@ STUCK_S = 30.0
 # wait in the system's own queue, and a connection that says nothing, or takes nothing, for so long makes room.
 CONNECTIONS_MAX = 8
 SILENT_S = 5.0
+
+log = logging.getLogger("featurestore.worker")
 
 
 class WorkerMetrics:
@@ -130,10 +134,12 @@ class _Server(ThreadingHTTPServer):
             self._room.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Who went away before the answer was taken is no news."""
+        """Who went away before the answer was taken is no news; whatever else failed is told."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            log.error("a question at the worker's port has no answer", exc_info=True)
 
 
-def serve_metrics(metrics: WorkerMetrics, port: int, *more: Collector) -> int:
+def serve_metrics(metrics: WorkerMetrics, port: int, *more: Collector, silent_s: float = SILENT_S) -> int:
     """Answer on 127.0.0.1 until the process ends; 0 takes any free port. Returns the port.
 
     Raises SettingError where it cannot have that port.
@@ -143,7 +149,7 @@ def serve_metrics(metrics: WorkerMetrics, port: int, *more: Collector) -> int:
         registry.register(each)
 
     class Handler(BaseHTTPRequestHandler):
-        timeout = SILENT_S
+        timeout = silent_s
 
         def do_GET(self) -> None:
             if self.path == "/metrics":

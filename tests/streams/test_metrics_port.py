@@ -12,26 +12,35 @@ from urllib.request import urlopen
 import pytest
 
 from featurestore.errors import SettingError
-from streams import metrics
 from streams.metrics import CONNECTIONS_MAX, WorkerMetrics, serve_metrics
 
 SILENT_S = 0.5
 
 
 @pytest.fixture
-def port(monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(metrics, "SILENT_S", SILENT_S)
+def port() -> int:
     return served()
 
 
 def served(port: int = 0) -> int:
-    return serve_metrics(WorkerMetrics({}, dict, time.monotonic), port)
+    return serve_metrics(WorkerMetrics({}, dict, time.monotonic), port, silent_s=SILENT_S)
 
 
 def half_sent(port: int) -> socket.socket:
     made = socket.create_connection(("127.0.0.1", port), timeout=30)
     made.sendall(b"GET /health HTTP/1.1\r\n")
     return made
+
+
+def test_a_look_that_fails_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    def broken() -> float:
+        raise ValueError("no clock")
+
+    port = serve_metrics(WorkerMetrics({}, dict, broken), 0, silent_s=SILENT_S)
+    with pytest.raises(ConnectionError):
+        urlopen(f"http://127.0.0.1:{port}/health", timeout=30)
+    assert "a question at the worker's port has no answer" in caplog.text
+    assert "no clock" in caplog.text
 
 
 def test_a_port_that_is_taken_is_told_with_its_setting(port: int) -> None:
