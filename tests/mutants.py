@@ -551,7 +551,7 @@ MUTANTS = (
     Mutant("what nobody foresaw ends the watch of topics", S + "topic_watch.py", "            except Exception:\n", "            except ArithmeticError:\n", ("tests/streams/test_topic_watch.py",)),
     Mutant("a topic that grows is the same topic", S + "topic_watch.py", "if told.partitions > partitions:", "if False:", ("tests/streams/test_topic_watch.py",)),
     Mutant("what is to be made whole passes over partitions", S + "topics.py", "if told[name].partitions > topic.partitions:", "if False:", TOPIC_IDS),
-    Mutant("who is silent at a worker's port stays", S + "metrics.py", "        timeout = SILENT_S\n", "", ("tests/streams/test_metrics_port.py",)),
+    Mutant("who is silent at a worker's port stays", S + "metrics.py", "        timeout = silent_s\n", "", ("tests/streams/test_metrics_port.py",)),
     Mutant("what was answered of topics is kept", S + "topic_ids.py", "                lib.event_destroy(event)\n", "                pass\n", TOPIC_IDS),
     Mutant("every question for topics leaves its queue", S + "topic_ids.py", "            lib.queue_destroy(queue)\n", "            pass\n", TOPIC_IDS),
     Mutant("a topic that is not there is the broker's silence", S + "topic_ids.py", "if code != KafkaError.UNKNOWN_TOPIC_OR_PART:", "if True:", TOPIC_IDS),
