@@ -168,6 +168,13 @@ class World:
             self._recorder = made
         return self._recorder
 
+    def pour(self, records: Iterable[tuple[bytes, bytes]]) -> None:
+        """Send keys and payloads that are only timed: the oracle does not know of them."""
+        recorder = Recorder(self.broker.bootstrap)
+        for key, payload in records:
+            recorder.send(self.topic, payload, key)
+        recorder.flush()
+
     def worker(self, name: str = "w1", *, restarting: bool = True, group: str = "", **settings: Any) -> Supervised:
         chosen = self.settings.model_copy(update=settings)
         log = self.folder / f"worker-{name}-{len(self._workers)}.log"
