@@ -12,7 +12,6 @@ place of one with the same letters. Readers know a letter by its place, so one t
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from itertools import repeat
@@ -32,6 +31,7 @@ PACK_BYTES_MAX = 256 << 10
 BEGINNING_BYTES = 16 << 10
 _TEXT_CHARACTERS_MAX = 1_000
 _DIGEST_BYTES = 12
+_NO_POSITION = -1
 _ENCODER = msgspec.json.Encoder()
 
 
@@ -108,6 +108,12 @@ class LettersOfRecords(Sequence[DeadLetter]):
         self._reasons, self._details, self._payloads, self._keys = reasons, details, payloads, keys
 
     @property
+    def places(self) -> npt.NDArray[np.int64]:
+        """(3, n) as `_places` has them."""
+        count = len(self)
+        return np.stack([self._offsets, np.full(count, self._alike[1]), np.full(count, _NO_POSITION)])
+
+    @property
     def size_bytes(self) -> int:
         """As `size_bytes` counts them."""
         return self._payloads.size_bytes + self._keys.size_bytes + sum(map(len, self._details))
@@ -146,8 +152,10 @@ class Pack(NamedTuple):
 
 def packs(letters: Sequence[DeadLetter]) -> Iterator[Pack]:
     """Letters of one topic as records, each letter once, in their order."""
+    places = _places(letters)
     for first in range(0, len(letters), PACK_LETTERS_MAX):
-        yield from _packed(letters[first : first + PACK_LETTERS_MAX])
+        end = first + PACK_LETTERS_MAX
+        yield from _packed(letters[first:end], places[:, first:end])
 
 
 def unpacked(value: bytes) -> list[DeadLetter]:
@@ -173,7 +181,7 @@ def _alone(letter: DeadLetter) -> Pack:
     return Pack(letter.topic, letter.key, _ENCODER.encode(letter), 1)
 
 
-def _packed(letters: Sequence[DeadLetter]) -> Iterator[Pack]:
+def _packed(letters: Sequence[DeadLetter], places: npt.NDArray[np.int64]) -> Iterator[Pack]:
     """In halves until each is small enough: encoding all at once is cheaper than adding sizes."""
     first, last = letters[0], letters[-1]
     if len(letters) == 1:
@@ -181,16 +189,19 @@ def _packed(letters: Sequence[DeadLetter]) -> Iterator[Pack]:
         return
     value = _ENCODER.encode(letters)
     if len(value) <= PACK_BYTES_MAX:
-        yield Pack(first.topic, b"%b..%b#%b" % (first.key, last.key, _digest(letters)), value, len(letters))
+        digest = blake2b(places.tobytes(), digest_size=_DIGEST_BYTES).hexdigest().encode()
+        yield Pack(first.topic, b"%b..%b#%b" % (first.key, last.key, digest), value, len(letters))
         return
     half = len(letters) // 2
-    yield from _packed(letters[:half])
-    yield from _packed(letters[half:])
+    yield from _packed(letters[:half], places[:, :half])
+    yield from _packed(letters[half:], places[:, half:])
 
 
-def _digest(letters: Sequence[DeadLetter]) -> bytes:
-    """Of the places of all letters: topics are alike in a pack."""
-    places = array("q", [letter.offset for letter in letters])
-    places.extend([letter.partition for letter in letters])
-    places.extend([-1 if letter.position is None else letter.position for letter in letters])
-    return blake2b(places.tobytes(), digest_size=_DIGEST_BYTES).hexdigest().encode()
+def _places(letters: Sequence[DeadLetter]) -> npt.NDArray[np.int64]:
+    """(3, n) offset, partition, and position or none: topics are alike in a pack."""
+    if isinstance(letters, LettersOfRecords):
+        return letters.places
+    positions = [_NO_POSITION if letter.position is None else letter.position for letter in letters]
+    return np.array(
+        [[each.offset for each in letters], [each.partition for each in letters], positions], dtype=np.int64
+    )

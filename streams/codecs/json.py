@@ -67,7 +67,7 @@ class JsonCodec:
         if not len(read.unsure):
             return Decoded(read.index, read.arrays, read.rejected)
         others = self._decode_one_by_one(payloads, read.unsure)
-        rejected = Rejections.of([*read.rejected, *others.rejected])
+        rejected = read.rejected.beside(others.rejected)
         if not len(others.index):
             return Decoded(read.index, read.arrays, rejected)
         index = np.concatenate((read.index, others.index))

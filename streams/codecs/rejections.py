@@ -55,6 +55,12 @@ class Rejections(Sequence[Rejected]):
             [one.position for one in ordered],
         )
 
+    def beside(self, others: Rejections) -> Rejections:
+        """Both, where no record is in both."""
+        if not len(self) or not len(others):
+            return self if len(self) else others
+        return Rejections.of([*self, *others])
+
     def between(self, first: int, end: int) -> Rejections:
         """Those of the records [first, end), as if these were the batch."""
         low, high = np.searchsorted(self.records, [first, end]).tolist()
