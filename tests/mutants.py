@@ -450,6 +450,7 @@ MUTANTS = (
     Mutant("a log is compacted by two at once", LOG, "flock(lock, LOCK_EX | LOCK_NB)", "pass", LOG_HISTORIES),
     Mutant("a log's version at which a backfill stands is removed", LOG_CLEANING, "if version >= first)", "if version < 0)", CLEANED),
     Mutant("a log's file is removed before its commit", LOG_CLEANING, "files = [path for path in files if _changed_us(path) <= before_us]", "files = list(files)", CLEANED),
+    Mutant("the newest checkpoint is removed", LOG_CLEANING, "for path in checkpoints[:-1]", "for path in checkpoints", CLEANED),
     Mutant("a log's file of one day has the rows of all days", LOG_FILES, "body if len(dates) == 1 else body.filter(pc.equal(rows[\"date\"], date))", "body", LOG_HISTORIES),
     Mutant("a log's statistics leave rows out", LOG_FILES, "\"maxValues\": {name: end[\"max\"]", "\"maxValues\": {name: end[\"min\"]", LOG_HISTORIES),
     # Codecs and contracts.

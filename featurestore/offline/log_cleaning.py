@@ -59,7 +59,8 @@ def clean(folder: Path, keep_us: int, now_us: int, needed: Collection[int]) -> C
     wanted = min([max(old), *(version for version in needed if version >= first)])
     base = max((_version(path) for path in checkpoints if _version(path) <= wanted), default=first)
     gone = [path for path in entries if _version(path) < base]
-    others = [path for path in checkpoints if _version(path) < base or _is_between(path, base, now_us)]
+    # Delta keeps the newest one's name, and opens no table where that is gone.
+    others = [path for path in checkpoints[:-1] if _version(path) < base or _is_between(path, base, now_us)]
     # Checkpoints first: without one below it, no entry makes a version that `first_version` would name.
     freed = _removed([*others, *gone])
     named = _named(folder, base, [path for path in entries if _version(path) >= base])

@@ -6,11 +6,12 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 
 from featurestore.client import FeatureStore
@@ -168,12 +169,20 @@ class World:
             self._recorder = made
         return self._recorder
 
-    def pour(self, records: Iterable[tuple[bytes, bytes]]) -> None:
-        """Send keys and payloads that are only timed: the oracle does not know of them."""
-        recorder = Recorder(self.broker.bootstrap)
+    def pour(self, records: Sequence[tuple[bytes, bytes]]) -> None:
+        """Send keys and payloads that are only timed, to the first partition: the oracle does not know of them."""
+        producer = Producer({"bootstrap.servers": self.broker.bootstrap, "linger.ms": 50, "enable.idempotence": True})
         for key, payload in records:
-            recorder.send(self.topic, payload, key)
-        recorder.flush()
+            while True:
+                try:
+                    producer.produce(self.topic, payload, key, 0)
+                    break
+                except BufferError:
+                    producer.poll(0.1)
+            producer.poll(0)
+        expect(producer.flush(60.0) == 0, "the broker did not take all")
+        end = bounds_of(self.admin, self.topic, [0])[0].end
+        expect(end == len(records), f"{end} of {len(records)} records were taken")
 
     def worker(self, name: str = "w1", *, restarting: bool = True, group: str = "", **settings: Any) -> Supervised:
         chosen = self.settings.model_copy(update=settings)

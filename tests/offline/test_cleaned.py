@@ -15,6 +15,7 @@ from featurestore.cli.compact import versions_needed
 from featurestore.errors import GoneVersionError
 from featurestore.event_time import DAY_US, HOUR_US, Mark
 from featurestore.offline import EventLog, LogSlices
+from featurestore.offline.log_cleaning import clean
 from featurestore.online import Backfilling
 from featurestore.spec import Repository
 from tests.offline.test_event_log import CLICKS, held, rows
@@ -159,3 +160,13 @@ def test_a_file_that_waits_for_its_commit_is_not_removed(tmp_path: Path) -> None
     grown(tmp_path)
     Slow(tmp_path, CLICKS).append(rows(0, 30, 35), {0: Mark(35, 34)})
     assert held(EventLog(tmp_path, CLICKS)) == [(0, offset) for offset in range(35)]
+
+
+def test_the_newest_checkpoint_stays_however_old_it_is(tmp_path: Path) -> None:
+    log = grown(tmp_path)
+    for path in (log.path / "_delta_log").glob("*.checkpoint.parquet"):
+        os.utime(path, (0, 0))
+    let_age(log, 30)
+    before = held(log)
+    assert clean(log.path, HOUR_US, now_us(), [10]).versions > 0
+    assert held(EventLog(tmp_path, CLICKS)) == before

@@ -8,8 +8,11 @@ import random
 import struct
 import time
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 from statistics import median
 from typing import Any
+
+import numpy as np
 
 from featurestore.settings import Settings
 from tests.campaign import payments
@@ -81,12 +84,11 @@ def poison(world: World) -> str:
     return run(world, _poison(world))
 
 
-# So many are checked value by value; worked off in less than a second, too short to be timed.
+# So many are checked value by value; as many make a block of those that are timed, some batches of the usual size.
 _DILUTED = 200_000
-# The same ones again and again, in batches as large as they are by default: each turn takes some seconds.
-_TIMED = 6 * _DILUTED
-# So that a machine that becomes slower, or faster, does so for both.
-_TURNS = (False, True, True, False, False, True, True, False)
+# So many poisoned blocks, each between two clean ones that the same worker does within a second of it: a machine that
+# others use as well changes its speed within seconds.
+_PAIRS = 12
 _BATCH_RECORDS_MAX = Settings.model_fields["batch_records_max"].default
 # Nothing that `payments.event` draws is too late then: without poison there is no dead letter.
 _ALL_IN_TIME = "3h"
@@ -96,45 +98,27 @@ _CONTRACT = payments.contract(3 * HOUR_US)
 @row(
     38,
     "10 % poison",
-    f"{_DILUTED:,} records clean, as many of which a tenth is mutilated; {_TIMED:,} of each read in 4 turns",
+    f"{_DILUTED:,} records clean, as many with a tenth mutilated; then {_PAIRS} such blocks between clean ones",
     ">= 95 % of the clean speed",
 )
 def diluted(world: World) -> str:
     clean = list(payments.payloads(world.draw, _DILUTED))
     mixed = [(key, payload if n % 10 else _mutilated(world.draw, payload)) for n, (key, payload) in enumerate(clean)]
-    records = {False: clean, True: mixed}
-    seen = {poisoned: _checked(world.beside(_named(poisoned)), records[poisoned]) for poisoned in records}
-    timed = {poisoned: world.beside(f"timed-{_named(poisoned)}") for poisoned in records}
-    for poisoned, source in timed.items():
-        source.define(partitions=1, lateness=_ALL_IN_TIME)
-        source.pour(records[poisoned] * (_TIMED // _DILUTED))
-    turns: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
-    for number, poisoned in enumerate(_TURNS):
-        reading = timed[poisoned].beside(f"turn-{number}")
-        reading.define(
-            partitions=1,
-            lateness=_ALL_IN_TIME,
-            topic=timed[poisoned].topic,
-            batch_records_max=_BATCH_RECORDS_MAX,
-        )
-        rate, cost_us = _drain(reading, _TIMED)
-        turns[poisoned].append((rate, cost_us))
-        world.say(f"{_named(poisoned)}: {rate:,.0f} records/s, {cost_us:.2f} us of a processor each")
-        reading.stop()
-    # Neighbours in time, on a machine that is as fast for both: one lucky turn among all would decide for the others.
-    ratio = median(mixed / clean for (clean, _), (mixed, _) in zip(turns[False], turns[True], strict=True))
-    told = [", ".join(f"{rate:,.0f}" for rate, _ in turns[poisoned]) for poisoned in (False, True)]
-    cost_us = [median(each for _, each in turns[poisoned]) for poisoned in (False, True)]
-    shown = f"{told[0]} records/s clean, {told[1]} with poison: {ratio:.1%}, the median of neighbours"
-    shown = f"{shown} ({cost_us[0]:.2f} and {cost_us[1]:.2f} us of the worker's processor a record)"
-    shown = f"{shown}; clean: {seen[False]}; poisoned: {seen[True]}"
-    expect(", 0 dead" in seen[False], f"what should be clean has dead letters: {shown}")
-    expect(ratio >= 0.95, shown)
+    seen = [_checked(world.beside(name), of) for name, of in (("clean", clean), ("poisoned", mixed))]
+    timed = world.beside("timed")
+    timed.define(partitions=1, lateness=_ALL_IN_TIME, batch_records_max=_BATCH_RECORDS_MAX)
+    timed.pour([*clean, *clean, *(mixed + clean) * _PAIRS])
+    # In the first one is the worker's start.
+    (_, *took_s), cost_us = _times_of_blocks(timed, 2 + 2 * _PAIRS)
+    clean_s, mixed_s = took_s[::2], took_s[1::2]
+    ratios = [(before + after) / 2 / at for (before, after), at in zip(pairwise(clean_s), mixed_s, strict=True)]
+    rates = [_DILUTED / median(each) for each in (clean_s, mixed_s)]
+    shown = f"{rates[0]:,.0f} records/s clean, {rates[1]:,.0f} with poison, each the median of {_PAIRS} blocks"
+    shown = f"{shown}: {median(ratios):.1%} of the neighbours, from {min(ratios):.0%} to {max(ratios):.0%}"
+    shown = f"{shown} ({cost_us:.2f} us of the worker's processor a record); clean: {seen[0]}; poisoned: {seen[1]}"
+    expect(", 0 dead" in seen[0], f"what should be clean has dead letters: {shown}")
+    expect(median(ratios) >= 0.95, shown)
     return shown
-
-
-def _named(poisoned: bool) -> str:
-    return "poisoned" if poisoned else "clean"
 
 
 def _checked(world: World, records: list[tuple[bytes, bytes]]) -> str:
@@ -182,28 +166,21 @@ def _is_taken(payload: bytes) -> bool:
     return True
 
 
-def _drain(world: World, total: int) -> tuple[float, float]:
-    """A new worker works off so many that wait: records a second, and its processor's microseconds a record.
-
-    From its first rows to its last: what comes before is its start.
-    """
+def _times_of_blocks(world: World, blocks: int) -> tuple[list[float], float]:
+    """A new worker works off so many blocks that wait: seconds of each, and its processor's microseconds a record."""
     worker = world.worker(restarting=False)
-
-    def applied() -> int:
+    seen, total = [(time.monotonic(), 0)], blocks * _DILUTED
+    limit_s = time.monotonic() + 2 * _LIMIT_S * world.patience
+    while seen[-1][1] < total:
         expect(worker.is_alive, f"the worker ended: {worker.said()[-300:]}")
-        time.sleep(0.01)
-        return sum(world.sinks.row_ends().values())
-
-    world.until_reading(worker)
-    limit_s = time.monotonic() + _LIMIT_S * world.patience
-    while not (first := applied()):
-        expect(time.monotonic() < limit_s, "it does not begin")
-    began, used_s = time.monotonic(), worker.processor_s
-    expect(first < total / 2, f"{first} of {total} were applied at once, which leaves too few to be timed")
-    while applied() < total:
-        expect(time.monotonic() < limit_s, "it takes too long")
-    took_s, used_s = time.monotonic() - began, worker.processor_s - used_s
-    return (total - first) / took_s, used_s / (total - first) * 1e6
+        expect(time.monotonic() < limit_s, f"it takes too long: {seen[-1][1]} of {total} are applied")
+        time.sleep(0.005)
+        if (end := sum(world.sinks.row_ends().values())) > seen[-1][1]:
+            seen.append((time.monotonic(), end))
+    moments, ends = zip(*seen, strict=True)
+    # Batches do not end with blocks.
+    edges = np.interp(np.arange(blocks + 1) * _DILUTED, ends, moments)
+    return np.diff(edges).tolist(), worker.processor_s / total * 1e6
 
 
 @row(39, "sizes", "limit-1, limit, limit+1; good and bad; empty, null value, null key", "applied, dead, or refused")
