@@ -491,7 +491,7 @@ MUTANTS = (
     Mutant("parts of a batch stay in the order of their schemas", S + "codecs/framed.py", "order = np.argsort(index)", "order = np.arange(len(index))", CODECS),
     Mutant("what is no number is taken", S + "codecs/columns.py", "return ~np.asarray(pc.is_finite(array)", "return np.zeros(len(array), bool) & np.asarray(pc.is_finite(array)", CODECS),
     Mutant("a pack's key tells its ends alone", S + "letters.py", "digest), value", 'b""), value', LETTERS),
-    Mutant("a pack's last letter is lost", S + "letters.py", "    yield from _packed(letters[half:])", "    yield from _packed(letters[half:-1] or letters[half:])", LETTERS),
+    Mutant("a pack's last letter is lost", S + "letters.py", "    yield from _packed(letters[half:],", "    yield from _packed(letters[half:-1] or letters[half:],", LETTERS),
     Mutant("packs have no bound in bytes", S + "letters.py", "if len(value) <= PACK_BYTES_MAX:", "if True:", LETTERS),
     Mutant("a letter is sent that its topic cannot take", S + "dead_letters.py", "pack if len(pack.value) <= _VALUE_BYTES_MAX else", "pack if True else", LARGE),
     Mutant("a letter that is refused for its size is not cut", S + "dead_letters.py", "len((smaller := beginning_of(value)).value) < len(value):", "len((smaller := beginning_of(value)).value) < 0:", LARGE),
