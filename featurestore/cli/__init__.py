@@ -8,7 +8,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 from tomllib import TOMLDecodeError
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from pydantic import ValidationError
@@ -20,6 +20,11 @@ from featurestore.cli.compact import compact
 from featurestore.cli.dead_letters import letters_app
 from featurestore.cli.expired import skip_expired
 from featurestore.errors import FeatureStoreError
+
+if TYPE_CHECKING:
+    from featurestore.feast.registry import FeastRegistry
+    from featurestore.settings import Settings
+    from featurestore.spec import Repository
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 # What goes into a file or another program is not folded to the eighty columns of a screen that is not there.
@@ -75,19 +80,10 @@ def settings() -> None:
 @app.command()
 def plan() -> None:
     """Show what `apply` would change, whom it affects, and how large each view's rows are. Changes nothing."""
-    from featurestore.feast.slim import import_slim
-
-    import_slim()
-    from featurestore.feast.registry import FeastRegistry
     from featurestore.kernel import row_bytes
-    from featurestore.offline import check_types
-    from featurestore.settings import Settings
-    from featurestore.spec import load
 
-    chosen = Settings()
-    repository = load(chosen.definitions)
-    check_types(chosen.offline_path, repository.topics.values())
-    with FeastRegistry(chosen) as registry:
+    chosen, repository = _definitions()
+    with _registry()(chosen) as registry:
         applied = {
             one.name: one.tags.get("featurestore.version", "") for one in registry.listing() if one.kind == "view"
         }
@@ -106,27 +102,40 @@ def plan() -> None:
     console.print(f"plan: {changes} of {len(rows)} views would change; a changed view is computed anew from its topic")
 
 
-@app.command()
-def apply() -> None:
-    """Read the definitions, create their Kafka topics, write their equivalents to Feast's registry."""
-    from featurestore.feast.slim import import_slim
-
-    import_slim()
-    from featurestore.feast.registry import FeastRegistry
+def _definitions() -> tuple[Settings, Repository]:
+    """The definitions as they are, refused where the event logs do not allow them."""
     from featurestore.offline import check_types
     from featurestore.settings import Settings
     from featurestore.spec import load
-    from streams.broker import broker_of
-    from streams.topics import Topics
 
     chosen = Settings()
     repository = load(chosen.definitions)
     check_types(chosen.offline_path, repository.topics.values())
+    return chosen, repository
+
+
+def _registry() -> type[FeastRegistry]:
+    """Feast takes seconds to import: only what the definitions do not refuse waits for it."""
+    from featurestore.feast.slim import import_slim
+
+    import_slim()
+    from featurestore.feast.registry import FeastRegistry
+
+    return FeastRegistry
+
+
+@app.command()
+def apply() -> None:
+    """Read the definitions, create their Kafka topics, write their equivalents to Feast's registry."""
+    from streams.broker import broker_of
+    from streams.topics import Topics
+
+    chosen, repository = _definitions()
     made = Topics(broker_of(chosen)).create(repository.topics.values(), chosen.project)
     rows = [[view.name, view.version, view.source.name, str(len(view.outputs))] for view in repository.views.values()]
     show_table("feature views", ["view", "version", "topic", "features"], rows)
     console.print(f"created {len(made)} topics" + (": " + ", ".join(made) if made else ""))
-    with FeastRegistry(chosen) as registry:
+    with _registry()(chosen) as registry:
         changes = registry.apply(repository)
         listing = registry.listing()
     listed = [

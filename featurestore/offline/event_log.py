@@ -11,12 +11,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import deltalake
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pds
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
@@ -25,6 +24,10 @@ from featurestore.event_time import Mark
 from featurestore.offline.log_cleaning import Cleaned, clean, first_version
 from featurestore.offline.log_files import FILTERED_BY, write_files
 from featurestore.spec import Topic
+
+if TYPE_CHECKING:
+    # With it comes pandas, where that is installed: a third of the time of a command that reads no log.
+    import pyarrow.dataset as pds
 
 # Another writer's commit in between makes ours read again; this many in a row means that something is wrong.
 _TRIES_MAX = 10
