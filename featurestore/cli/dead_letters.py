@@ -77,7 +77,7 @@ def show_letter(
     payload = facts.pop("payload")
     if found.letter.is_cut:
         facts["whole_bytes"] = f"{found.letter.whole_bytes:,}: below is where they begin, all of them are at {wanted}"
-    show_table(wanted, ["fact", "value"], [[name, escape(str(value))] for name, value in facts.items()])
+    show_table(wanted, ["fact", "value"], [[name, escape(_shown(str(value)))] for name, value in facts.items()])
     console.print(_pretty(payload), markup=False, highlight=False, soft_wrap=True)
 
 
@@ -147,7 +147,9 @@ def replay_letters(
     for name, one in reports.items():
         rows.append([name, done, f"{one.replayed:,}", ""])
         rows.append([name, "replayed before", f"{one.before:,}", ""])
-        rows += [[name, f"left: {why}", f"{n:,}", escape(one.example[why])] for why, n in sorted(one.left.items())]
+        rows += [
+            [name, f"left: {why}", f"{n:,}", escape(_shown(one.example[why]))] for why, n in sorted(one.left.items())
+        ]
     show_table("replay of dead letters", ["topic", "what", "letters", "such as"], rows)
 
 
@@ -196,7 +198,8 @@ def _row(held: HeldLetter) -> list[str]:
     status = "" if held.replayed is None else f"replayed as {held.replayed.new_offset}"
     if one.whole_bytes is not None:
         status = f"cut: {one.whole_bytes:,} bytes"
-    return [one.topic, one.place.removeprefix(f"{one.topic}/"), one.reason, escape(one.detail), escape(shown), status]
+    place = one.place.removeprefix(f"{one.topic}/")
+    return [one.topic, place, one.reason, escape(_shown(one.detail)), escape(_shown(shown)), status]
 
 
 def _facts(held: HeldLetter) -> dict[str, Any]:
@@ -231,10 +234,17 @@ def _text(data: bytes | None) -> str | None:
     return text if text.replace("\n", "").replace("\t", "").isprintable() else "0x" + data.hex()
 
 
+def _shown(text: str) -> str:
+    """As a terminal may have it: what would move its cursor, colour it or turn lines round is written out."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+
+
 def _pretty(payload: str | None) -> str:
     if payload is None:
         return "no payload (a tombstone)"
     try:
-        return json.dumps(json.loads(payload), indent=2, ensure_ascii=False)
+        made = json.dumps(json.loads(payload), indent=2, ensure_ascii=False)
     except (ValueError, RecursionError):
         return payload
+    # A text in it may have been written with escapes.
+    return "\n".join(map(_shown, made.split("\n")))

@@ -223,7 +223,7 @@ class NativeConsumer:
 
     def _said(self, address: int) -> Said:
         message = c.Message.from_address(address)
-        error = self._c.error(message.err, self._c.message_errstr(address))
+        error = self._cause(message.err, self._c.message_errstr(address))
         return Said(self._topic(message.topic), message.partition, message.offset, error)
 
     def _topic(self, address: int | None) -> str:
@@ -331,11 +331,7 @@ class NativeConsumer:
 
     def _failed(self, _: int, code: int, reason: bytes | None, __: Any) -> None:
         def tell() -> None:
-            error = self._c.error(code, reason)
-            if code == KafkaError._FATAL:
-                text = ctypes.create_string_buffer(c.TEXT_MAX)
-                cause = self._c.fatal_error(self._client, text, c.TEXT_MAX)
-                error = KafkaError(cause, text.value.decode(errors="replace"), True)
+            error = self._cause(code, reason)
             told = self._given.get("error_cb")
             if told is not None:
                 told(error)
@@ -343,6 +339,14 @@ class NativeConsumer:
                 raise KafkaException(error)
 
         self._guard(tell)
+
+    def _cause(self, code: int, reason: bytes | None) -> KafkaError:
+        """An error, and of one that only says that there is a fatal one, that."""
+        if code != KafkaError._FATAL:
+            return self._c.error(code, reason)
+        text = ctypes.create_string_buffer(c.TEXT_MAX)
+        cause = self._c.fatal_error(self._client, text, c.TEXT_MAX)
+        return KafkaError(cause, text.value.decode(errors="replace"), True)
 
     def _counted(self, _: int, text: int, size: int, __: Any) -> int:
         self._guard(lambda: self._given["stats_cb"](ctypes.string_at(text, size).decode()))

@@ -141,6 +141,20 @@ def test_letters_are_counted_listed_and_shown_with_all_their_facts(made: Project
         assert '  "group": "[x]"' in shown.stdout
     assert "0xff00" in made.command("dead-letters", "show", f"{topic}/1/8").stdout
     assert "a tombstone" in made.command("dead-letters", "show", f"{topic}/1/9").stdout
+    # What a terminal would obey is written out, wherever it stands.
+    obeyed = "\x1b]0;mine\x07\x9b2J\u202e"
+    box.put(
+        [
+            DeadLetter(topic, 1, 10, "wrong_type", f"no {obeyed}", obeyed.encode(), obeyed.encode()),
+            DeadLetter(topic, 1, 11, "wrong_type", "no", json.dumps({"group": obeyed}).encode()),
+        ]
+    )
+    box.flush()
+    for arguments in (["list", "--topic", topic], ["show", f"{topic}/1/10"], ["show", f"{topic}/1/11"]):
+        shown = made.command("dead-letters", *arguments)
+        assert shown.returncode == 0, shown.stderr
+        assert not set(obeyed[:1] + obeyed[8:9] + obeyed[-1]) & set(shown.stdout), arguments
+        assert "\\u202e" in shown.stdout, arguments
     missing = made.command("dead-letters", "show", f"{topic}/1/7")
     assert missing.returncode == 1
     assert f"'{topic}/1/8'" in missing.stderr

@@ -103,6 +103,20 @@ def test_two_workers_share_the_partitions_and_one_takes_over_when_the_other_goes
     assert ledger.applied == 7_000
 
 
+def test_a_worker_whose_name_another_one_takes_says_so(project: Make, unique: Callable[[str], str]) -> None:
+    topic = unique("fenced")
+    made = project(definitions(topic), worker_id="w1")
+    first = made.start_worker()
+    made.wait_until_said("reading ")
+    second = made.start_worker()
+    assert first.wait(60) == 1, made.said()
+    assert "worker_id, which another worker has taken" in " ".join(made.said().split())
+    assert "Traceback" not in made.said()
+    send(made, topic, 100)
+    made.wait_until_applied(second)
+    assert counted(made) == 100
+
+
 def test_sigterm_drains_and_tells_the_group_where_all_sinks_stand(project: Make, unique: Callable[[str], str]) -> None:
     topic = unique("drained")
     made = project(definitions(topic, partitions=1))
