@@ -30,6 +30,8 @@ EXPRESSIONS = ("tests/kernel/test_expressions.py",)
 OWN = ("tests/kernel/test_own.py",)
 SIMULATION = ("tests/simulation/test_simulation.py",)
 CLEANED = ("tests/offline/test_cleaned.py",)
+MANY_DAYS = ("tests/offline/test_many_days.py",)
+HOLES = ("tests/streams/test_holes.py",)
 LOG_HISTORIES = ("tests/log_histories/test_log_histories.py",)
 TOGETHER = ("tests/online/test_together.py",)
 LOST_TAIL = ("tests/simulation/test_lost_tail.py",)
@@ -451,7 +453,9 @@ MUTANTS = (
     Mutant("a log's version at which a backfill stands is removed", LOG_CLEANING, "if version >= first)", "if version < 0)", CLEANED),
     Mutant("a log's file is removed before its commit", LOG_CLEANING, "files = [path for path in files if _changed_us(path) <= before_us]", "files = list(files)", CLEANED),
     Mutant("the newest checkpoint is removed", LOG_CLEANING, "for path in checkpoints[:-1]", "for path in checkpoints", CLEANED),
-    Mutant("a log's file of one day has the rows of all days", LOG_FILES, "body if len(dates) == 1 else body.filter(pc.equal(rows[\"date\"], date))", "body", LOG_HISTORIES),
+    Mutant("a log's file of one day has the rows of all days", LOG_FILES, "yield date, body.slice(first, end - first)", "yield date, body", LOG_HISTORIES),
+    Mutant("days in the log's file of many are passed over", LOG_FILES, 'MANY_DAYS = "many"', 'MANY_DAYS = "0000-many"', MANY_DAYS),
+    Mutant("each day of a commit has a file", LOG_FILES, "if len(dates) > DAYS_MAX:", "if False:", MANY_DAYS),
     Mutant("a log's statistics leave rows out", LOG_FILES, "\"maxValues\": {name: end[\"max\"]", "\"maxValues\": {name: end[\"min\"]", LOG_HISTORIES),
     # Codecs and contracts.
     Mutant("the place in a record is forgotten", K + "events.py", "return offset * PLACES_MAX + position", "return offset * PLACES_MAX", PLACES),
