@@ -30,6 +30,8 @@ EXPRESSIONS = ("tests/kernel/test_expressions.py",)
 OWN = ("tests/kernel/test_own.py",)
 SIMULATION = ("tests/simulation/test_simulation.py",)
 CLEANED = ("tests/offline/test_cleaned.py",)
+MANY_DAYS = ("tests/offline/test_many_days.py",)
+HOLES = ("tests/streams/test_holes.py",)
 LOG_HISTORIES = ("tests/log_histories/test_log_histories.py",)
 TOGETHER = ("tests/online/test_together.py",)
 LOST_TAIL = ("tests/simulation/test_lost_tail.py",)
@@ -451,7 +453,9 @@ MUTANTS = (
     Mutant("a log's version at which a backfill stands is removed", LOG_CLEANING, "if version >= first)", "if version < 0)", CLEANED),
     Mutant("a log's file is removed before its commit", LOG_CLEANING, "files = [path for path in files if _changed_us(path) <= before_us]", "files = list(files)", CLEANED),
     Mutant("the newest checkpoint is removed", LOG_CLEANING, "for path in checkpoints[:-1]", "for path in checkpoints", CLEANED),
-    Mutant("a log's file of one day has the rows of all days", LOG_FILES, "body if len(dates) == 1 else body.filter(pc.equal(rows[\"date\"], date))", "body", LOG_HISTORIES),
+    Mutant("a log's file of one day has the rows of all days", LOG_FILES, "yield date, body.slice(first, end - first)", "yield date, body", LOG_HISTORIES),
+    Mutant("days in the log's file of many are passed over", LOG_FILES, 'MANY_DAYS = "many"', 'MANY_DAYS = "0000-many"', MANY_DAYS),
+    Mutant("each day of a commit has a file", LOG_FILES, "if len(dates) > DAYS_MAX:", "if False:", MANY_DAYS),
     Mutant("a log's statistics leave rows out", LOG_FILES, "\"maxValues\": {name: end[\"max\"]", "\"maxValues\": {name: end[\"min\"]", LOG_HISTORIES),
     # Codecs and contracts.
     Mutant("the place in a record is forgotten", K + "events.py", "return offset * PLACES_MAX + position", "return offset * PLACES_MAX", PLACES),
@@ -559,7 +563,8 @@ MUTANTS = (
     Mutant("every question for topics leaves its queue", S + "topic_ids.py", "            lib.queue_destroy(queue)\n", "            pass\n", TOPIC_IDS),
     Mutant("a topic that is not there is the broker's silence", S + "topic_ids.py", "if code != KafkaError.UNKNOWN_TOPIC_OR_PART:", "if True:", TOPIC_IDS),
     Mutant("a partition that is only defined has to have bounds", S + "bounds.py", "if error.args[0].code() not in NO_PARTITION:", "if True:", ("tests/streams/test_bounds.py",)),
-    Mutant("a hole is found in a record of the gap before", S + "holes.py", "if first <= offset < end]", "]", ("tests/streams/test_holes.py",)),
+    Mutant("a hole is found in a record of the gap before", S + "holes.py", "(place >= 0) & (offsets < ends[place])", "place >= 0", HOLES),
+    Mutant("all that lies between two holes is read", S + "holes.py", "_NEAR = 10_000", "_NEAR = 10**9", HOLES),
     Mutant("rows that came back older are ready for the next worker", S + "serving_sink.py", "is_behind = logged is not None and self._inner.reached(partition) < logged.offset", "is_behind = False", SERVING),
     Mutant("a bucket that lags is taken for a loss", S + "serving_sink.py", "is_behind = logged is not None and self._inner.reached(partition) < logged.offset", "is_behind = logged is not None and self._inner.settled(partition) < logged.offset", SERVING),
     Mutant("definitions are as they were compiled", "featurestore/spec/repository.py", "sys.dont_write_bytecode, True\n", "sys.dont_write_bytecode, False\n", DEFINITIONS),

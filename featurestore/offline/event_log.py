@@ -100,7 +100,8 @@ class EventLog:
     arrival_us           when the broker took it
     late_by_us           how far it was behind the newest event of its partition; REPEATED_US of a repeat,
                          which no view takes
-    date                 day of the effective time, the partition column
+    date                 day of the effective time, the partition column; MANY_DAYS where a commit had too many days.
+                         Who filters by it asks for days from one on, and for `effective_us` as well
     """
 
     # Opening a table and committing to it each replay its commits since the last checkpoint, at 0.8 ms a commit in all;

@@ -130,5 +130,6 @@ def _within(partition: int, first_offset: int, end_offset: int, since_us: int | 
     )
     if since_us is None:
         return wanted
+    # Files of MANY_DAYS lie behind every day, and are judged by the moment alone.
     day = as_datetime(since_us - since_us % DAY_US).date().isoformat()
     return wanted & (pc.field("date") >= day) & (pc.field("effective_us") >= since_us)
