@@ -367,6 +367,8 @@ MUTANTS = (
     Mutant("the first rows behind a backlog wait as long as all of it would", S + "log_writer.py", "self._took_us * min(self._rows / self._took_rows, 1)", "self._took_us", ("tests/streams/test_log_writer.py",)),
     Mutant("a slice has so many offsets, whatever these hold", "featurestore/offline/log_slices.py", "if not self.topic.is_batched or self._dataset is None:", "if True:", FILL),
     Mutant("a slice has so many events, whatever their texts", "featurestore/offline/log_parts.py", "if bytes_max is not None and size > bytes_max:", "if False:", FILL),
+    Mutant("where the ids begin is looked for in reads without a bound", S + "repeats.py", "return self._read_bytes_max if end - first > 1 else None", "return None", ("tests/streams/test_repeats.py",)),
+    Mutant("a stretch without events is read in small steps", "featurestore/offline/log_parts.py", "if table.nbytes else None", "if table.nbytes else self._offsets", ("tests/offline/test_log_parts.py",)),
     Mutant("rows of any texts are decoded together", "featurestore/offline/log_parts.py", "                    return _TEXTS\n", "                    pass\n", ("tests/offline/test_log_parts.py",)),
     Mutant("the log's decisions are read by offsets, whatever these hold", S + "decided.py", "            high = log.end_within(partition, low, high, _EVENTS_MAX)\n", "            pass\n", FILL),
     Mutant("repeats are looked for where the log has them in another order", S + "decided.py", "places, is_repeat = places[order], is_repeat[order]", "places, is_repeat = places[order], is_repeat", FILL),

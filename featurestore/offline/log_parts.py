@@ -44,8 +44,9 @@ class Stride:
         stop = end if self._offsets is None else min(end, first + self._offsets)
         while (table := held(first, stop, self._bytes_max if stop - first > 1 else None)) is None:
             stop = first + (stop - first) // 2
-        if table.nbytes:
-            self._offsets = max(1, int(_AIMED_AT * self._bytes_max * (stop - first) / table.nbytes))
+        # Where nothing is, there may be nothing for billions of offsets.
+        aimed_at = _AIMED_AT * self._bytes_max * (stop - first)
+        self._offsets = max(1, int(aimed_at / table.nbytes)) if table.nbytes else None
         return table, stop
 
 

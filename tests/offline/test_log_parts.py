@@ -80,6 +80,33 @@ def test_pieces_of_a_large_row_group_take_the_memory_of_a_piece(wanted: pc.Expre
     assert held < 30 * MB
 
 
+def test_a_stretch_without_events_is_passed_in_few_reads() -> None:
+    rows, stride, first, reads = np.concatenate((np.arange(400), 10**9 + np.arange(400))), Stride(200), 0, 0
+    found: list[int] = []
+
+    def held(low: int, high: int, bytes_max: int | None) -> pa.Table | None:
+        nonlocal reads
+        reads += 1
+        assert reads < 500
+        table = pa.table({"offset": rows[(rows >= low) & (rows < high)]})
+        return None if bytes_max is not None and table.nbytes > bytes_max else table
+
+    while first < 10**9 + 400:
+        table, first = stride.read(first, 10**9 + 400, held)
+        found += table["offset"].to_pylist()
+    assert found == rows.tolist()
+
+
+def test_what_is_between_two_offsets_is_the_same_when_its_bytes_are_bounded(tmp_path: Path) -> None:
+    log = log_of_texts(tmp_path, [100] * 50)
+    wanted = log.between(0, 5, 45, ["note", "late_by_us"])
+    found = log.between_within(0, 5, 45, ["note", "late_by_us"], MB)
+    assert found is not None
+    assert found.equals(wanted)
+    assert log.between_within(0, 5, 45, ["note", "late_by_us"], 3_000) is None
+    assert log.between_within(0, 5, 5, ["note"], 0) == log.between(0, 5, 5, ["note"])
+
+
 def test_a_column_that_files_of_before_lack_is_null_there(tmp_path: Path) -> None:
     log_of_texts(tmp_path, [6] * 10)
     schema = {"user": str, "at": "timestamp", "note": str, "more": str}
