@@ -18,7 +18,7 @@ from featurestore.event_time import DAY_US, Mark
 from featurestore.kernel import Column, Events, in_records, row_bytes
 from featurestore.kernel.expressions import from_arrow
 from featurestore.kernel.keys import group_keys
-from featurestore.offline import LogSlices
+from featurestore.offline import LogSlices, Stride
 from featurestore.spec import FeatureView
 from streams.online_sink import OnlineSink
 from streams.sink import Ints
@@ -29,6 +29,8 @@ _EVENTS_MAX = 200_000
 _EVENTS_MIN = 10_000
 _ROWS_BYTES_MAX = 128 << 20
 _LOOKED_AT = 100
+# Of events as they are read: texts may make few of them as large as many others. Folding has them twice.
+_READ_BYTES_MAX = 64 << 20
 
 
 class LogFill:
@@ -36,12 +38,19 @@ class LogFill:
 
     events_max  of one batch; by default as many as memory allows
     is_whole    also events that no window of now can reach
+    bytes_max   of the events of one batch; one record is folded whole
     """
 
     def __init__(
-        self, slices: LogSlices, view: FeatureView, events_max: int | None = None, *, is_whole: bool = False
+        self,
+        slices: LogSlices,
+        view: FeatureView,
+        events_max: int | None = None,
+        *,
+        is_whole: bool = False,
+        bytes_max: int = _READ_BYTES_MAX,
     ) -> None:
-        self._slices, self._view = slices, view
+        self._slices, self._view, self._stride = slices, view, Stride(bytes_max)
         dense_bytes = row_bytes(view.plan).dense
         self._is_fixed = events_max is not None
         self._events_max = events_max or _events_that_fit(dense_bytes)
@@ -70,8 +79,10 @@ class LogFill:
             return None if end is None else stands
         end = replace(end, topic_id=topic_id)
         while stands.offset < end.offset:
-            stop = self._slices.end_within(partition, stands.offset, end.offset, self._events_max, self._since_us)
-            table = self._slices.read(self._columns(), partition, stands.offset, stop, self._since_us)
+            most = self._slices.end_within(partition, stands.offset, end.offset, self._events_max, self._since_us)
+            table, stop = self._slices.read(
+                self._columns(), partition, stands.offset, most, self._stride, self._since_us
+            )
             if not len(table):
                 # What expired unread, or what no window reaches, may be billions of offsets.
                 stop = self._slices.next_offset(partition, stop, end.offset, self._since_us)
@@ -79,6 +90,8 @@ class LogFill:
             newest_us = max(stands.newest_us, pc.max(table["effective_us"]).as_py() or 0)
             stands = end if stop == end.offset else Mark(stop, newest_us, topic_id)
             self._apply(sink, partition, table, stands)
+            # The next one is read without it.
+            del table
             moved(stop)
         sink.finish()
         sink.heartbeat({partition: end})

@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from featurestore.errors import TooManyIdsError
 from featurestore.event_time import REPEATED_US
+from featurestore.offline import Stride
 from featurestore.spec import Topic
 from streams.decided import Decided
 from streams.sink import Log
@@ -34,8 +35,12 @@ Truths = npt.NDArray[np.bool_]
 IDS_MAX = 10_000_000
 _SLOTS_MIN = 1 << 16
 _FULL, _FILLED = 0.6, 0.45
-# Rows of the log that are read at first to learn the ids of the time `within`; four times as many each time.
+# Offsets whose times are read at first to find where the time `within` begins; four times as many each time.
 _LOOK_BACK = 1 << 17
+# What is read of the log at once, to find that place and to learn the ids from there on: they are hashed and let go.
+_READ_BYTES_MAX = 32 << 20
+# Texts that are Python's at once, for its hash.
+_TEXTS = 1 << 14
 
 
 class Seen:
@@ -112,8 +117,11 @@ class Seen:
 class Repeats:
     """Judges the repeats of a topic's partitions; None of them where the topic has no `dedupe`."""
 
-    def __init__(self, topic: Topic, log: Log, look_back: int = _LOOK_BACK) -> None:
-        self._column, self._within_us, self._log, self._look_back = topic.dedupe, topic.within_us, log, look_back
+    def __init__(
+        self, topic: Topic, log: Log, look_back: int = _LOOK_BACK, read_bytes_max: int = _READ_BYTES_MAX
+    ) -> None:
+        self._column, self._within_us, self._log = topic.dedupe, topic.within_us, log
+        self._look_back, self._read_bytes_max = look_back, read_bytes_max
         self._seen: dict[int, Seen] = {}
         if topic.dedupe is not None:
             # The loops are loaded now, before a partition is taken over.
@@ -127,17 +135,18 @@ class Repeats:
         if self._column is None:
             return
         seen = self._seen[partition] = Seen(self._within_us)
-        oldest_us, low, step = newest_us - self._within_us, end, self._look_back
-        tables: list[pa.Table] = []
-        # The running newest time never falls, so the first row that is too old ends the search.
-        while low > 0 and (not tables or not len(tables[-1]) or _moments(tables[-1])[0] >= oldest_us):
-            first = max(low - step, 0)
-            tables.append(self._firsts(partition, first, low))
-            low, step = first, step * 4
-        for table in reversed(tables):
+        oldest_us = newest_us - self._within_us
+        column, stride = self._column, Stride(self._read_bytes_max)
+        first = self._begin(partition, end, oldest_us)
+        while first < end:
+            table, first = stride.read(
+                first, end, lambda low, high, most: self._firsts(partition, low, high, most, column)
+            )
             moments = _moments(table)
             chosen = np.flatnonzero(moments >= oldest_us)
-            seen.remember(table[self._column].combine_chunks().take(pa.array(chosen)), moments[chosen])
+            seen.remember(table[column].combine_chunks().take(pa.array(chosen)), moments[chosen])
+            # The next one is read without it.
+            del table
 
     def close(self, partition: int) -> None:
         self._seen.pop(partition, None)
@@ -163,11 +172,30 @@ class Repeats:
         if partition in self._seen:
             self._seen[partition].keep()
 
-    def _firsts(self, partition: int, first: int, end: int) -> pa.Table:
-        assert self._column is not None
-        columns = ["effective_us", "late_by_us", self._column]
-        table = self._log.between(partition, first, end, columns)
-        return table.filter(pa.array(table["late_by_us"].to_numpy() != REPEATED_US))
+    def _begin(self, partition: int, end: int, oldest_us: int) -> int:
+        """An offset before which the partition has nothing of a moment or later; found by times alone."""
+        low, step = end, self._look_back
+        while low > 0:
+            first = max(low - step, 0)
+            while (table := self._firsts(partition, first, low, self._most(first, low), "offset")) is None:
+                first = low - (low - first) // 2
+            moments = _moments(table)
+            # The running newest time never falls, so the first row that is too old ends the search.
+            if len(table) and moments[0] < oldest_us:
+                within = np.flatnonzero(moments >= oldest_us)
+                return int(table["offset"][within[0]].as_py()) if len(within) else low
+            # Where so many more would not fit, they would be read to no purpose.
+            low, step = first, 4 * step if 5 * table.nbytes <= self._read_bytes_max else low - first
+        return 0
+
+    def _most(self, first: int, end: int) -> int | None:
+        return self._read_bytes_max if end - first > 1 else None
+
+    def _firsts(self, partition: int, first: int, end: int, bytes_max: int | None, column: str) -> pa.Table | None:
+        """Times and a column of the events of some offsets that are no repeats; None where they are too many bytes."""
+        columns = ["effective_us", "late_by_us", column]
+        table = self._log.between_within(partition, first, end, columns, bytes_max)
+        return None if table is None else table.filter(pa.array(table["late_by_us"].to_numpy() != REPEATED_US))
 
 
 def _moments(table: pa.Table) -> Ints:
@@ -181,7 +209,10 @@ def _words(ids: pa.Array) -> tuple[Words, Words]:
     if pa.types.is_integer(ids.type):
         numbers = ids.to_numpy(zero_copy_only=False).astype(np.int64).view(np.uint64)
         return numbers, np.zeros(len(numbers), dtype=np.uint64)
-    digests = b"".join([blake2b(text.encode(), digest_size=16).digest() for text in ids.to_pylist()])
+    digests = bytearray()
+    for first in range(0, len(ids), _TEXTS):
+        some = ids.slice(first, _TEXTS).cast(pa.large_binary()).to_pylist()
+        digests += b"".join([blake2b(text, digest_size=16).digest() for text in some])
     both = np.frombuffer(digests, dtype=np.uint64).reshape(-1, 2)
     return np.ascontiguousarray(both[:, 0]), np.ascontiguousarray(both[:, 1])
 

@@ -30,7 +30,7 @@ from featurestore.errors import ReplayError
 from featurestore.event_time import REPEATED_US, Mark, moment_us
 from featurestore.kernel import roll_up
 from featurestore.kernel.keys import encode_keys
-from featurestore.offline import EventLog, LogSlices, log_schema
+from featurestore.offline import EventLog, LogSlices, Stride, log_schema
 from featurestore.online import OnlineStore
 from featurestore.settings import Settings
 from featurestore.spec import FeatureView, Repository
@@ -50,7 +50,7 @@ _READ_S = 0.1
 # A broker that gives nothing of a range that it has for this long is stuck.
 _SILENT_MAX_S = 60.0
 # Events that are counted at once, and entities that are shown.
-_COUNTED_MAX = 200_000
+_COUNTED_MAX, _COUNTED_BYTES_MAX = 200_000, 64 << 20
 _SAMPLE = 5
 # It names a folder and a namespace, and both are deleted by it.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -324,11 +324,12 @@ class Replay:
         counts: dict[str, Counter[str]] = {view.name: Counter() for view in self._views}
         entities: dict[str, dict[bytes, dict[str, Any]]] = {view.name: {} for view in self._views}
         keys = sorted({key for view in self._views for key in view.entity.keys})
+        stride = Stride(_COUNTED_BYTES_MAX)
         for partition, (first, _) in asked.first.items():
             start, end = first, asked.end[partition]
             while start < end:
-                stop = slices.end_within(partition, start, end, _COUNTED_MAX)
-                part = slices.read(["effective_us", "late_by_us", *keys], partition, start, stop)
+                most = slices.end_within(partition, start, end, _COUNTED_MAX)
+                part, stop = slices.read(["effective_us", "late_by_us", *keys], partition, start, most, stride)
                 events += len(part)
                 moment = max(moment, pc.max(part["effective_us"]).as_py() or 0)
                 for view in self._views:

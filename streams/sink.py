@@ -67,6 +67,10 @@ class Log(Protocol):
 
     def between(self, partition: int, first: int, end: int, columns: Sequence[str]) -> pa.Table: ...
 
+    def between_within(
+        self, partition: int, first: int, end: int, columns: Sequence[str], bytes_max: int | None
+    ) -> pa.Table | None: ...
+
     def end_within(self, partition: int, first: int, end: int, events_max: int) -> int:
         """Up to where `between` finds at most so many events; asked where records hold many."""
 
@@ -102,6 +106,11 @@ class NoLog:
 
     def between(self, partition: int, first: int, end: int, columns: Sequence[str]) -> pa.Table:
         return self._held.between(partition, first, end, columns)
+
+    def between_within(
+        self, partition: int, first: int, end: int, columns: Sequence[str], bytes_max: int | None
+    ) -> pa.Table | None:
+        return self._held.between_within(partition, first, end, columns, bytes_max)
 
     def end_within(self, partition: int, first: int, end: int, events_max: int) -> int:
         return self._held.end_within(partition, first, end, events_max)

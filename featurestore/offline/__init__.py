@@ -6,6 +6,7 @@ event is in the log once, and the join gives what the online store would have se
 
 from featurestore.offline.event_log import EventLog, check_types, log_schema
 from featurestore.offline.log_cleaning import KEEP_MIN_US
+from featurestore.offline.log_parts import Stride
 from featurestore.offline.log_slices import LogSlices
 from featurestore.offline.point_in_time import point_in_time_join, with_derived
 from featurestore.offline.training_set import TrainingSet, make_training_set
@@ -14,6 +15,7 @@ __all__ = [
     "KEEP_MIN_US",
     "EventLog",
     "LogSlices",
+    "Stride",
     "TrainingSet",
     "check_types",
     "log_schema",

@@ -23,6 +23,7 @@ from featurestore.errors import EventLogError, GoneVersionError, TopicError
 from featurestore.event_time import Mark
 from featurestore.offline.log_cleaning import Cleaned, clean, first_version
 from featurestore.offline.log_files import FILTERED_BY, write_files
+from featurestore.offline.log_parts import held_within
 from featurestore.spec import Topic
 
 if TYPE_CHECKING:
@@ -204,6 +205,17 @@ class EventLog:
         dataset = self.dataset()
         asked = list(dict.fromkeys(["offset", *columns]))
         return columns_of(dataset, self.topic, asked, wanted).sort_by("offset").select(list(columns))
+
+    def between_within(
+        self, partition: int, first: int, end: int, columns: Sequence[str], bytes_max: int | None
+    ) -> pa.Table | None:
+        """As `between`; None where it is more than so many bytes, of which no more are held meanwhile."""
+        if first >= end or not self.exists():
+            return self.between(partition, first, end, columns)
+        schema = log_schema(self.topic)
+        asked = pa.schema([schema.field(name) for name in dict.fromkeys(["offset", *columns])])
+        table = held_within(self.dataset(), asked, _between(partition, first, end), bytes_max)
+        return None if table is None else table.sort_by("offset").select(list(columns))
 
     def end_within(self, partition: int, first: int, end: int, events_max: int) -> int:
         """An offset up to which a partition has at most so many events from `first` on; one offset is the least."""

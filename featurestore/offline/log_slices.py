@@ -1,7 +1,7 @@
 """The event log in the order of its offsets, a slice at a time: what fills rows without Kafka.
 
-A slice is a range of offsets of one partition. Statistics of files and row groups leave out what lies elsewhere, so
-memory follows the slice and not the log.
+A slice is a range of offsets of one partition. Statistics of files and row groups leave out what lies elsewhere, and a
+slice ends where its bytes do, so memory follows the slice and not the log.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 
 from featurestore.event_time import DAY_US, Mark, as_datetime
 from featurestore.kernel.keys import encode_keys, hash64
-from featurestore.offline.event_log import EventLog, columns_of, halved
+from featurestore.offline.event_log import EventLog, halved, log_schema
+from featurestore.offline.log_parts import Stride, held_within, pieces
 from featurestore.spec import Topic
 
 # Offsets that a slice of records of many events begins with: enough to see how many these are, and few to count.
@@ -44,14 +45,23 @@ class LogSlices:
         partition: int,
         first_offset: int,
         end_offset: int,
+        stride: Stride,
         since_us: int | None = None,
-    ) -> pa.Table:
-        """Some columns of the events with first_offset <= offset < end_offset, in any order.
+    ) -> tuple[pa.Table, int]:
+        """Some columns of the events with first_offset <= offset < end, in any order; and that end, at most end_offset.
 
+        stride    says how many bytes these may be; one offset is read whole, whatever it holds
         since_us  leave events with an earlier effective time out
         """
         assert self._dataset is not None, "there is a version to read"
-        return columns_of(self._dataset, self.topic, columns, _within(partition, first_offset, end_offset, since_us))
+        dataset, schema = self._dataset, log_schema(self.topic)
+        asked = pa.schema([schema.field(name) for name in columns])
+        days = None if since_us is None else _on_days(since_us)
+
+        def held(first: int, end: int, bytes_max: int | None) -> pa.Table | None:
+            return held_within(dataset, asked, _of(partition, first, end, since_us), bytes_max, days)
+
+        return stride.read(first_offset, end_offset, held)
 
     def end_within(
         self, partition: int, first_offset: int, end_offset: int, events_max: int, since_us: int | None = None
@@ -103,12 +113,12 @@ class LogSlices:
         if self._dataset is None:
             return pa.table({name: [] for name in keys})
         kept: dict[int, dict[str, object]] = {}
-        for batch in self._dataset.to_batches(columns=list(keys)):
-            distinct = pa.Table.from_batches([batch]).drop_null().group_by(list(keys)).aggregate([])
+        schema = pa.schema([self._dataset.schema.field(name) for name in keys])
+        for piece in pieces(self._dataset, schema):
+            distinct = piece.drop_null().group_by(list(keys)).aggregate([])
             hashes = [hash64(key) for key in encode_keys([distinct[name].combine_chunks() for name in keys])]
             kept.update(zip(hashes, distinct.select(list(keys)).to_pylist(), strict=True))
             kept = dict(sorted(kept.items())[:limit])
-        schema = pa.schema([self._dataset.schema.field(name) for name in keys])
         return pa.Table.from_pylist(list(kept.values()), schema)
 
     def _lowest(self, wanted: pc.Expression) -> int | None:
@@ -125,11 +135,18 @@ class LogSlices:
 
 def _within(partition: int, first_offset: int, end_offset: int, since_us: int | None) -> pc.Expression:
     """A range of one partition's offsets; of its events those from a moment on."""
+    wanted = _of(partition, first_offset, end_offset, since_us)
+    return wanted if since_us is None else wanted & _on_days(since_us)
+
+
+def _of(partition: int, first_offset: int, end_offset: int, since_us: int | None) -> pc.Expression:
+    """The same, by columns that files have: the date is in their names."""
     wanted = (
         (pc.field("partition") == partition) & (pc.field("offset") >= first_offset) & (pc.field("offset") < end_offset)
     )
-    if since_us is None:
-        return wanted
+    return wanted if since_us is None else wanted & (pc.field("effective_us") >= since_us)
+
+
+def _on_days(since_us: int) -> pc.Expression:
     # Files of MANY_DAYS lie behind every day, and are judged by the moment alone.
-    day = as_datetime(since_us - since_us % DAY_US).date().isoformat()
-    return wanted & (pc.field("date") >= day) & (pc.field("effective_us") >= since_us)
+    return pc.field("date") >= as_datetime(since_us - since_us % DAY_US).date().isoformat()

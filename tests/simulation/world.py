@@ -306,6 +306,12 @@ class SimulatedLog:
         schema = log_schema(TOPIC)
         return pa.Table.from_pylist(some, pa.schema([schema.field(name) for name in columns]))
 
+    def between_within(
+        self, partition: int, first: int, end: int, columns: list[str], bytes_max: int | None
+    ) -> pa.Table | None:
+        table = self.between(partition, first, end, columns)
+        return None if bytes_max is not None and table.nbytes > bytes_max else table
+
 
 class SimulatedLetters:
     """Letters that have been put, and those that the broker holds."""

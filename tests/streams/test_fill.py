@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pytest
 import redis
 
-from featurestore import Entity, FeatureView, Topic, count
+from featurestore import Entity, FeatureView, Topic, count, last
 from featurestore.event_time import DAY_US, HOUR_US, MINUTE_US, REPEATED_US, Mark
 from featurestore.kernel import PLACES_MAX, in_records, roll_up
 from featurestore.kernel.keys import encode_keys
@@ -25,6 +26,7 @@ from streams.engine import Engine
 from streams.fill import LogFill
 from streams.online_sink import OnlineSink
 from streams.transport import Batch
+from tests.offline.test_log_parts import log_of_texts
 from tests.parity.test_parity import BASE_US, PATIENT, STRICT, TOPIC, Letters, drawn_events
 
 
@@ -121,6 +123,37 @@ def test_what_no_window_can_reach_is_left_out_and_changes_no_value(
             wanted, found = (roll_up(rows, moments[-1] + later_us, view.plan)[name] for rows in (live, filled))
             assert differences(found, wanted) == []
     assert "agree" in compare_shadow(store, view, "shadow", log, 100)
+
+
+@pytest.mark.parametrize("is_compacted", [False, True])
+def test_a_batch_of_a_fill_has_a_bounded_number_of_bytes_whatever_its_texts(
+    is_compacted: bool, redis_client: redis.Redis, unique: Callable[[str], str], tmp_path: Path
+) -> None:
+    sizes, most = [6] * 900 + [5_000] * 300 + [90_000] + [6] * 50, 60_000
+    topic = Topic("notes", schema={"user": str, "at": "timestamp", "note": str}, event_time="at", partitions=1)
+    log = log_of_texts(tmp_path, sizes, topic=topic)
+    if is_compacted:
+        log.compact()
+    view = FeatureView("by_user", Entity("user", key="user"), topic, {"n": count(), "note": last("note")})
+    store = OnlineStore(OneServer(redis_client), namespace=unique("texts"), buckets=2)
+    store.ensure_ready()
+    batches: list[list[int]] = []
+
+    class Sink(OnlineSink):
+        def apply(self, grouped, partition, offsets, new, events):  # type: ignore[no-untyped-def]
+            batches.append(offsets.tolist())
+            assert len(offsets) == 1 or sum(sizes[offset] for offset in offsets) <= most
+            super().apply(grouped, partition, offsets, new, events)
+
+    end = LogFill(LogSlices.newest(log), view, bytes_max=most).fill(Sink(store, view), 0, "id")
+    assert end == replace(LogSlices.newest(log).marks[0], topic_id="id")
+    assert sorted(offset for batch in batches for offset in batch) == list(range(len(sizes)))
+    assert len(batches) < 80
+    [payloads] = store.payloads([(view.id, encode_keys([pa.array(["u0", "u1", "u2"])]))])
+    values = roll_up(payloads, end.newest_us, view.plan)
+    assert values["n"].to_pylist() == [len(range(user, len(sizes), 3)) for user in range(3)]
+    newest = [max(range(user, len(sizes), 3)) for user in range(3)]
+    assert values["note"].to_pylist() == [f"{place:06d}" for place in newest]
 
 
 MANY = Topic("many", schema={"user": str, "at": "timestamp"}, event_time="at", format="arrow", partitions=1)

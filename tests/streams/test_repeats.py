@@ -48,6 +48,12 @@ class Held:
         types = {"id": pa.string()}
         return pa.table({name: pa.array([r[name] for r in some], types.get(name, pa.int64())) for name in columns})
 
+    def between_within(
+        self, partition: int, first: int, end: int, columns: list[str], bytes_max: int | None
+    ) -> pa.Table | None:
+        table = self.between(partition, first, end, columns)
+        return None if bytes_max is not None and table.nbytes > bytes_max else table
+
 
 class Worker:
     """Judges one partition as the engine does: time first, then repeats; `stop` leaves the log behind."""
@@ -57,7 +63,8 @@ class Worker:
         logged = len(log.rows)
         newest_us = max((e for _, e in events[:logged]), default=0)
         self._newest_us = max((e for _, e in events[:start]), default=0)
-        self._repeats = Repeats(TOPIC, log)
+        # So few that all that is read of the log is cut, in every way.
+        self._repeats = Repeats(TOPIC, log, look_back=1 + start % 3, read_bytes_max=20 + 7 * logged)
         self._past = decided(log, 0, start, logged)
         self._repeats.open(0, logged, newest_us)
 
@@ -144,12 +151,52 @@ def test_what_was_seen_is_learnt_from_as_much_of_the_log_as_the_horizon_needs() 
         log.rows.append({"offset": offset, "effective_us": offset, "late_by_us": 0, "id": f"e{offset}"})
 
     class Asked:
-        def between(self, partition: int, first: int, end: int, columns: list[str]) -> pa.Table:
-            asked.append((first, end))
-            return log.between(partition, first, end, columns)
+        def between_within(
+            self, partition: int, first: int, end: int, columns: list[str], bytes_max: int | None
+        ) -> pa.Table | None:
+            asked.append((first, end, columns[-1]))
+            return log.between_within(partition, first, end, columns, bytes_max)
 
     Repeats(TOPIC, Asked(), look_back=4).open(0, 100, 99)
-    assert asked == [(96, 100), (80, 96)]
+    assert asked == [(96, 100, "offset"), (80, 96, "offset"), (89, 100, "id")]
+
+
+@pytest.mark.parametrize("is_sparse", [False, True])
+def test_learning_what_was_seen_holds_a_part_of_it_at_a_time(is_sparse: bool) -> None:
+    gap, most, read = (10**9 if is_sparse else 1), 4_000, []
+    log = Held()
+    for number in range(3_000):
+        # Tiny ids, then large ones, and one that is larger than all that is allowed. A gap, then many without one.
+        name = f"e{number}".ljust(9_000 if number == 2_000 else 300 if number > 1_500 else 2, "-")
+        offset = number if number < 500 else number + gap
+        log.rows.append({"offset": offset, "effective_us": number // 250, "late_by_us": 0, "id": name})
+
+    class Read(Held):
+        def between_within(
+            self, partition: int, first: int, end: int, columns: list[str], bytes_max: int | None
+        ) -> pa.Table | None:
+            table = log.between_within(partition, first, end, columns, bytes_max)
+            if table is not None:
+                assert table.nbytes <= most or end - first == 1
+                read.append((columns[-1], len(table)))
+            return table
+
+    repeats = Repeats(TOPIC, Read(), look_back=64, read_bytes_max=most)
+    repeats.open(0, 3_000 + gap, 11)
+    # Of the first 250 events it is longer ago.
+    assert sum(rows for column, rows in read if column == "id") == 2_750
+    ids = pa.array([row["id"] for row in log.rows], pa.string())
+    found = repeats._seen[0].judge(ids, np.full(3_000, 11, dtype=np.int64))
+    assert found.tolist() == [False] * 250 + [True] * 2_750
+    assert len(read) < 400
+
+
+def test_texts_have_the_same_identity_wherever_they_lie_in_an_array() -> None:
+    names = [None if number % 7 == 3 else f"\u00e9{number}" for number in range(40_000)]
+    seen = Seen(WITHIN_US)
+    seen.remember(pa.array(names, pa.string()).slice(100, 30_000), np.zeros(30_000, dtype=np.int64))
+    found = seen.judge(pa.array(names, pa.large_string()), np.zeros(40_000, dtype=np.int64))
+    assert found.tolist() == [name is not None and 100 <= n < 30_100 for n, name in enumerate(names)]
 
 
 @pytest.mark.parametrize(
