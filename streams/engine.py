@@ -358,7 +358,7 @@ class Engine:
             judged = self._repeats.mark(batch.partition, decoded.arrays, batch.offsets[decoded.index], judged, past)
             late = ~judged.future & (judged.late_by_us > self._lateness_max_us) & (judged.late_by_us != REPEATED_US)
             together = replace(batch, values=values)
-            for letters in letters_of(self.topic.name, together, decoded, event, judged, late, self._lateness_max_us):
+            for letters in letters_of(self.topic, together, decoded, event, judged, late, self._lateness_max_us):
                 self._letters.put(letters)
             first = self._counted.get(batch.partition, 0)
             counts = counts_of(batch, read, decoded, event, judged, late, first)

@@ -49,6 +49,7 @@ PLAIN = ("tests/kernel/test_plain.py",)
 CODECS = tuple(f"tests/streams/codecs/test_{name}.py" for name in ("evolution", "framing", "contract", "every_format"))
 FRAMES = ("tests/streams/codecs/test_framing.py",)
 SIZES = ("tests/streams/codecs/test_sizes.py",)
+TOO_MANY_BAD = ("tests/streams/test_too_many_bad.py::test_one_bad_event_more_than_a_record_may_have_rejects_it_whole",)
 PLACES = ("tests/streams/codecs/test_records_of_many.py",)
 NATIVE = ("tests/streams/transport/test_native.py",)
 FILL = ("tests/streams/test_fill.py",)
@@ -483,6 +484,8 @@ MUTANTS = (
     Mutant("a dictionary that grows is copied for nothing", S + "codecs/arrow_sizes.py", "total += dictionaries[which] if held else 0", "total += 0", SIZES),
     Mutant("columns of nulls take no room", S + "codecs/arrow_sizes.py", "return rows * _WIDTHS[dtype] + text", "return text", SIZES),
     Mutant("a batch of large records is decoded at once", S + "codecs/arrow.py", "return self._decode(payloads, PART_BYTES_MAX)", "return self._decode(payloads, WHOLE_BYTES_MAX)", SIZES),
+    Mutant("every bad event of a record is a letter, however many", S + "codecs/arrow.py", "if count > BAD_EVENTS_MAX:", "if False:", TOO_MANY_BAD),
+    Mutant("events out of range are counted without the others of their record", S + "codecs/contract.py", "np.bincount(np.concatenate([records, before]))", "np.bincount(records)", TOO_MANY_BAD),
     Mutant("what was not decoded is passed over", S + "engine.py", "return [*out, batch.before(int(batch.offsets[count]))] if count else out", "return [*out, batch] if count else out", SIZES),
     Mutant("records that were not decoded are nowhere", S + "codecs/arrow.py", "rejected=Rejections.of([*decoded.rejected, *rest])", "rejected=decoded.rejected", SIZES),
     Mutant("the letter of a row takes its dictionary along", S + "codecs/arrow.py", "        return array.dictionary_decode()", "        return array", SIZES),
