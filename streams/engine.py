@@ -26,6 +26,7 @@ from featurestore.kernel.expressions import from_arrow
 from featurestore.kernel.keys import group_keys
 from featurestore.spec import Topic
 from streams.codecs import Codec, Decoded, codec_of
+from streams.codecs.codec import without_records
 from streams.counts import Counts, counts_of
 from streams.decided import Decided, decided
 from streams.log_writer import LogWriter
@@ -33,6 +34,7 @@ from streams.payloads import Payloads
 from streams.repeats import Repeats
 from streams.sink import Letters, Log, Sink
 from streams.transport import Batch
+from streams.transport.batch import RECORD_BYTES_MAX
 from streams.unapplied import letters_of
 from streams.watermark import Judged, judge
 
@@ -371,7 +373,7 @@ class Engine:
         What would be too much at once is left for the next time: the rest of a batch, and batches after it.
         """
         whole = Payloads.joined([batch.values for batch in batches])
-        decoded, count = self._codec.decode_first(whole)
+        decoded, count = self._decode(whole, _cut(batches))
         if count < len(whole):
             batches = _first_records(batches, count)
             whole = whole[:count]
@@ -382,6 +384,18 @@ class Engine:
             (batch, whole[begin:end], decoded.between(begin, end))
             for batch, (begin, end) in zip(batches, edges, strict=True)
         ]
+
+    def _decode(self, values: Payloads, cut: Mapping[int, int]) -> tuple[Decoded, int]:
+        """As the codec's `decode_first`; what is cut is no record, whatever its beginning says.
+
+        cut  place -> bytes of the record that begins there
+        """
+        if not cut:
+            return self._codec.decode_first(values)
+        decoded, count = self._codec.decode_first(values.without(np.fromiter(cut, np.int64)))
+        said = f"bytes in value and key, {RECORD_BYTES_MAX:,} are the most that are read of a record"
+        reasons = {place: ("too_large", f"{size:,} {said}") for place, size in cut.items() if place < count}
+        return without_records(decoded, reasons), count
 
     def _gather(self, taken: _Taken) -> None:
         kept = np.flatnonzero(~taken.future)
@@ -397,6 +411,17 @@ class Engine:
                 **{name: _some(array, kept) for name, array in taken.arrays.items()},
             }
         )
+
+
+def _cut(batches: Sequence[Batch]) -> dict[int, int]:
+    """Of the records of batches side by side: place -> bytes, where only the beginning is there."""
+    out, first = {}, 0
+    for batch in batches:
+        if batch.cut:
+            for at in np.flatnonzero(np.isin(batch.offsets, list(batch.cut))).tolist():
+                out[first + at] = batch.cut[int(batch.offsets[at])]
+        first += len(batch.offsets)
+    return out
 
 
 def _first_records(batches: Sequence[Batch], count: int) -> list[Batch]:

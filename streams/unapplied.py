@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from featurestore.event_time import SECOND_US
 from featurestore.spec import Topic
-from streams.codecs import Decoded
+from streams.codecs import Decoded, Rejections
 from streams.letters import DeadLetter, LettersOfRecords, size_bytes
 from streams.payloads import taken
 from streams.transport import Batch
@@ -39,6 +39,10 @@ def letters_of(
     lateness_us  ... and how long that is
     """
     bad = decoded.rejected
+    if batch.cut:
+        is_cut = np.isin(batch.offsets[bad.records], list(batch.cut))
+        yield _cut(topic, batch, bad.where(is_cut))
+        bad = bad.where(~is_cut)
     yield from _letters(topic, batch, bad.records, bad.reasons, bad.details, bad.positions)
     future, late_at = np.flatnonzero(judged.future), np.flatnonzero(late)
     ahead_s = (event_us[future] - judged.effective_us[future]) // SECOND_US
@@ -48,6 +52,18 @@ def letters_of(
     behind = [f"{each} {said}" for each in behind_s.tolist()]
     yield from _untimely(topic, batch, decoded, future, "future", ahead)
     yield from _untimely(topic, batch, decoded, late_at, "too_late", behind)
+
+
+def _cut(topic: Topic, batch: Batch, bad: Rejections) -> list[DeadLetter]:
+    """Letters of records of which only the beginnings are here."""
+    rejected, keys = list(bad), batch.keys_at(bad.records)
+    offsets, payloads = batch.offsets[bad.records].tolist(), taken(batch.values, bad.records)
+    return [
+        DeadLetter(
+            topic.name, batch.partition, offset, one.reason, one.detail, payload, key, whole_bytes=batch.cut[offset]
+        )
+        for one, offset, payload, key in zip(rejected, offsets, payloads, keys, strict=True)
+    ]
 
 
 def _untimely(

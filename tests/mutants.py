@@ -58,6 +58,9 @@ SERVING = ("tests/streams/test_serving_sink.py",)
 SLICED = ("tests/streams/test_online_sink.py",)
 LETTERS = ("tests/streams/test_letters.py",)
 LARGE = ("tests/streams/test_large_letters.py",)
+CUT_RECORDS = tuple(
+    f"{file}::test_what_is_cut_is_one_letter_at_every_reading_whatever_its_beginning_says" for file in LARGE
+)
 PRODUCER = ("tests/streams/test_producer.py",)
 SEND_PIPE = ("tests/cli/test_commands.py::test_send_reads_a_pipe_at_standard_input_and_checks_all_of_it_first",)
 LETTER_REPLAY = tuple(
@@ -498,6 +501,8 @@ MUTANTS = (
     Mutant("packs have no bound in bytes", S + "letters.py", "if len(value) <= PACK_BYTES_MAX:", "if True:", LETTERS),
     Mutant("a letter is sent that its topic cannot take", S + "dead_letters.py", "pack if len(pack.value) <= _VALUE_BYTES_MAX else", "pack if True else", LARGE),
     Mutant("a letter that is refused for its size is not cut", S + "dead_letters.py", "len((smaller := beginning_of(value)).value) < len(value):", "len((smaller := beginning_of(value)).value) < 0:", LARGE),
+    Mutant("the beginning of a record is read as a record", S + "engine.py", "        if not cut:\n", "        if True:\n", CUT_RECORDS),
+    Mutant("a record of any size leaves the client", T + "message_loop.py", "return words[_SIZE] + words[_KEY_SIZE] > record_bytes_max", "return False", NATIVE),
     Mutant("a cut letter does not say so", S + "letters.py", "if is_cut else self.whole_bytes", "if False else self.whole_bytes", LETTERS),
     Mutant("a cut letter keeps all that is said of it", S + "letters.py", "detail=self.detail[:_TEXT_CHARACTERS_MAX]", "detail=self.detail", LETTERS),
     Mutant("a key that waits takes no room", S + "letters.py", ' + len(one.record_key or b"")', "", WAITING),
