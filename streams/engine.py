@@ -30,7 +30,7 @@ from streams.codecs.codec import without_records
 from streams.counts import Counts, counts_of
 from streams.decided import Decided, decided
 from streams.log_writer import LogWriter
-from streams.payloads import Payloads
+from streams.payloads import Parts, Payloads
 from streams.repeats import Repeats
 from streams.sink import Letters, Log, Sink
 from streams.transport import Batch
@@ -39,6 +39,10 @@ from streams.unapplied import letters_of
 from streams.watermark import Judged, judge
 
 HEARTBEAT_US = SECOND_US
+
+# What is decoded in one go takes several times its bytes. Batches have a bound, but one may be what a single poll
+# brought, and a megabyte of the wire may become a gigabyte of large records. As much as two full batches by default.
+PART_BYTES_MAX = 32 << 20
 
 # Event times are not negative, so before the first event nothing is late.
 _BEGIN = Mark(0, 0)
@@ -372,6 +376,7 @@ class Engine:
 
         What would be too much at once is left for the next time: the rest of a batch, and batches after it.
         """
+        batches = _within(batches, PART_BYTES_MAX)
         whole = Payloads.joined([batch.values for batch in batches])
         decoded, count = self._decode(whole, _cut(batches))
         if count < len(whole):
@@ -411,6 +416,26 @@ class Engine:
                 **{name: _some(array, kept) for name, array in taken.arrays.items()},
             }
         )
+
+
+def _within(batches: Sequence[Batch], bytes_max: int) -> Sequence[Batch]:
+    """The batches up to the record with which their values have so many bytes, the last one cut behind it."""
+    if sum(batch.size_bytes for batch in batches) <= bytes_max:
+        return batches
+    out: list[Batch] = []
+    size = 0
+    for batch in batches:
+        # Part by part: to join them first would copy what is to be left for later.
+        parts = [Payloads.of(part).lengths for part in Parts([batch.values]).parts]
+        ends = size + np.cumsum(np.maximum(np.concatenate([np.empty(0, np.int64), *parts]), 0))
+        count = int(np.searchsorted(ends, bytes_max)) + 1
+        if count < len(ends):
+            return [*out, batch.before(int(batch.offsets[count]))]
+        out.append(batch)
+        size = int(ends[-1]) if len(ends) else size
+        if size >= bytes_max:
+            break
+    return out
 
 
 def _cut(batches: Sequence[Batch]) -> dict[int, int]:

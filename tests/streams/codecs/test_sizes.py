@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,11 @@ from featurestore import Topic
 from featurestore.event_time import SECOND_US
 from featurestore.kernel import PLACES_MAX
 from featurestore.offline import EventLog
+from streams import engine as engine_of_a_topic
 from streams.codecs import Codec, Decoded, arrow, codec_of
 from streams.codecs.arrow import one_row
 from streams.codecs.arrow_sizes import bytes_in_memory
+from streams.codecs.json import JsonCodec
 from streams.engine import Engine
 from streams.transport import Batch
 from tests.parity.test_parity import Letters
@@ -207,6 +209,48 @@ def test_an_engine_applies_what_is_decoded_part_by_part_as_one(monkeypatch: pyte
     monkeypatch.setattr(arrow, "PART_BYTES_MAX", 60)
     assert applied("parts") == whole
     assert max(counts) < 6
+
+
+@pytest.mark.parametrize("most", [1, 150, 400])
+def test_batches_of_many_bytes_are_decoded_part_by_part_and_applied_alike(
+    most: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    topic = Topic("t", {"who": str, "at": "timestamp"}, "at")
+    sizes: list[int] = []
+
+    class Noted(JsonCodec):
+        def decode_first(self, payloads: Sequence[bytes | None]) -> tuple[Decoded, int]:
+            sizes.append(sum(len(payload or b"") for payload in payloads[:-1]))
+            return super().decode_first(payloads)
+
+    def batch(partition: int, first: int, values: list[bytes | None]) -> Batch:
+        offsets = np.arange(len(values)) * 2 + first
+        end = int(offsets[-1]) + 3 if values else first + 5
+        return Batch("t", partition, first, end, values, offsets, np.full(len(values), SECOND_US))
+
+    good: list[bytes | None] = [b'{"who": "%s", "at": 1}' % (b"x" * size) for size in (1, 90, 3, 200, 0, 40)]
+    first, second = batch(0, 0, [*good[:3], None, b"?"]), batch(0, 11, good)
+    assert first.end_offset == second.first_offset
+
+    def applied(folder: str) -> tuple[Any, ...]:
+        log, letters = EventLog(tmp_path / folder, topic), Letters()
+        engine = Engine(topic, "id", [], 60 * SECOND_US, log, letters, lambda: 0, codec=Noted(topic))
+        for partition in (0, 1, 2):
+            engine.open(partition)
+        engine.apply(first.followed_by([second]), batch(2, 0, []), batch(1, 0, good))
+        engine.flush()
+        kept = [log.between(partition, 0, 99, ["offset", "who"]).to_pylist() for partition in (0, 1)]
+        places = [(letter.partition, letter.offset, letter.reason) for letter in letters.held.values()]
+        return kept, places, replace(engine.counts, batches=0), {p: mark.offset for p, mark in engine.marks().items()}
+
+    whole = applied("whole")
+    assert (len(sizes), whole[3]) == (1, {0: 24, 1: 13, 2: 5})
+    sizes.clear()
+    monkeypatch.setattr(engine_of_a_topic, "PART_BYTES_MAX", most)
+    assert applied("parts") == whole
+    # Without its last record a part is below the bound.
+    assert len(sizes) > 2
+    assert max(sizes) < most
 
 
 def test_a_record_of_one_row_is_that_event_and_nothing_besides() -> None:
