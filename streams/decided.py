@@ -55,12 +55,15 @@ class Decided:
             return self
         return Decided(self.end, self.end, _NONE, _NONE, _NONE, None)
 
-    def is_dead(self, offsets: Ints) -> Truths:
-        """Which of these offsets were dead letters."""
-        gap = np.searchsorted(self.gap_first, offsets, side="right") - 1
+    def is_dead(self, places: Ints, ends: Ints | None = None) -> Truths:
+        """Which of these places were dead letters.
+
+        ends  where given, of all places from one up to its end
+        """
+        gap = np.searchsorted(self.gap_first, places, side="right") - 1
         inside = gap >= 0
         if len(self.gap_end):
-            inside &= offsets < self.gap_end[gap]
+            inside &= (places + 1 if ends is None else ends) <= self.gap_end[gap]
         return inside
 
     def is_repeat(self, offsets: Ints) -> Truths:

@@ -26,17 +26,23 @@ from featurestore.kernel.expressions import from_arrow
 from featurestore.kernel.keys import group_keys
 from featurestore.spec import Topic
 from streams.codecs import Codec, Decoded, codec_of
+from streams.codecs.codec import without_records
 from streams.counts import Counts, counts_of
 from streams.decided import Decided, decided
 from streams.log_writer import LogWriter
-from streams.payloads import Payloads
+from streams.payloads import Parts, Payloads
 from streams.repeats import Repeats
 from streams.sink import Letters, Log, Sink
 from streams.transport import Batch
+from streams.transport.batch import RECORD_BYTES_MAX
 from streams.unapplied import letters_of
 from streams.watermark import Judged, judge
 
 HEARTBEAT_US = SECOND_US
+
+# What is decoded in one go takes several times its bytes. Batches have a bound, but one may be what a single poll
+# brought, and a megabyte of the wire may become a gigabyte of large records. As much as two full batches by default.
+PART_BYTES_MAX = 32 << 20
 
 # Event times are not negative, so before the first event nothing is late.
 _BEGIN = Mark(0, 0)
@@ -358,7 +364,7 @@ class Engine:
             judged = self._repeats.mark(batch.partition, decoded.arrays, batch.offsets[decoded.index], judged, past)
             late = ~judged.future & (judged.late_by_us > self._lateness_max_us) & (judged.late_by_us != REPEATED_US)
             together = replace(batch, values=values)
-            for letters in letters_of(self.topic.name, together, decoded, event, judged, late, self._lateness_max_us):
+            for letters in letters_of(self.topic, together, decoded, event, judged, late, self._lateness_max_us):
                 self._letters.put(letters)
             first = self._counted.get(batch.partition, 0)
             counts = counts_of(batch, read, decoded, event, judged, late, first)
@@ -370,8 +376,9 @@ class Engine:
 
         What would be too much at once is left for the next time: the rest of a batch, and batches after it.
         """
+        batches = _within(batches, PART_BYTES_MAX)
         whole = Payloads.joined([batch.values for batch in batches])
-        decoded, count = self._codec.decode_first(whole)
+        decoded, count = self._decode(whole, _cut(batches))
         if count < len(whole):
             batches = _first_records(batches, count)
             whole = whole[:count]
@@ -382,6 +389,18 @@ class Engine:
             (batch, whole[begin:end], decoded.between(begin, end))
             for batch, (begin, end) in zip(batches, edges, strict=True)
         ]
+
+    def _decode(self, values: Payloads, cut: Mapping[int, int]) -> tuple[Decoded, int]:
+        """As the codec's `decode_first`; what is cut is no record, whatever its beginning says.
+
+        cut  place -> bytes of the record that begins there
+        """
+        if not cut:
+            return self._codec.decode_first(values)
+        decoded, count = self._codec.decode_first(values.without(np.fromiter(cut, np.int64)))
+        said = f"bytes in value and key, {RECORD_BYTES_MAX:,} are the most that are read of a record"
+        reasons = {place: ("too_large", f"{size:,} {said}") for place, size in cut.items() if place < count}
+        return without_records(decoded, reasons), count
 
     def _gather(self, taken: _Taken) -> None:
         kept = np.flatnonzero(~taken.future)
@@ -397,6 +416,37 @@ class Engine:
                 **{name: _some(array, kept) for name, array in taken.arrays.items()},
             }
         )
+
+
+def _within(batches: Sequence[Batch], bytes_max: int) -> Sequence[Batch]:
+    """The batches up to the record with which their values have so many bytes, the last one cut behind it."""
+    if sum(batch.size_bytes for batch in batches) <= bytes_max:
+        return batches
+    out: list[Batch] = []
+    size = 0
+    for batch in batches:
+        # Part by part: to join them first would copy what is to be left for later.
+        parts = [Payloads.of(part).lengths for part in Parts([batch.values]).parts]
+        ends = size + np.cumsum(np.maximum(np.concatenate([np.empty(0, np.int64), *parts]), 0))
+        count = int(np.searchsorted(ends, bytes_max)) + 1
+        if count < len(ends):
+            return [*out, batch.before(int(batch.offsets[count]))]
+        out.append(batch)
+        size = int(ends[-1]) if len(ends) else size
+        if size >= bytes_max:
+            break
+    return out
+
+
+def _cut(batches: Sequence[Batch]) -> dict[int, int]:
+    """Of the records of batches side by side: place -> bytes, where only the beginning is there."""
+    out, first = {}, 0
+    for batch in batches:
+        if batch.cut:
+            for at in np.flatnonzero(np.isin(batch.offsets, list(batch.cut))).tolist():
+                out[first + at] = batch.cut[int(batch.offsets[at])]
+        first += len(batch.offsets)
+    return out
 
 
 def _first_records(batches: Sequence[Batch], count: int) -> list[Batch]:

@@ -287,11 +287,14 @@ class LetterReplay:
             end, first = 0 if mark is None else mark.offset, min(letters[index].offset for index in indices)
             past = decided(self._log, partition, first, end, is_batched=self._topic.is_batched)
             places = np.array([letters[index].offset for index in indices], dtype=np.int64)
+            ends = places + 1
             if self._topic.is_batched:
-                places = in_records(
-                    places, np.array([letters[index].position or 0 for index in indices], dtype=np.int64)
-                )
-            for index, is_dead in zip(indices, past.is_dead(places).tolist(), strict=True):
+                # Of a letter of a whole record all events count, whichever of them the log has.
+                at = [letters[index].position for index in indices]
+                begins = np.array([one or 0 for one in at], dtype=np.int64)
+                lasts = np.array([PLACES_MAX - 1 if one is None else one for one in at], dtype=np.int64)
+                places, ends = in_records(places, begins), in_records(places, lasts) + 1
+            for index, is_dead in zip(indices, past.is_dead(places, ends).tolist(), strict=True):
                 if letters[index].offset >= end:
                     yield index, ("undecided", "no worker has passed it since; start one and run this again")
                 elif not is_dead:

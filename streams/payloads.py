@@ -114,6 +114,12 @@ class Payloads(Sequence[bytes | None]):
         gather(self.data, self.starts[places], lengths, together)
         return Payloads(together, ends[:-1], lengths)
 
+    def without(self, places: Ints) -> Payloads:
+        """The same, with None at some places."""
+        lengths = self.lengths.copy()
+        lengths[places] = ABSENT
+        return Payloads(self.data, self.starts, lengths)
+
     def at(self, places: Ints) -> list[bytes | None]:
         """Those at some places. One by one they cost ten times as much, nearly all of it waiting for memory."""
         some = self.taken(places)

@@ -83,7 +83,7 @@ class Tail:
         # As the workers' reader: an arrival is known to the end of its millisecond.
         stamps_us = run.timestamps_ms * 1_000 + 999
         place = self._topic, run.partition
-        return Batch(*place, first, end, run.values, run.offsets, stamps_us, run.leader_epoch, run.keys)
+        return Batch(*place, first, end, run.values, run.offsets, stamps_us, run.leader_epoch, run.keys, run.cut)
 
 
 def gone(topic: str, partition: int, offset: int) -> TopicError:

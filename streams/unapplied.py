@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import groupby
+from itertools import chain, groupby
 from operator import is_not, itemgetter
 
 import numpy as np
 import numpy.typing as npt
 
 from featurestore.event_time import SECOND_US
-from streams.codecs import Decoded
+from featurestore.spec import Topic
+from streams.codecs import Decoded, Rejections
 from streams.letters import DeadLetter, LettersOfRecords, size_bytes
 from streams.payloads import taken
 from streams.transport import Batch
@@ -29,7 +30,7 @@ PART_LETTERS_MAX, PART_BYTES_MAX = 1_000, 4 << 20
 
 
 def letters_of(
-    topic: str, batch: Batch, decoded: Decoded, event_us: Ints, judged: Judged, late: Truths, lateness_us: int
+    topic: Topic, batch: Batch, decoded: Decoded, event_us: Ints, judged: Judged, late: Truths, lateness_us: int
 ) -> Iterator[Sequence[DeadLetter]]:
     """What is not applied, with its reason, part by part.
 
@@ -38,6 +39,10 @@ def letters_of(
     lateness_us  ... and how long that is
     """
     bad = decoded.rejected
+    if batch.cut:
+        is_cut = np.isin(batch.offsets[bad.records], list(batch.cut))
+        yield _cut(topic, batch, bad.where(is_cut))
+        bad = bad.where(~is_cut)
     yield from _letters(topic, batch, bad.records, bad.reasons, bad.details, bad.positions)
     future, late_at = np.flatnonzero(judged.future), np.flatnonzero(late)
     ahead_s = (event_us[future] - judged.effective_us[future]) // SECOND_US
@@ -49,8 +54,20 @@ def letters_of(
     yield from _untimely(topic, batch, decoded, late_at, "too_late", behind)
 
 
+def _cut(topic: Topic, batch: Batch, bad: Rejections) -> list[DeadLetter]:
+    """Letters of records of which only the beginnings are here."""
+    rejected, keys = list(bad), batch.keys_at(bad.records)
+    offsets, payloads = batch.offsets[bad.records].tolist(), taken(batch.values, bad.records)
+    return [
+        DeadLetter(
+            topic.name, batch.partition, offset, one.reason, one.detail, payload, key, whole_bytes=batch.cut[offset]
+        )
+        for one, offset, payload, key in zip(rejected, offsets, payloads, keys, strict=True)
+    ]
+
+
 def _untimely(
-    topic: str, batch: Batch, decoded: Decoded, places: Ints, reason: str, details: list[str]
+    topic: Topic, batch: Batch, decoded: Decoded, places: Ints, reason: str, details: list[str]
 ) -> Iterator[Sequence[DeadLetter]]:
     """Letters of events that were decoded, by their places among those."""
     positions = [None] * len(places) if decoded.position is None else decoded.position[places].tolist()
@@ -58,7 +75,7 @@ def _untimely(
 
 
 def _letters(
-    topic: str, batch: Batch, record: Ints, reasons: list[str], details: list[str], positions: list[int | None]
+    topic: Topic, batch: Batch, record: Ints, reasons: list[str], details: list[str], positions: list[int | None]
 ) -> Iterator[Sequence[DeadLetter]]:
     """Letters of the records at rising places."""
     if any(map(partial(is_not, None), positions)):
@@ -66,20 +83,22 @@ def _letters(
         return
     if len(record):
         offsets, payloads, keys = batch.offsets[record], taken(batch.values, record), batch.keys_at(record)
-        yield LettersOfRecords(topic, batch.partition, offsets, reasons, details, payloads, keys)
+        yield LettersOfRecords(topic.name, batch.partition, offsets, reasons, details, payloads, keys)
 
 
 def _letters_of_rows(
-    topic: str, batch: Batch, record: Ints, reasons: list[str], details: list[str], positions: list[int | None]
+    topic: Topic, batch: Batch, record: Ints, reasons: list[str], details: list[str], positions: list[int | None]
 ) -> Iterator[list[DeadLetter]]:
     """The same of records that hold many events, each of which is taken out of its batch once."""
+    # What decides how the event is read, and so when it comes back.
+    columns = frozenset([*topic.schema, *chain.from_iterable(topic.renamed.values())])
     part: list[DeadLetter] = []
     bytes_made = 0
     for place, rows in groupby(zip(record.tolist(), reasons, details, positions, strict=True), itemgetter(0)):
         offset, payload, [key] = int(batch.offsets[place]), batch.values[place], batch.keys_at(np.array([place]))
         for _, reason, detail, position in rows:
-            made = _bytes(payload, position)
-            part.append(DeadLetter(topic, batch.partition, offset, reason, detail, made, key, position))
+            made = _bytes(payload, position, columns)
+            part.append(DeadLetter(topic.name, batch.partition, offset, reason, detail, made, key, position))
             bytes_made += size_bytes(part[-1:])
             if len(part) == PART_LETTERS_MAX or bytes_made >= PART_BYTES_MAX:
                 yield part
@@ -87,11 +106,11 @@ def _letters_of_rows(
     yield part
 
 
-def _bytes(payload: bytes | None, position: int | None) -> bytes | None:
+def _bytes(payload: bytes | None, position: int | None, columns: frozenset[str]) -> bytes | None:
     """A record, or where only one of its events is meant, a record of that event alone."""
     if position is None or payload is None:
         return payload
     # A topic of another format needs no Arrow records.
     from streams.codecs.arrow import one_row
 
-    return one_row(payload, position)
+    return one_row(payload, position, columns)

@@ -51,6 +51,7 @@ PLAIN = ("tests/kernel/test_plain.py",)
 CODECS = tuple(f"tests/streams/codecs/test_{name}.py" for name in ("evolution", "framing", "contract", "every_format"))
 FRAMES = ("tests/streams/codecs/test_framing.py",)
 SIZES = ("tests/streams/codecs/test_sizes.py",)
+TOO_MANY_BAD = ("tests/streams/test_too_many_bad.py::test_one_bad_event_more_than_a_record_may_have_rejects_it_whole",)
 PLACES = ("tests/streams/codecs/test_records_of_many.py",)
 NATIVE = ("tests/streams/transport/test_native.py",)
 FILL = ("tests/streams/test_fill.py",)
@@ -59,6 +60,10 @@ SERVING = ("tests/streams/test_serving_sink.py",)
 SLICED = ("tests/streams/test_online_sink.py",)
 LETTERS = ("tests/streams/test_letters.py",)
 LARGE = ("tests/streams/test_large_letters.py",)
+CUT_RECORDS = tuple(
+    f"{file}::test_what_is_cut_is_one_letter_at_every_reading_whatever_its_beginning_says" for file in LARGE
+)
+PARTS = ("tests/streams/codecs/test_sizes.py::test_batches_of_many_bytes_are_decoded_part_by_part_and_applied_alike",)
 PRODUCER = ("tests/streams/test_producer.py",)
 SEND_PIPE = ("tests/cli/test_commands.py::test_send_reads_a_pipe_at_standard_input_and_checks_all_of_it_first",)
 LETTER_REPLAY = tuple(
@@ -491,6 +496,9 @@ MUTANTS = (
     Mutant("a dictionary that grows is copied for nothing", S + "codecs/arrow_sizes.py", "total += dictionaries[which] if held else 0", "total += 0", SIZES),
     Mutant("columns of nulls take no room", S + "codecs/arrow_sizes.py", "return rows * _WIDTHS[dtype] + text", "return text", SIZES),
     Mutant("a batch of large records is decoded at once", S + "codecs/arrow.py", "return self._decode(payloads, PART_BYTES_MAX)", "return self._decode(payloads, WHOLE_BYTES_MAX)", SIZES),
+    Mutant("every bad event of a record is a letter, however many", S + "codecs/arrow.py", "if count > BAD_EVENTS_MAX:", "if False:", TOO_MANY_BAD),
+    Mutant("events out of range are counted without the others of their record", S + "codecs/contract.py", "np.bincount(np.concatenate([records, before]))", "np.bincount(records)", TOO_MANY_BAD),
+    Mutant("a batch of any size is decoded at once", S + "engine.py", "batches = _within(batches, PART_BYTES_MAX)", "batches = list(batches)", PARTS),
     Mutant("what was not decoded is passed over", S + "engine.py", "return [*out, batch.before(int(batch.offsets[count]))] if count else out", "return [*out, batch] if count else out", SIZES),
     Mutant("records that were not decoded are nowhere", S + "codecs/arrow.py", "rejected=Rejections.of([*decoded.rejected, *rest])", "rejected=decoded.rejected", SIZES),
     Mutant("the letter of a row takes its dictionary along", S + "codecs/arrow.py", "        return array.dictionary_decode()", "        return array", SIZES),
@@ -503,6 +511,8 @@ MUTANTS = (
     Mutant("packs have no bound in bytes", S + "letters.py", "if len(value) <= PACK_BYTES_MAX:", "if True:", LETTERS),
     Mutant("a letter is sent that its topic cannot take", S + "dead_letters.py", "pack if len(pack.value) <= _VALUE_BYTES_MAX else", "pack if True else", LARGE),
     Mutant("a letter that is refused for its size is not cut", S + "dead_letters.py", "len((smaller := beginning_of(value)).value) < len(value):", "len((smaller := beginning_of(value)).value) < 0:", LARGE),
+    Mutant("the beginning of a record is read as a record", S + "engine.py", "        if not cut:\n", "        if True:\n", CUT_RECORDS),
+    Mutant("a record of any size leaves the client", T + "message_loop.py", "return words[_SIZE] + words[_KEY_SIZE] > record_bytes_max", "return False", NATIVE),
     Mutant("a cut letter does not say so", S + "letters.py", "if is_cut else self.whole_bytes", "if False else self.whole_bytes", LETTERS),
     Mutant("a cut letter keeps all that is said of it", S + "letters.py", "detail=self.detail[:_TEXT_CHARACTERS_MAX]", "detail=self.detail", LETTERS),
     Mutant("a key that waits takes no room", S + "letters.py", ' + len(one.record_key or b"")', "", WAITING),

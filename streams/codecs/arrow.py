@@ -1,7 +1,8 @@
 """Arrow events: a record is an IPC stream of record batches, so it holds as many events as its producer likes.
 
 All events of a record share its offset and are told apart by their place in it. A record that is no stream, or whose
-columns are not those of the contract, is rejected whole; a bad row is rejected alone.
+columns are not those of the contract, is rejected whole; a bad row is rejected alone, unless a record has too many
+(`BAD_EVENTS_MAX`): then it is rejected whole too.
 
 A few bytes can say a lot: compressed, by a dictionary, by views of one text, or as a million nulls. What a record takes
 in memory is therefore known before it is taken there, and has a bound; so has what is decoded together.
@@ -9,13 +10,15 @@ in memory is therefore known before it is taken there, and has a bound; so has w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -23,7 +26,7 @@ from featurestore.errors import InvalidEventError
 from featurestore.kernel import ARROW_TYPES, PLACES_MAX, DataType
 from featurestore.spec import Topic
 from streams.codecs.arrow_sizes import BODY_BYTES_MAX, bytes_in_memory, values_bytes
-from streams.codecs.codec import Decoded, without
+from streams.codecs.codec import BAD_EVENTS_MAX, TOO_MANY_BAD, Decoded, too_many_bad, without
 from streams.codecs.columns import microseconds, not_numbers, outside_time
 from streams.codecs.json import JsonCodec
 from streams.codecs.rejections import Rejected, Rejections
@@ -42,6 +45,8 @@ _COMPRESSED_BYTES_MIN = 4_096
 _NANOSECONDS_IN = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000, "ns": 1}
 _END = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 Reasons = dict[int, tuple[str, str]]
+# Which rows have it, and what is said of one of them.
+_Fault = tuple[npt.NDArray[np.bool_], Callable[[int], tuple[str, str]]]
 
 
 class ArrowCodec:
@@ -79,6 +84,7 @@ class ArrowCodec:
                 arrays, bad, its_size = self._columns(_table(payload))
             except _RefusedError as refused:
                 rejected.append(Rejected(place, refused.reason, str(refused)))
+                size += refused.size
             except Exception as error:
                 rejected.append(Rejected(place, BROKEN, f"{type(error).__name__}: {error}"[:500]))
             else:
@@ -136,7 +142,7 @@ class ArrowCodec:
         if size > RECORD_BYTES_MAX:
             raise _RefusedError(TOO_LARGE, f"its values take {size} bytes, {RECORD_BYTES_MAX} are the most")
         arrays: dict[str, pa.Array] = {}
-        reasons: Reasons = {}
+        faults: list[_Fault] = []
         for name, dtype in self._topic.schema.items():
             column = found[name]
             if column is None:
@@ -145,15 +151,14 @@ class ArrowCodec:
             # Offsets, lengths and UTF-8 are looked at before anything else reads the values.
             column.validate(full=True)
             arrays[name], wrong = _cast(column, dtype)
-            for row in np.flatnonzero(wrong).tolist():
-                shown = repr(column[row])[:80]
-                reasons.setdefault(row, ("wrong_type", f"{shown} cannot become {dtype} - at `$.{name}`"))
+            if wrong.any():
+                faults.append((wrong, partial(_wrong, column, name, dtype)))
             if name not in self._topic.nullable:
                 # Of the values, for a dictionary may have a null among its own. Those that are wrong have been named.
                 missing = np.asarray(arrays[name].is_null()) if arrays[name].null_count else np.zeros(0, np.bool_)
-                for row in np.flatnonzero(missing).tolist():
-                    reasons.setdefault(row, ("missing_field", f"no value - at `$.{name}`"))
-        return arrays, reasons, size
+                if missing.any():
+                    faults.append((missing, partial(_missing, name)))
+        return arrays, _reasons(faults, size), size
 
     def _found(self, table: pa.Table, name: str, dtype: DataType) -> pa.ChunkedArray | None:
         """A column of the contract as it was written, None where there may be none. Raises _RefusedError."""
@@ -172,21 +177,18 @@ class ArrowCodec:
         return table[named[0]]
 
 
-def one_row(payload: bytes, position: int, columns: Collection[str] | None = None) -> bytes:
+def one_row(payload: bytes, position: int, columns: frozenset[str]) -> bytes:
     """A record with one event of a record that was decoded: what is kept of a rejected row.
 
-    columns  the names that its topic reads, former ones too; by default all that a topic could read
+    columns  the names that its topic reads, former ones too
 
     Values are as the producer wrote them, and nothing else of the record comes along: no dictionary of all its
-    events, and no text that its contract does not name.
+    events, and no column that its contract does not name, of which a few bytes can hold any number.
     """
-    row = _opened(payload).slice(position, 1)
-    named = [
-        (name, _alone(row.column(place)))
-        for place, name in enumerate(row.column_names)
-        if (columns is None or name in columns) and any(_can_become(row.schema.types[place], dtype) for dtype in _CAN)
-    ]
-    event = pa.table([value for _, value in named], names=[name for name, _ in named])
+    ends, batches = _opened(payload, columns)
+    at = bisect_right(ends, position)
+    row = batches[at].slice(position - ends[at] + len(batches[at]), 1)
+    event = pa.table([_alone(column) for column in row.columns], names=row.schema.names)
     # Short texts only grow when they are compressed; a long one may be all that made its record short.
     return _stream(event, "zstd" if event.nbytes >= _COMPRESSED_BYTES_MIN else None)
 
@@ -194,15 +196,54 @@ def one_row(payload: bytes, position: int, columns: Collection[str] | None = Non
 class _RefusedError(Exception):
     """A record cannot be taken as a whole."""
 
-    def __init__(self, reason: str, detail: str) -> None:
-        self.reason = reason
+    def __init__(self, reason: str, detail: str, size: int = 0) -> None:
+        self.reason, self.size = reason, size
         super().__init__(detail)
 
 
+def _reasons(faults: Sequence[_Fault], size: int) -> Reasons:
+    """The first reason of each bad row. Raises _RefusedError where these are too many, before a word is said of each.
+
+    size  of the record's values: to find that out took as much as to read them
+    """
+    if not faults:
+        return {}
+    bad = np.logical_or.reduce([rows for rows, _ in faults])
+    count = int(np.count_nonzero(bad))
+    if count > BAD_EVENTS_MAX:
+        first = int(np.argmax(bad))
+        why = next(said(first) for rows, said in faults if rows[first])
+        raise _RefusedError(TOO_MANY_BAD, too_many_bad(count, len(bad), first, *why), size)
+    reasons: Reasons = {}
+    for rows, said in faults:
+        for row in np.flatnonzero(rows).tolist():
+            if row not in reasons:
+                reasons[row] = said(row)
+    return reasons
+
+
+def _wrong(column: pa.ChunkedArray, name: str, dtype: DataType, row: int) -> tuple[str, str]:
+    return "wrong_type", f"{repr(column[row])[:80]} cannot become {dtype} - at `$.{name}`"
+
+
+def _missing(name: str, row: int) -> tuple[str, str]:
+    return "missing_field", f"no value - at `$.{name}`"
+
+
 @lru_cache(maxsize=1)
-def _opened(payload: bytes) -> pa.Table:
-    """Of the record whose rows become letters, one after the other."""
-    return _table(payload)
+def _opened(payload: bytes, columns: frozenset[str]) -> tuple[list[int], list[pa.RecordBatch]]:
+    """Of the record whose rows become letters, one after the other: its batches, and before which row each ends.
+
+    Of the columns those that a topic could read: what has another name, or no type of any contract, decides nothing.
+    """
+    table = _table(payload)
+    read = [
+        place
+        for place, field in enumerate(table.schema)
+        if field.name in columns and any(_can_become(field.type, dtype) for dtype in _CAN)
+    ]
+    batches = table.select(read).to_batches()
+    return np.cumsum([len(batch) for batch in batches]).tolist(), batches
 
 
 def _table(payload: bytes) -> pa.Table:
@@ -229,9 +270,8 @@ def _stream(table: pa.Table, compression: str | None = None) -> bytes:
     return bytes(sink.getvalue().to_pybytes())
 
 
-def _alone(value: pa.ChunkedArray) -> pa.Array:
+def _alone(array: pa.Array) -> pa.Array:
     """A column of one row, without what the other rows' values lie in."""
-    array = next(chunk for chunk in value.chunks if len(chunk))
     if pa.types.is_dictionary(array.type):
         return array.dictionary_decode()
     return array.cast(pa.string()) if pa.types.is_string_view(array.type) else array

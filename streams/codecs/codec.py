@@ -14,6 +14,11 @@ from streams.codecs.rejections import Rejected, Rejections
 
 Ints = npt.NDArray[np.int64]
 
+# A bad event of a record of many becomes a letter of its own, at some 100 us each. More of them in one record say that
+# its producer is wrong, not some of its events; a few kilobytes may hold a million, that nobody would read as letters.
+BAD_EVENTS_MAX = 10_000
+TOO_MANY_BAD = "too_many_bad"
+
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
@@ -63,6 +68,28 @@ class Codec(Protocol):
         Raises InvalidEventError where `decode` would reject, SchemaRegistryError.
         """
         ...
+
+
+def too_many_bad(bad: int, events: int, position: int, reason: str, detail: str) -> str:
+    """What is said of a record of many events that dies whole, by its first bad event."""
+    return (
+        f"{bad} of its {events} events are bad, {BAD_EVENTS_MAX} are the most that become letters of their own; "
+        f"the first is the one at {position}, {reason}: {detail}"
+    )
+
+
+def without_records(decoded: Decoded, reasons: Mapping[int, tuple[str, str]]) -> Decoded:
+    """The same without some records, which are rejected whole: place in the batch -> reason and detail."""
+    places = list(reasons)
+    kept = np.flatnonzero(~np.isin(decoded.index, places))
+    others = decoded.rejected.where(~np.isin(decoded.rejected.records, places))
+    chosen = pa.array(kept)
+    return Decoded(
+        decoded.index[kept],
+        {name: array.take(chosen) for name, array in decoded.arrays.items()},
+        Rejections.of([*others, *(Rejected(place, *why) for place, why in reasons.items())]),
+        None if decoded.position is None else decoded.position[kept],
+    )
 
 
 def without(decoded: Decoded, reasons: Mapping[int, tuple[str, str]]) -> Decoded:

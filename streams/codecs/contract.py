@@ -15,7 +15,15 @@ import pyarrow.compute as pc
 
 from featurestore.errors import InvalidEventError
 from featurestore.spec import Topic
-from streams.codecs.codec import Codec, Decoded, without
+from streams.codecs.codec import (
+    BAD_EVENTS_MAX,
+    TOO_MANY_BAD,
+    Codec,
+    Decoded,
+    too_many_bad,
+    without,
+    without_records,
+)
 
 OUT_OF_RANGE = "out_of_range"
 _SHOWN_MAX = 60
@@ -24,13 +32,22 @@ _Mask = npt.NDArray[np.bool_]
 
 
 def kept(decoded: Decoded, topic: Topic) -> Decoded:
-    """The events whose values are in bounds; the others are rejected, each for its first column that is not."""
+    """The events whose values are in bounds; the others are rejected, each for its first column that is not.
+
+    A record of many events whose bad ones are too many, those that its codec found among them, is rejected whole.
+    """
+    faults = list(_faults(decoded, topic))
+    whole = _whole(decoded, faults)
+    if whole:
+        # Before a word is said of each: they may be a million.
+        decoded = without_records(decoded, whole)
+        faults = list(_faults(decoded, topic))
     reasons: dict[int, tuple[str, str]] = {}
-    for column, bad, bound in _faults(decoded, topic):
+    for column, bad, bound in faults:
         places = np.flatnonzero(bad)
         values = decoded.arrays[column].take(pa.array(places)).to_pylist()
         for place, value in zip(places.tolist(), values, strict=True):
-            reasons.setdefault(place, (OUT_OF_RANGE, f"`{column}` is {_shown(value)}, {bound}"))
+            reasons.setdefault(place, _why(column, value, bound))
     return without(decoded, reasons)
 
 
@@ -53,6 +70,33 @@ class ContractCodec:
         if rejected:
             raise InvalidEventError(self._topic.name, f"{rejected[0].reason}: {rejected[0].detail}")
         return records
+
+
+def _whole(decoded: Decoded, faults: Sequence[tuple[str, _Mask, str]]) -> dict[int, tuple[str, str]]:
+    """Records that have too many bad events: place in the batch -> reason and detail."""
+    if decoded.position is None or not faults:
+        return {}
+    bad = np.logical_or.reduce([mask for _, mask, _ in faults])
+    if np.count_nonzero(bad) + len(decoded.rejected) <= BAD_EVENTS_MAX:
+        return {}
+    records, before = decoded.index[bad], decoded.rejected.records
+    counts = np.bincount(np.concatenate([records, before]))
+    out = {}
+    # Where the codec rejected a record whole nothing of it is in the columns.
+    for record in np.intersect1d(np.flatnonzero(counts > BAD_EVENTS_MAX), records).tolist():
+        first = int(np.flatnonzero(bad & (decoded.index == record))[0])
+        column, bound = next((column, bound) for column, mask, bound in faults if mask[first])
+        why = int(decoded.position[first]), *_why(column, decoded.arrays[column][first].as_py(), bound)
+        low, high = np.searchsorted(before, [record, record + 1]).tolist()
+        if low < high and (earlier := decoded.rejected[low]).position < why[0]:
+            why = earlier.position, earlier.reason, earlier.detail
+        events = int(np.count_nonzero(decoded.index == record)) + high - low
+        out[record] = TOO_MANY_BAD, too_many_bad(int(counts[record]), events, *why)
+    return out
+
+
+def _why(column: str, value: object, bound: str) -> tuple[str, str]:
+    return OUT_OF_RANGE, f"`{column}` is {_shown(value)}, {bound}"
 
 
 def _faults(decoded: Decoded, topic: Topic) -> Iterator[tuple[str, _Mask, str]]:

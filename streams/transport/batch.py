@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from streams.payloads import Parts, Payloads, taken
+
+# Value and key of a record, decompressed. Kafka bounds what is on the wire, and half a megabyte of that may become half
+# a gigabyte, several times over while it is decoded, with a key that no store takes. A topic takes a megabyte by
+# default, and batches and parts that are read together are of 16 to 32 MiB.
+RECORD_BYTES_MAX = 32 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +26,8 @@ class Batch:
     timestamps_us  (n) when the broker took them (or the producer's stamp, where the topic says so)
     leader_epoch   of the last record, -1 when unknown
     keys           (n) of the records, for who keeps them; empty where they were not read
+    cut            offset -> bytes of value and key together, of records that are too large to be read: `values` and
+                   `keys` hold their beginnings; others of the partition may be named as well
     """
 
     topic: str
@@ -32,6 +39,7 @@ class Batch:
     timestamps_us: npt.NDArray[np.int64]
     leader_epoch: int = -1
     keys: Sequence[bytes | None] = ()
+    cut: Mapping[int, int] = field(default_factory=dict)
 
     def after(self, offset: int) -> Batch:
         """The part of the batch at or after an offset."""
@@ -39,7 +47,7 @@ class Batch:
         first = max(self.first_offset, offset)
         values, offsets, stamps = self.values[cut:], self.offsets[cut:], self.timestamps_us[cut:]
         keys, epoch = self.keys[cut:], self.leader_epoch
-        return Batch(self.topic, self.partition, first, self.end_offset, values, offsets, stamps, epoch, keys)
+        return Batch(self.topic, self.partition, first, self.end_offset, values, offsets, stamps, epoch, keys, self.cut)
 
     def before(self, offset: int) -> Batch:
         """The part of the batch before an offset."""
@@ -47,7 +55,7 @@ class Batch:
         end = min(self.end_offset, offset)
         values, offsets, stamps = self.values[:cut], self.offsets[:cut], self.timestamps_us[:cut]
         keys, epoch = self.keys[:cut], self.leader_epoch
-        return Batch(self.topic, self.partition, self.first_offset, end, values, offsets, stamps, epoch, keys)
+        return Batch(self.topic, self.partition, self.first_offset, end, values, offsets, stamps, epoch, keys, self.cut)
 
     def keys_at(self, places: npt.NDArray[np.int64]) -> Payloads:
         """The keys of the records at rising places, in a buffer of their own."""
@@ -66,6 +74,7 @@ class Batch:
             timestamps_us=np.concatenate([part.timestamps_us for part in parts]),
             leader_epoch=others[-1].leader_epoch,
             keys=Parts([part.keys for part in parts]),
+            cut={offset: size for part in parts for offset, size in part.cut.items()},
         )
 
     @property

@@ -34,15 +34,15 @@ NO_RECORD, NOT_OURS = -1, -2
 
 
 @loop
-def survey(messages, size, group, topic, partition, count, value_bytes, key_bytes, header, ours, functions):  # type: ignore[no-untyped-def]  # fmt: skip
+def survey(messages, size, group, topic, partition, count, value_bytes, key_bytes, header, ours, record_bytes_max, beginning_bytes, functions):  # type: ignore[no-untyped-def]  # fmt: skip # noqa: E501
     """Which records are of one partition.
 
     messages                       addresses, `size` of them
     group                          out: of each message, NO_RECORD where it tells of an error, NOT_OURS
     topic, partition               out: whose a group is; the topic's address
-    count, value_bytes, key_bytes  out: of a group
+    count, value_bytes, key_bytes  out: of a group; how many bytes `take` copies
     header, ours                   a record with this header (its name ends with a zero) and another value is not ours
-    functions                      addresses, as for `take`
+    record_bytes_max, beginning_bytes, functions  as for `take`
     returns                        how many groups there are
     """
     groups = last = 0
@@ -66,18 +66,21 @@ def survey(messages, size, group, topic, partition, count, value_bytes, key_byte
                 groups += 1
         group[index] = last
         count[last] += 1
-        value_bytes[last] += words[_SIZE]
-        key_bytes[last] += words[_KEY_SIZE]
+        value_bytes[last] += _kept(words, words[_SIZE], record_bytes_max, beginning_bytes)
+        key_bytes[last] += _kept(words, words[_KEY_SIZE], record_bytes_max, beginning_bytes)
     return groups
 
 
 @loop
-def take(messages, size, group, which, values, value_at, value_size, keys, key_at, key_size, offsets, stamps, now_ms, functions):  # type: ignore[no-untyped-def]  # fmt: skip # noqa: E501
+def take(messages, size, group, which, values, value_at, value_size, keys, key_at, key_size, offsets, stamps, whole, now_ms, record_bytes_max, beginning_bytes, functions):  # type: ignore[no-untyped-def]  # fmt: skip # noqa: E501
     """Copy the records of one group, in their order, and let go of each: its address becomes 0.
 
     values, value_at, value_size  out: the bytes, and where each begins in them and how many it has, -1 for None
     keys, key_at, key_size        out: the same of the keys
     offsets, stamps               out
+    whole                         out: bytes of value and key of a record that is too large, 0 of all others
+    record_bytes_max              of a record of more bytes no more is copied than ...
+    beginning_bytes               ... so many of its value, and of its key
     now_ms                        what a producer's own stamp is at most: a broker's is when it took the record
     functions                     addresses: message_timestamp, message_leader_epoch, message_destroy,
                                   message_headers, header_get_last
@@ -94,14 +97,15 @@ def take(messages, size, group, which, values, value_at, value_size, keys, key_a
         words = _words(message)
         value_at[at], value_size[at] = value_end, _ABSENT
         if words[_PAYLOAD] != 0:
-            value_size[at] = words[_SIZE]
-            _copy(np.int64(to_value) + value_end, words[_PAYLOAD], words[_SIZE])
-            value_end += words[_SIZE]
+            value_size[at] = _kept(words, words[_SIZE], record_bytes_max, beginning_bytes)
+            _copy(np.int64(to_value) + value_end, words[_PAYLOAD], value_size[at])
+            value_end += value_size[at]
         key_at[at], key_size[at] = key_end, _ABSENT
         if words[_KEY] != 0:
-            key_size[at] = words[_KEY_SIZE]
-            _copy(np.int64(to_key) + key_end, words[_KEY], words[_KEY_SIZE])
-            key_end += words[_KEY_SIZE]
+            key_size[at] = _kept(words, words[_KEY_SIZE], record_bytes_max, beginning_bytes)
+            _copy(np.int64(to_key) + key_end, words[_KEY], key_size[at])
+            key_end += key_size[at]
+        whole[at] = words[_SIZE] + words[_KEY_SIZE] if _is_too_large(words, record_bytes_max) else 0
         offsets[at], stamps[at] = words[_OFFSET], _stamp(functions[0], message, np.int64(kind.ctypes.data))
         if kind[0] != BY_BROKER and not 0 <= stamps[at] <= now_ms:
             stamps[at] = now_ms
@@ -177,6 +181,17 @@ def _words(message):  # type: ignore[no-untyped-def]
 @loop
 def _halves(message):  # type: ignore[no-untyped-def]
     return carray(_pointer(message), 2 * _WORDS, np.int32)
+
+
+@loop
+def _is_too_large(words, record_bytes_max):  # type: ignore[no-untyped-def]
+    return words[_SIZE] + words[_KEY_SIZE] > record_bytes_max
+
+
+@loop
+def _kept(words, size, record_bytes_max, beginning_bytes):  # type: ignore[no-untyped-def]
+    """How many bytes are copied of a value or a key of so many."""
+    return min(size, beginning_bytes) if _is_too_large(words, record_bytes_max) else size
 
 
 @loop

@@ -19,8 +19,10 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from streams import librdkafka as c
 from streams.arrival import now_ms
 from streams.headers import REPLAYED_FOR
+from streams.letters import BEGINNING_BYTES
 from streams.payloads import Payloads
 from streams.transport import message_loop
+from streams.transport.batch import RECORD_BYTES_MAX
 
 Ints = npt.NDArray[np.int64]
 OnRebalance = Callable[["NativeConsumer", list[TopicPartition]], None]
@@ -39,6 +41,7 @@ class Run:
 
     offsets, timestamps_ms  (n)
     leader_epoch            of the last one, -1 when unknown
+    cut                     offset -> bytes of value and key, of records of which only the beginnings are here
     """
 
     topic: str
@@ -48,6 +51,7 @@ class Run:
     values: Payloads
     keys: Payloads
     leader_epoch: int
+    cut: Mapping[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +68,21 @@ class NativeConsumer:
     """config: librdkafka's options, and the functions `stats_cb`, `error_cb` and `on_commit`, and a `logger`.
 
     project  what was sent again for another one is no record here; "" for one that has none
+    record_bytes_max  of a larger record only the beginnings of value and key leave it
     clock_ms what a record is stamped with that its producer stamped later than that, or not at all
 
     A fatal error goes to `error_cb` as itself. Raises KafkaException for options that librdkafka refuses,
     TransportError for those that need another function of ours.
     """
 
-    def __init__(self, config: Mapping[str, Any], project: str = "", clock_ms: Callable[[], int] = now_ms) -> None:
-        self._clock_ms = clock_ms
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        project: str = "",
+        clock_ms: Callable[[], int] = now_ms,
+        record_bytes_max: int = RECORD_BYTES_MAX,
+    ) -> None:
+        self._clock_ms, self._bounds = clock_ms, (record_bytes_max, BEGINNING_BYTES)
         self._project = np.frombuffer(project.encode(), dtype=np.uint8)
         self._client: int | None = None
         self._queue: int | None = None
@@ -192,6 +203,7 @@ class NativeConsumer:
             room.key_bytes,
             _HEADER,
             self._project,
+            *self._bounds,
             self._functions,
         )
         no_records = np.flatnonzero(room.group[:size] == message_loop.NO_RECORD).tolist()
@@ -201,7 +213,7 @@ class NativeConsumer:
     def _run(self, room: _Room, size: int, group: int) -> Run:
         topic, count = self._topic(int(room.topic[group])), int(room.count[group])
         values, keys = (np.empty(int(of[group]), dtype=np.uint8) for of in (room.value_bytes, room.key_bytes))
-        value_at, value_size, key_at, key_size, offsets, stamps = np.empty((6, count), dtype=np.int64)
+        value_at, value_size, key_at, key_size, offsets, stamps, whole = np.empty((7, count), dtype=np.int64)
         epoch = message_loop.take(
             room.messages,
             size,
@@ -215,11 +227,14 @@ class NativeConsumer:
             key_size,
             offsets,
             stamps,
+            whole,
             self._clock_ms(),
+            *self._bounds,
             self._functions,
         )
         held = Payloads(values, value_at, value_size), Payloads(keys, key_at, key_size)
-        return Run(topic, int(room.partition[group]), offsets, stamps, *held, epoch)
+        cut = {int(offsets[at]): int(whole[at]) for at in np.flatnonzero(whole).tolist()}
+        return Run(topic, int(room.partition[group]), offsets, stamps, *held, epoch, cut)
 
     def _said(self, address: int) -> Said:
         message = c.Message.from_address(address)

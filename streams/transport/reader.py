@@ -330,7 +330,9 @@ class Reader:
         # Kafka's clock counts milliseconds: an arrival is known to its end, so that an event of the very same
         # millisecond does not seem to come from the future.
         stamps_us = run.timestamps_ms[skipped:] * 1_000 + 999
-        self._put(Batch(*place, first, int(offsets[-1]) + 1, values, offsets, stamps_us, run.leader_epoch, keys))
+        self._put(
+            Batch(*place, first, int(offsets[-1]) + 1, values, offsets, stamps_us, run.leader_epoch, keys, run.cut)
+        )
 
     def _pass_over(self, place: Place, end: int) -> None:
         """The partition ends here: what lies between the last record and its end are markers and holes."""

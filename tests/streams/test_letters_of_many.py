@@ -6,18 +6,24 @@ import json
 import time
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featurestore import Topic
 from featurestore.event_time import FUTURE_MAX_US, HOUR_US
+from featurestore.offline import EventLog
 from streams.codecs.arrow import ArrowCodec
 from streams.dead_letters import read_letters
+from streams.engine import Engine
 from streams.ledger import ledgers
 from streams.letter_replay import LetterReplay
 from streams.letters import DeadLetter
 from streams.producer import EventProducer
+from streams.transport import Batch
+from tests.parity.test_parity import Letters
 from tests.project import Project
 from tests.streams.codecs.test_evolution import ipc
 
@@ -72,6 +78,28 @@ def test_a_record_comes_back_when_one_of_its_events_would_be_taken_as_it_came_fo
         wanted.append(plainly(rows, newest_us[partition]))
     replay = LetterReplay("", "p", TOPIC, LATENESS_US, newest_us, lambda: NOW_US, codec=ArrowCodec(TOPIC))
     assert [None if why is None else why[0] for why in replay.faults(letters)] == wanted
+
+
+@settings(deadline=None, max_examples=30)
+@given(records=st.lists(st.lists(st.booleans(), min_size=1, max_size=4), min_size=1, max_size=4))
+def test_a_letter_of_a_record_of_which_any_event_is_in_the_log_is_left(
+    records: list[list[bool]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    # A worker that was killed before the log had its decision leaves such a letter, where a mended one takes events.
+    payloads = [record([(NOW_US, 1.0 if is_there else None) for is_there in each]) for each in records]
+    log, count = EventLog(tmp_path_factory.mktemp("log"), TOPIC), len(records)
+    engine = Engine(TOPIC, "id", [], LATENESS_US, log, Letters(), lambda: 0)
+    engine.open(0)
+    engine.apply(Batch("t", 0, 0, count, payloads, np.arange(count), np.full(count, NOW_US)))
+    engine.flush()
+    good = record([(NOW_US, 1.0)] * 4)
+    letters = [DeadLetter("t", 0, offset, "too_many_bad", "was", good) for offset in range(count)]
+    replay = LetterReplay("", "p", TOPIC, LATENESS_US, {}, lambda: NOW_US, codec=ArrowCodec(TOPIC), log=log)
+    wanted = ["applied" if any(each) else None for each in records]
+    assert [None if why is None else why[0] for why in replay.faults(letters)] == wanted
+    rows = [DeadLetter("t", 0, n, "", "", good, None, at) for n, each in enumerate(records) for at in range(len(each))]
+    there = ["applied" if is_there else None for each in records for is_there in each]
+    assert [None if why is None else why[0] for why in replay.faults(rows)] == there
 
 
 def test_of_a_record_that_comes_back_what_is_in_time_counts_and_the_rest_are_letters_of_their_own(

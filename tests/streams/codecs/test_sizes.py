@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,18 @@ from featurestore import Topic
 from featurestore.event_time import SECOND_US
 from featurestore.kernel import PLACES_MAX
 from featurestore.offline import EventLog
+from streams import engine as engine_of_a_topic
 from streams.codecs import Codec, Decoded, arrow, codec_of
 from streams.codecs.arrow import one_row
 from streams.codecs.arrow_sizes import bytes_in_memory
+from streams.codecs.json import JsonCodec
 from streams.engine import Engine
 from streams.transport import Batch
 from tests.parity.test_parity import Letters
 from tests.streams.codecs.conftest import rows
 
 TOPIC = Topic("t", {"who": str, "at": "timestamp", "n": int}, "at", nullable=("n",), format="arrow")
+COLUMNS = frozenset(TOPIC.schema)
 MIB = 1 << 20
 # What Arrow allocated gives its memory back to its own pool, whoever holds the pool.
 POOLS: list[pa.MemoryPool] = []
@@ -208,8 +211,49 @@ def test_an_engine_applies_what_is_decoded_part_by_part_as_one(monkeypatch: pyte
     assert max(counts) < 6
 
 
-@pytest.mark.parametrize("columns", [("who", "at", "n"), None])
-def test_a_record_of_one_row_is_that_event_and_nothing_besides(columns: tuple[str, ...] | None) -> None:
+@pytest.mark.parametrize("most", [1, 150, 400])
+def test_batches_of_many_bytes_are_decoded_part_by_part_and_applied_alike(
+    most: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    topic = Topic("t", {"who": str, "at": "timestamp"}, "at")
+    sizes: list[int] = []
+
+    class Noted(JsonCodec):
+        def decode_first(self, payloads: Sequence[bytes | None]) -> tuple[Decoded, int]:
+            sizes.append(sum(len(payload or b"") for payload in payloads[:-1]))
+            return super().decode_first(payloads)
+
+    def batch(partition: int, first: int, values: list[bytes | None]) -> Batch:
+        offsets = np.arange(len(values)) * 2 + first
+        end = int(offsets[-1]) + 3 if values else first + 5
+        return Batch("t", partition, first, end, values, offsets, np.full(len(values), SECOND_US))
+
+    good: list[bytes | None] = [b'{"who": "%s", "at": 1}' % (b"x" * size) for size in (1, 90, 3, 200, 0, 40)]
+    first, second = batch(0, 0, [*good[:3], None, b"?"]), batch(0, 11, good)
+    assert first.end_offset == second.first_offset
+
+    def applied(folder: str) -> tuple[Any, ...]:
+        log, letters = EventLog(tmp_path / folder, topic), Letters()
+        engine = Engine(topic, "id", [], 60 * SECOND_US, log, letters, lambda: 0, codec=Noted(topic))
+        for partition in (0, 1, 2):
+            engine.open(partition)
+        engine.apply(first.followed_by([second]), batch(2, 0, []), batch(1, 0, good))
+        engine.flush()
+        kept = [log.between(partition, 0, 99, ["offset", "who"]).to_pylist() for partition in (0, 1)]
+        places = [(letter.partition, letter.offset, letter.reason) for letter in letters.held.values()]
+        return kept, places, replace(engine.counts, batches=0), {p: mark.offset for p, mark in engine.marks().items()}
+
+    whole = applied("whole")
+    assert (len(sizes), whole[3]) == (1, {0: 24, 1: 13, 2: 5})
+    sizes.clear()
+    monkeypatch.setattr(engine_of_a_topic, "PART_BYTES_MAX", most)
+    assert applied("parts") == whole
+    # Without its last record a part is below the bound.
+    assert len(sizes) > 2
+    assert max(sizes) < most
+
+
+def test_a_record_of_one_row_is_that_event_and_nothing_besides() -> None:
     words = of_one_text("w" * 90, 2_000, 6_000)
     record = ipc(
         of(words, n=pa.array([None, 7] * 1_000, pa.int16()), nested=pa.array([["x" * 500]] * 2_000)),
@@ -218,7 +262,7 @@ def test_a_record_of_one_row_is_that_event_and_nothing_besides(columns: tuple[st
     codec = codec_of(TOPIC)
     all_rows = rows(codec.decode([record]))
     for place in (0, 1, 1_999, 2_000, 3_999):
-        alone = one_row(record, place, columns)
+        alone = one_row(record, place, COLUMNS)
         assert rows(codec.decode([alone])) == [all_rows[place]]
         assert len(alone) < 1_000
         table = pa.ipc.open_stream(alone).read_all()
@@ -230,14 +274,14 @@ def test_a_record_of_one_row_is_that_event_and_nothing_besides(columns: tuple[st
 def test_a_record_of_one_row_carries_no_text_that_the_contract_does_not_name() -> None:
     former = Topic("t", {"who": str, "at": "timestamp"}, "at", renamed={"who": ("name",)}, format="arrow")
     table = pa.table({"name": views_of(b"a long name here", 3), "at": [1, 2, 3], "more": ["m" * 1_000] * 3})
-    alone = one_row(ipc(table.replace_schema_metadata({"by": "x" * 5_000})), 1, ("who", "name", "at"))
+    alone = one_row(ipc(table.replace_schema_metadata({"by": "x" * 5_000})), 1, frozenset(("who", "name", "at")))
     assert pa.ipc.open_stream(alone).read_all().column_names == ["name", "at"]
     assert rows(codec_of(former).decode([alone])) == [{"who": "a long name here", "at": 2}]
 
 
 def test_a_record_of_one_long_row_is_as_short_as_the_record_was() -> None:
     record = ipc(of(["x" * (8 * MIB), "y"]), compression="zstd")
-    assert len(one_row(record, 0)) <= len(record) < 10_000
+    assert len(one_row(record, 0, COLUMNS)) <= len(record) < 10_000
 
 
 def test_a_null_of_a_dictionary_is_no_value() -> None:

@@ -14,6 +14,7 @@ from featurestore.errors import TransportError
 from featurestore.local import LocalStack
 from streams.broker import client_config
 from streams.headers import REPLAYED_FOR
+from streams.letters import BEGINNING_BYTES
 from streams.transport.native import NativeConsumer
 from streams.transport.options import ReaderOptions, consumer_config
 from tests.streams.transport.harness import LIMIT_S, make_topic
@@ -148,6 +149,41 @@ def test_the_columns_are_what_messages_say(stack: LocalStack, unique: Callable[[
             assert as_columns(stack.kafka_bootstrap, topic, starts, project, at_once) == wanted
     assert counts["us"] > counts["nobody"]
     assert counts[""] > counts["nobody"]
+
+
+def test_of_a_record_above_the_bound_only_the_beginnings_leave_and_how_large_it_was(
+    stack: LocalStack, unique: Callable[[str], str]
+) -> None:
+    topic, most = unique("native"), 2 * BEGINNING_BYTES
+    make_topic(stack.kafka_bootstrap, topic, 1)
+    sizes = [
+        (most, None),
+        (most + 1, None),
+        (most, 1),
+        (most - 1, 1),
+        (1, most),
+        (None, most + 1),
+        (most, most),
+        (3, 3),
+    ]
+    records = [[None if size is None else (bytes(range(1, 100)) * 400)[:size] for size in each] for each in sizes]
+    producer = Producer(client_config(stack.kafka_bootstrap))
+    for value, key in records:
+        producer.produce(topic, value=value, key=key, partition=0)
+    assert producer.flush(LIMIT_S) == 0
+    consumer = NativeConsumer(options(stack.kafka_bootstrap, topic), record_bytes_max=most)
+    consumer.assign([TopicPartition(topic, 0, 0)])
+    told, cut = list[tuple[Any, ...]](), dict[int, int]()
+    while len(told) < len(records):
+        for run in consumer.consume(500, 1.0)[0]:
+            told += zip(run.values, run.keys, strict=True)
+            cut |= run.cut
+    consumer.close()
+    whole = [sum(len(part or b"") for part in each) for each in records]
+    assert cut == {offset: size for offset, size in enumerate(whole) if size > most}
+    for offset, (held, were) in enumerate(zip(told, records, strict=True)):
+        parts = [part and part[:BEGINNING_BYTES] for part in were] if offset in cut else were
+        assert list(held) == list(parts)
 
 
 @pytest.mark.parametrize(
