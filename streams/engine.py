@@ -137,6 +137,8 @@ class Engine:
         self.topic, self.topic_id = topic, topic_id
         # Replaced, never changed: who looks from another thread sees numbers that belong together.
         self.counts = Counts()
+        # Also of a batch that is not done: one record may have a million. Safe to ask from any thread.
+        self.letters_put = 0
         # Partition -> offset before which all is counted. It never falls, and stays when the partition is given up.
         self._counted: dict[int, int] = {}
         self._sinks, self._letters, self._clock_us = sinks, letters, clock_us
@@ -366,6 +368,7 @@ class Engine:
             together = replace(batch, values=values)
             for letters in letters_of(self.topic, together, decoded, event, judged, late, self._lateness_max_us):
                 self._letters.put(letters)
+                self.letters_put += len(letters)
             first = self._counted.get(batch.partition, 0)
             counts = counts_of(batch, read, decoded, event, judged, late, first)
             out.append(_Part(batch, decoded, judged, event, before, counts))

@@ -338,9 +338,10 @@ def run_worker(
     port = serve_metrics(metrics, metrics_port, TransportMetrics(consumer.counts, consumer.statistics))
 
     def progress() -> tuple[int, str]:
-        # A batch may be applied in many parts, and each of them is something done.
+        # A batch may be applied in many parts, and each of them is something done; so are the letters of one.
         finished, waiting = consumer.progress()
-        return finished + sum(engine.counts.batches for engine in app.port.engines.values()), waiting
+        engines = app.port.engines.values()
+        return finished + sum(engine.counts.batches + engine.letters_put for engine in engines), waiting
 
     watch(stall_s, progress)
     _watch_topics(app.port, consumer)

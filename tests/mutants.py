@@ -563,6 +563,7 @@ MUTANTS = (
     Mutant("who cannot say what is left does not end", S + "watchdog.py", "        except Exception as error:  # the other", "        except OSError as error:  # the other", DEADLINE),
     Mutant("waits are measured by a clock that is set", S + "build.py", "            steady_us,\n", "            _now_us,\n", ("tests/streams/test_worker.py::test_a_clock_that_is_set_back_holds_nothing_up",)),
     Mutant("a fatal error does not say what it is", S + "transport/native.py", "if code != KafkaError._FATAL:", "if True:", ("tests/streams/test_worker.py::test_a_worker_whose_name_another_one_takes_says_so",)),
+    Mutant("who watches a worker does not see its letters", S + "engine.py", "self.letters_put += len(letters)", "pass", ("tests/streams/test_letters_of_many.py",)),
     Mutant("a letter's bytes go to the terminal", "featurestore/cli/dead_letters.py", "sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text", "text", ("tests/cli/test_commands.py::test_letters_are_counted_listed_and_shown_with_all_their_facts",)),
     Mutant("a failure has no deadline", S + "worker.py", "        if not self.crashed:\n            self.begins_to_end()\n", "", ("tests/streams/transport/test_with_faust.py::test_a_worker_that_fails_has_the_deadline_of_one_that_is_stopped",)),
     Mutant("letters that wait are not told", S + "worker.py", "self._letters is not None and (count", "False and (count", DEADLINE),

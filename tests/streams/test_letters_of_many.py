@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -151,3 +152,21 @@ by_user = FeatureView("by_user", Entity("user", key="user"), paid, lateness="1m"
     assert [(one.offset, one.position, one.reason) for one in letters[3:]] == [(4, 9, "too_late"), (5, 0, "too_late")]
     [ledger] = ledgers(made.settings, made.repository)
     assert ledger.balanced, ledger
+
+
+def test_the_letters_of_a_record_with_very_many_are_told_while_they_are_sent(tmp_path: Path) -> None:
+    seen = []
+
+    class Looked(Letters):
+        def put(self, letters: Sequence[DeadLetter]) -> None:
+            # Who watches the worker sees that it goes on, long before the record is done.
+            seen.append((engine.letters_put, engine.counts.batches))
+            super().put(letters)
+
+    letters = Looked()
+    engine = Engine(TOPIC, "id", [], LATENESS_US, EventLog(tmp_path, TOPIC), letters, lambda: NOW_US)
+    engine.open(0)
+    payload = record([(NOW_US + 2 * FUTURE_MAX_US, 1.0)] * 2_500)
+    engine.apply(Batch("t", 0, 0, 1, [payload], np.arange(1), np.full(1, NOW_US), keys=[None]))
+    assert (len(letters.held), engine.letters_put) == (2_500, 2_500)
+    assert sorted(set(seen)) == [(0, 0), (1_000, 0), (2_000, 0)]
