@@ -27,7 +27,7 @@ class JournalEngine:
 
     def __init__(self, topic: str, spec: dict[str, Any]) -> None:
         self.topic = SimpleNamespace(name=topic)
-        self.counts = Counts()
+        self.counts, self.letters_put = Counts(), 0
         self._spec, self._ends = spec, dict[int, int]()
         self._journal = Path(spec["folder"]) / "journal"
         self._lost = spec.get("lose_at")
