@@ -120,6 +120,7 @@ class Engine:
     clock_us    measures how long ago things were; `steady_us`, where it is not a test's
     log_thread  where the log is written; one of its own by default
     codec       of the topic's records; needed where a schema registry is
+    part_bytes_max  of values that are decoded in one go
     """
 
     def __init__(
@@ -133,8 +134,9 @@ class Engine:
         clock_us: Callable[[], int],
         log_thread: Executor | None = None,
         codec: Codec | None = None,
+        part_bytes_max: int = PART_BYTES_MAX,
     ) -> None:
-        self.topic, self.topic_id = topic, topic_id
+        self.topic, self.topic_id, self._part_bytes_max = topic, topic_id, part_bytes_max
         # Replaced, never changed: who looks from another thread sees numbers that belong together.
         self.counts = Counts()
         # Also of a batch that is not done: one record may have a million. Safe to ask from any thread.
@@ -379,7 +381,7 @@ class Engine:
 
         What would be too much at once is left for the next time: the rest of a batch, and batches after it.
         """
-        batches = _within(batches, PART_BYTES_MAX)
+        batches = _within(batches, self._part_bytes_max)
         whole = Payloads.joined([batch.values for batch in batches])
         decoded, count = self._decode(whole, _cut(batches))
         if count < len(whole):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import groupby
 from operator import itemgetter
 
@@ -27,17 +27,24 @@ _NEAR = 10_000
 _Ints = npt.NDArray[np.int64]
 
 
-def records_in(broker: Broker, project: str, topic: str, gaps: Iterable[tuple[int, int, int]]) -> list[tuple[int, int]]:
+def records_in(
+    broker: Broker,
+    project: str,
+    topic: str,
+    gaps: Iterable[tuple[int, int, int]],
+    client: Callable[..., NativeConsumer] = NativeConsumer,
+) -> list[tuple[int, int]]:
     """Which (partition, offset) in these gaps hold a record after all; those of aborted transactions are none.
 
     Nor are those that were sent again for another project.
 
     gaps     (partition, first offset, end offset), half-open
+    client   makes the consumer
     returns  sorted, each one once
     """
     found: list[tuple[int, int]] = []
     # Not the client of confluent_kafka, which ends the process at a header whose name is no text.
-    consumer = NativeConsumer(
+    consumer = client(
         {
             **client_config(broker),
             "group.id": "holes-reader",

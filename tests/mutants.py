@@ -498,7 +498,7 @@ MUTANTS = (
     Mutant("a batch of large records is decoded at once", S + "codecs/arrow.py", "return self._decode(payloads, PART_BYTES_MAX)", "return self._decode(payloads, WHOLE_BYTES_MAX)", SIZES),
     Mutant("every bad event of a record is a letter, however many", S + "codecs/arrow.py", "if count > BAD_EVENTS_MAX:", "if False:", TOO_MANY_BAD),
     Mutant("events out of range are counted without the others of their record", S + "codecs/contract.py", "np.bincount(np.concatenate([records, before]))", "np.bincount(records)", TOO_MANY_BAD),
-    Mutant("a batch of any size is decoded at once", S + "engine.py", "batches = _within(batches, PART_BYTES_MAX)", "batches = list(batches)", PARTS),
+    Mutant("a batch of any size is decoded at once", S + "engine.py", "batches = _within(batches, self._part_bytes_max)", "batches = list(batches)", PARTS),
     Mutant("what was not decoded is passed over", S + "engine.py", "return [*out, batch.before(int(batch.offsets[count]))] if count else out", "return [*out, batch] if count else out", SIZES),
     Mutant("records that were not decoded are nowhere", S + "codecs/arrow.py", "rejected=Rejections.of([*decoded.rejected, *rest])", "rejected=decoded.rejected", SIZES),
     Mutant("the letter of a row takes its dictionary along", S + "codecs/arrow.py", "        return array.dictionary_decode()", "        return array", SIZES),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
-import pytest
 from confluent_kafka import Producer, TopicPartition
 
 from featurestore.local import LocalStack
@@ -43,7 +44,9 @@ def test_what_lies_in_gaps(stack: LocalStack, unique: Callable[[str], str]) -> N
 class Counted(NativeConsumer):
     """Notes where it began to read."""
 
-    begun: list[int]
+    def __init__(self, begun: list[int], config: Mapping[str, Any], project: str) -> None:
+        super().__init__(config, project)
+        self.begun = begun
 
     def assign(self, partitions: list[TopicPartition]) -> None:
         self.begun.extend(place.offset for place in partitions)
@@ -51,7 +54,7 @@ class Counted(NativeConsumer):
 
 
 def test_gaps_near_each_other_are_read_in_one_pass_and_what_lies_far_between_is_passed_over(
-    stack: LocalStack, unique: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+    stack: LocalStack, unique: Callable[[str], str]
 ) -> None:
     topic, begun = unique("holes"), list[int]()
     make_topic(stack.kafka_bootstrap, topic, 1)
@@ -71,8 +74,6 @@ def test_gaps_near_each_other_are_read_in_one_pass_and_what_lies_far_between_is_
     far = 30_400
     ends = [*range(1, 400, 2), *range(far + 1, far + 200, 2)]
     gaps = [*((0, offset, offset + 1) for offset in ends), (0, 100, 102), (0, far + 50, far + 60)]
-    monkeypatch.setattr(Counted, "begun", begun, raising=False)
-    monkeypatch.setattr("streams.holes.NativeConsumer", Counted)
-    found = records_in(Broker(stack.kafka_bootstrap), "us", topic, gaps)
+    found = records_in(Broker(stack.kafka_bootstrap), "us", topic, gaps, partial(Counted, begun))
     assert found == [(0, offset) for offset in [100, *range(far + 50, far + 60, 2)]]
     assert begun == [1, far + 1]

@@ -17,12 +17,11 @@ from featurestore import Topic
 from featurestore.event_time import SECOND_US
 from featurestore.kernel import PLACES_MAX
 from featurestore.offline import EventLog
-from streams import engine as engine_of_a_topic
 from streams.codecs import Codec, Decoded, arrow, codec_of
 from streams.codecs.arrow import one_row
 from streams.codecs.arrow_sizes import bytes_in_memory
 from streams.codecs.json import JsonCodec
-from streams.engine import Engine
+from streams.engine import PART_BYTES_MAX, Engine
 from streams.transport import Batch
 from tests.parity.test_parity import Letters
 from tests.streams.codecs.conftest import rows
@@ -212,9 +211,7 @@ def test_an_engine_applies_what_is_decoded_part_by_part_as_one(monkeypatch: pyte
 
 
 @pytest.mark.parametrize("most", [1, 150, 400])
-def test_batches_of_many_bytes_are_decoded_part_by_part_and_applied_alike(
-    most: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_batches_of_many_bytes_are_decoded_part_by_part_and_applied_alike(most: int, tmp_path: Path) -> None:
     topic = Topic("t", {"who": str, "at": "timestamp"}, "at")
     sizes: list[int] = []
 
@@ -232,9 +229,10 @@ def test_batches_of_many_bytes_are_decoded_part_by_part_and_applied_alike(
     first, second = batch(0, 0, [*good[:3], None, b"?"]), batch(0, 11, good)
     assert first.end_offset == second.first_offset
 
-    def applied(folder: str) -> tuple[Any, ...]:
+    def applied(folder: str, bytes_max: int = PART_BYTES_MAX) -> tuple[Any, ...]:
         log, letters = EventLog(tmp_path / folder, topic), Letters()
-        engine = Engine(topic, "id", [], 60 * SECOND_US, log, letters, lambda: 0, codec=Noted(topic))
+        codec = Noted(topic)
+        engine = Engine(topic, "id", [], 60 * SECOND_US, log, letters, lambda: 0, codec=codec, part_bytes_max=bytes_max)
         for partition in (0, 1, 2):
             engine.open(partition)
         engine.apply(first.followed_by([second]), batch(2, 0, []), batch(1, 0, good))
@@ -246,8 +244,7 @@ def test_batches_of_many_bytes_are_decoded_part_by_part_and_applied_alike(
     whole = applied("whole")
     assert (len(sizes), whole[3]) == (1, {0: 24, 1: 13, 2: 5})
     sizes.clear()
-    monkeypatch.setattr(engine_of_a_topic, "PART_BYTES_MAX", most)
-    assert applied("parts") == whole
+    assert applied("parts", most) == whole
     # Without its last record a part is below the bound.
     assert len(sizes) > 2
     assert max(sizes) < most
