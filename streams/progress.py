@@ -27,7 +27,7 @@ class TopicProgress:
 
     end     records that the broker has (sum of end offsets)
     done    records before the watermark of the sink that is furthest behind
-    online  the same, of the online store alone
+    rows    partition -> offset before which every row of the online store holds everything
     ends    partition -> end offset, of all that the broker or the definition has
     stale   views whose rows are not complete yet
     unread  partitions that the broker has and the definition does not: no worker reads them
@@ -36,7 +36,7 @@ class TopicProgress:
     topic: str
     end: int
     done: int
-    online: int
+    rows: Mapping[int, int]
     ends: Mapping[int, int]
     stale: tuple[str, ...] = ()
     unread: tuple[int, ...] = ()
@@ -44,6 +44,11 @@ class TopicProgress:
     @property
     def lag(self) -> int:
         return self.end - self.done
+
+    @property
+    def online(self) -> int:
+        """Records before the watermark of the online store alone."""
+        return sum(self.rows.values())
 
 
 class Progress:
@@ -68,17 +73,17 @@ class Progress:
             logged = {partition: mark.offset for partition, mark in log.marks().items()}
             views = [view for view in self._repository.views_of(name) if view.online]
             aliases = [self._aliases.get(view.id) for view in views]
-            rows = [
+            stored = [
                 _online_ends(self._store, view.id if alias is None else alias.id, name)
                 for view, alias in zip(views, aliases, strict=True)
             ]
             stale = tuple(v.name for v, a in zip(views, aliases, strict=True) if a is None or not a.is_ready)
-            online = sum(min([each.get(p, 0) for each in rows], default=ends.get((name, p), 0)) for p in partitions)
-            done = sum(min([logged.get(p, 0), *(each.get(p, 0) for each in rows)]) for p in partitions)
+            rows = {p: min([each.get(p, 0) for each in stored], default=ends.get((name, p), 0)) for p in partitions}
+            done = sum(min(logged.get(p, 0), rows[p]) for p in partitions)
             end = sum(ends.get((name, p), 0) for p in partitions)
             of_partition = {p: ends.get((name, p), 0) for p in partitions}
             unread = tuple(partitions[self._repository.topic(name).partitions :])
-            out.append(TopicProgress(name, end, done, online, of_partition, stale, unread))
+            out.append(TopicProgress(name, end, done, rows, of_partition, stale, unread))
         return out
 
     def _partitions(self, name: str) -> range:

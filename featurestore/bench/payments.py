@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -59,21 +60,20 @@ class Backlog:
     zipf        cards of very different use, instead of all alike
     interleaved cards spread over all partitions, so that a batch touches as many rows as it can
     bad_share   records that keep no contract
+    blocks      so many of one size; of more than one, every second has bad records, and the first one has none
     """
 
     topic: str
     zipf: bool = False
     interleaved: bool = False
     bad_share: float = 0.0
+    blocks: int = 1
 
 
 UNIFORM = Backlog("payments")
-BACKLOGS = (
-    UNIFORM,
-    Backlog("payments-interleaved", interleaved=True),
-    Backlog("payments-zipf", zipf=True),
-    Backlog("payments-bad", bad_share=0.1),
-)
+INTERLEAVED = Backlog("payments-interleaved", interleaved=True)
+ZIPF = Backlog("payments-zipf", zipf=True)
+BAD = Backlog("payments-bad", bad_share=0.1, blocks=16)
 
 
 def write_definitions(folder: Path, topic: str, *, heavy: bool = False) -> Path:
@@ -95,12 +95,20 @@ def payments(backlog: Backlog, events: int, last_us: int, *, seed: int = 7) -> I
     cards = _zipf(draw, events) if backlog.zipf else draw.integers(0, KEYS, events)
     amounts = np.round(draw.gamma(2.0, 30.0, events), 2).tolist()
     shops = draw.integers(0, 2_000, events).tolist()
-    is_bad = (draw.random(events) < backlog.bad_share).tolist()
+    sizes = block_sizes(backlog, events)
+    shares = [0.0 if len(sizes) > 1 and number % 2 == 0 else backlog.bad_share for number in range(len(sizes))]
+    is_bad = (draw.random(events) < np.repeat(shares, sizes)).tolist()
     for number, (card, amount, shop) in enumerate(zip(cards.tolist(), amounts, shops, strict=True)):
         name = f"{seed:04d}-{number:011d}"
         value = payment(card, last_us - (events - number) * _EVERY_US, amount, shop, name)
         # The comma that is lost makes it no JSON.
         yield name.encode() if backlog.interleaved else b"c%06d" % card, value.replace(b",", b"", is_bad[number])
+
+
+def block_sizes(backlog: Backlog, events: int) -> list[int]:
+    """How many of so many payments each of its blocks has."""
+    edges = [events * number // backlog.blocks for number in range(backlog.blocks + 1)]
+    return [end - start for start, end in pairwise(edges)]
 
 
 def _zipf(draw: np.random.Generator, events: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

@@ -9,16 +9,20 @@ import time
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
-from featurestore.bench.payments import Backlog, payments
+from featurestore.bench.blocks import Ends
+from featurestore.bench.payments import PARTITIONS, Backlog, block_sizes, payments
 from featurestore.errors import FeatureStoreError
 from featurestore.local import LocalStack, free_port, local_settings, start_worker
 from featurestore.local.process import ChildServer
 from featurestore.settings import Settings
 from featurestore.spec import load
+from streams.bounds import bounds_of
+from streams.broker import Broker, admin_client
 from streams.producer import EventProducer, kafka_producer
-from streams.progress import Progress
+from streams.progress import Progress, TopicProgress
 from streams.topics import Topics
 
 BATCH_RECORDS_MAX = 100_000
@@ -49,14 +53,22 @@ class Run:
     events_a_batch: float
 
 
-def send_backlog(stack: LocalStack, definitions: Path, backlog: Backlog, events: int, say: Say) -> None:
-    """Make the backlog's topic, and fill it."""
+def send_backlog(stack: LocalStack, definitions: Path, backlog: Backlog, events: int, say: Say) -> list[Ends]:
+    """Make the backlog's topic, and fill it; return where its blocks begin in each partition, and the end."""
     Topics(stack.kafka_bootstrap).create(load(definitions).topics.values(), "bench")
+    admin = admin_client(Broker(stack.kafka_bootstrap))
+    borders: list[Ends] = [dict.fromkeys(range(PARTITIONS), 0)]
+    sent = payments(backlog, events, time.time_ns() // 1_000)
     # Plain Faust cannot read lz4 without more packages.
     with EventProducer(stack.kafka_bootstrap, compression="none") as producer:
-        for key, value in payments(backlog, events, time.time_ns() // 1_000):
-            producer.send_raw(backlog.topic, key, value)
+        for size in block_sizes(backlog, events):
+            for key, value in islice(sent, size):
+                producer.send_raw(backlog.topic, key, value)
+            producer.flush()
+            bounds = bounds_of(admin, backlog.topic, range(PARTITIONS))
+            borders.append({partition: of.end for partition, of in bounds.items()})
     say(f"{events:,} payments are in topic {backlog.topic!r}")
+    return borders
 
 
 def steady_payments(stack: LocalStack, topic: str, events_a_second: int, seconds: float) -> subprocess.Popen[bytes]:
@@ -104,7 +116,7 @@ def backlog_rate(
     began: float,
     *,
     at_once: bool = False,
-    looked: Callable[[int], None] = lambda _: None,
+    looked: Callable[[TopicProgress], None] = lambda _: None,
     applied: Callable[[], None] = lambda: None,
 ) -> tuple[float, float]:
     """Events a second until every event is in its row, and the seconds that the log took after that.
@@ -113,7 +125,7 @@ def backlog_rate(
     no more of them. Raises FeatureStoreError when the log takes longer.
     at_once  what is there was seen from `began` on; otherwise what comes before the first look that sees anything is
              taken for start-up
-    looked   is called at each look until then, with how many events are in their rows
+    looked   is called at each look until then
     applied  is called when every event is in its row
     """
     seen_s, seen, rows_s = 0.0, 0, 0.0
@@ -121,7 +133,7 @@ def backlog_rate(
         [now] = progress.look()
         seconds = time.monotonic() - began
         if not rows_s:
-            looked(now.online)
+            looked(now)
         if now.online >= events and not rows_s:
             rows_s = seconds
             applied()

@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from itertools import repeat
 from operator import itemgetter
 from pathlib import Path
 from statistics import median
 
-from featurestore.bench.payments import BACKLOGS, PARTITIONS, UNIFORM, Backlog, write_definitions
+from featurestore.bench.blocks import Ends, seconds_a_record
+from featurestore.bench.payments import BAD, INTERLEAVED, PARTITIONS, UNIFORM, ZIPF, Backlog, write_definitions
 from featurestore.bench.probe import Probe, cpu_s, held_mb, peak_mb, percentile_ms
 from featurestore.bench.report import Bench, Figure, load_now
 from featurestore.bench.runs import (
@@ -38,13 +38,14 @@ from featurestore.local import ChildServer, LocalStack, free_port
 from featurestore.settings import Settings
 from featurestore.spec import load
 from streams.producer import EventProducer
-from streams.progress import Progress
+from streams.progress import Progress, TopicProgress
 
 _LIMIT_S = 300.0
 # Plain Faust is slow enough to be measured on fewer.
 _FAUST_EVENTS = 60_000
 _STEADY_EVENTS_A_SECOND, _STEADY_S, _CORES_S = 20_000, 15.0, 10.0
 _KILLS = 3
+_BLOCKS = "fraud, 10 % bad in every other block"
 
 Say = Callable[[str], None]
 
@@ -67,9 +68,9 @@ class _Memory:
         self._pids, self._events = pids, events
         self.middle_mb = self.end_mb = 0.0
 
-    def look(self, online: int) -> None:
+    def look(self, now: TopicProgress) -> None:
         self.end_mb = max(map(held_mb, self._pids))
-        if not self.middle_mb and 2 * online >= self._events:
+        if not self.middle_mb and 2 * now.online >= self._events:
             self.middle_mb = self.end_mb
 
 
@@ -84,40 +85,46 @@ class _Backlogs:
         self._cores: dict[str, dict[str, float]] = {}
         # In milliseconds, with the costs of the worker's run beside which they were made.
         self._lookups: dict[str, float] = {}
+        # Seconds a record of the clean blocks, and of those with bad ones, in each round.
+        self._blocks: list[tuple[float, float]] = []
+        # Blocks of both kinds share a run, so it is longer.
+        self._sizes = {UNIFORM: events, INTERLEAVED: events, ZIPF: events, BAD: 2 * events}
         self._definitions = {
-            (backlog.topic, heavy): write_definitions(
+            (backlog, heavy): write_definitions(
                 folder / f"{backlog.topic}-{'heavy' if heavy else 'fraud'}", backlog.topic, heavy=heavy
             )
-            for backlog in BACKLOGS
+            for backlog in self._sizes
             for heavy in (False, True)
         }
-        for backlog in BACKLOGS:
-            send_backlog(stack, self._definitions[backlog.topic, False], backlog, events, say)
+        self._borders = {
+            backlog: send_backlog(stack, self._definitions[backlog, False], backlog, size, say)
+            for backlog, size in self._sizes.items()
+        }
 
     def measure(self, number: int) -> None:
         here = self._folder / f"round-{number}"
         here.mkdir()
         bootstrap = self._stack.kafka_bootstrap
-        uniform, interleaved, zipf, bad = (backlog.topic for backlog in BACKLOGS)
         if not number:
             # First, while the disk is idle: the kernel writes the gigabytes of the other runs down for a while.
             self._look_beside(here)
         # Records of another topic have other keys and lie otherwise: each has a ceiling of its own.
-        for what, topic in (("ceiling", uniform), ("ceiling, interleaved", interleaved), ("ceiling, zipf", zipf)):
-            group = f"ceiling-{topic}-{number}"
-            ceiling = ("featurestore.bench.peers.ceiling", bootstrap, topic, group, str(self._events))
+        for what, backlog in (("ceiling", UNIFORM), ("ceiling, interleaved", INTERLEAVED), ("ceiling, zipf", ZIPF)):
+            group = f"ceiling-{backlog.topic}-{number}"
+            ceiling = ("featurestore.bench.peers.ceiling", bootstrap, backlog.topic, group, str(self._events))
             self._rated(what, _peer(here, *ceiling))
-        # Before and after what is compared with it most closely: from minute to minute a machine's speed differs.
-        for what, topic in (("fraud", uniform), ("fraud, 10 % bad", bad), ("fraud", uniform)):
-            self._ran(what, here, topic)
-        self._ran("fraud, interleaved", here, interleaved)
-        self._ran("fraud, zipf", here, zipf)
+        self._ran("fraud", here, UNIFORM)
+        looks = self._ran(_BLOCKS, here, BAD)
+        self._blocks.append(seconds_a_record(looks, self._borders[BAD]))
+        self._ran("fraud, interleaved", here, INTERLEAVED)
+        self._ran("fraud, zipf", here, ZIPF)
         self._ran_together(here, 1)
         self._ran_together(here, 2)
-        self._ran("fraud, fsync always", here, uniform, fsync="always")
-        self._ran("heavy", here, uniform, heavy=True)
-        self._ran("heavy, interleaved", here, interleaved, heavy=True)
-        vanilla = ("featurestore.bench.peers.vanilla_faust", bootstrap, self._stack.redis_url, uniform)
+        self._ran("fraud", here, UNIFORM)
+        self._ran("fraud, fsync always", here, UNIFORM, fsync="always")
+        self._ran("heavy", here, UNIFORM, heavy=True)
+        self._ran("heavy, interleaved", here, INTERLEAVED, heavy=True)
+        vanilla = ("featurestore.bench.peers.vanilla_faust", bootstrap, self._stack.redis_url, UNIFORM.topic)
         self._rated("plain Faust", _peer(here, *vanilla, f"vanilla-{number}", str(_FAUST_EVENTS)))
 
     def figures(self) -> list[Figure]:
@@ -160,11 +167,17 @@ class _Backlogs:
         return self._figure("fraud job, 2 workers against 1", two, one, "x", 1.6, 1.3, **cores)
 
     def _poisoned(self) -> Figure:
-        """In each round against the clean runs right before and after it: a machine's speed differs more than these."""
-        clean, bad = self._rates["fraud"], self._rates["fraud, 10 % bad"]
-        ratios = [each / ((clean[2 * number] + clean[2 * number + 1]) / 2) for number, each in enumerate(bad)]
-        whole = self._figure("10 % bad events against clean", "fraud, 10 % bad", "fraud", "", 0.95, 0.90)
-        return replace(whole, value=median(ratios))
+        """In the same runs: from one to the next, and from minute to minute, a machine's speed differs by more."""
+        ratios = [clean_s / bad_s for clean_s, bad_s in self._blocks]
+        clean, bad = (1 / median(each) for each in zip(*self._blocks, strict=True))
+        raw = {
+            "events_a_second": bad,
+            **self._costs(_BLOCKS),
+            "against": clean,
+            "lowest_round": min(ratios),
+            "highest_round": max(ratios),
+        }
+        return Figure("10 % bad events against clean", median(ratios), "", 0.95, "higher", raw, 0.90)
 
     def _memory(self) -> Figure:
         """Of the run that took most; it is flat when the end of a run has no more than its middle."""
@@ -190,21 +203,31 @@ class _Backlogs:
         self._rates.setdefault(what, []).append(rate)
         self._say(f"{what}: {rate:,.0f} events/s")
 
-    def _ran(self, what: str, folder: Path, topic: str, *, heavy: bool = False, fsync: str = "everysec") -> None:
-        settings = self._settings(folder, what, self._definitions[topic, heavy])
+    def _ran(
+        self, what: str, folder: Path, backlog: Backlog, *, heavy: bool = False, fsync: str = "everysec"
+    ) -> list[tuple[float, Ends]]:
+        """Work a backlog off by a new worker; return when its rows were how far in each partition."""
+        settings, events = self._settings(folder, what, self._definitions[backlog, heavy]), self._sizes[backlog]
+        looks = list[tuple[float, Ends]]()
         progress = Progress(settings, load(settings.definitions))
         with _fsync(self._stack, fsync):
             began = time.monotonic()
             worker = bench_worker(settings, folder / settings.project)
-            memory = _Memory([worker.pid], self._events)
+            memory = _Memory([worker.pid], events)
+
+            def looked(now: TopicProgress) -> None:
+                looks.append((time.monotonic(), now.rows))
+                memory.look(now)
+
             try:
-                rate, behind = backlog_rate(progress, self._events, [worker], began, looked=memory.look)
+                rate, behind = backlog_rate(progress, events, [worker], began, looked=looked)
                 shares = shares_of(worker_sums(settings.worker_port))
                 run = Run(rate, behind, peak_mb(worker.pid), memory.middle_mb, memory.end_mb, *shares)
             finally:
                 worker.stop()
         self._runs.setdefault(what, []).append(run)
         self._rated(what, rate)
+        return looks
 
     def _ran_together(self, folder: Path, workers: int) -> None:
         """Some workers that are there before a backlog is, all of which they can read from one moment on.
@@ -263,7 +286,7 @@ class _Backlogs:
 
     def _look_beside(self, folder: Path) -> None:
         """Single lookups while nothing else goes on, and while a worker works a backlog off."""
-        settings = self._settings(folder, "looked at", self._definitions[UNIFORM.topic, False])
+        settings = self._settings(folder, "looked at", self._definitions[UNIFORM, False])
         with EventProducer(self._stack.kafka_bootstrap) as producer:
             probe = Probe(FeatureStore(settings), producer, UNIFORM.topic)
             # The first one loads the compiled loops.
