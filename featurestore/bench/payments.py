@@ -73,7 +73,7 @@ class Backlog:
 UNIFORM = Backlog("payments")
 INTERLEAVED = Backlog("payments-interleaved", interleaved=True)
 ZIPF = Backlog("payments-zipf", zipf=True)
-BAD = Backlog("payments-bad", bad_share=0.1, blocks=16)
+BAD = Backlog("payments-bad", bad_share=0.1, blocks=8)
 
 
 def write_definitions(folder: Path, topic: str, *, heavy: bool = False) -> Path:
