@@ -370,6 +370,17 @@ class StalledError(FeatureStoreError):
         )
 
 
+class UnreadError(FeatureStoreError):
+    """The broker has records of a partition, answers, and none of them come."""
+
+    def __init__(self, topic: str, partition: int, offset: int, seconds: float) -> None:
+        self.seconds = seconds
+        super().__init__(
+            f"topic {topic!r}, partition {partition}: nothing was read after offset {offset} for {seconds:.0f} s "
+            "although the broker has more; the worker ends, to be started again (worker_stall_s is the bound)"
+        )
+
+
 class UndrainedError(FeatureStoreError):
     """A worker that was told to stop could not bring all that it had read to where it belongs in time."""
 

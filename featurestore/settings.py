@@ -92,7 +92,8 @@ class Settings(BaseSettings):
         120.0,
         ge=1.0,
         le=86_400.0,
-        description="a worker that has records and finishes none for this long ends with code 71",
+        description="a worker that has records and finishes none, or gets none of a partition that has more, for this "
+        "long ends with code 71",
     )
     log_format: Literal["text", "json"] = Field("text", description="how a worker logs: for people, or JSON lines")
 

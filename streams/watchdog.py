@@ -1,4 +1,5 @@
-"""Ends a worker that has records and does nothing with them, from a thread that nothing else can hold up.
+"""Ends a worker that has records and does nothing with them, or that gets none of those that the broker has, from a
+thread that nothing else can hold up.
 
 Faust's own detection is out of use here, and an engine that hangs (in a store, in a library, in a loop) holds the
 event loop's timers up as well. The process ends with a code of its own and whoever runs it starts it again.
@@ -15,9 +16,10 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from featurestore.errors import StalledError, UndrainedError
+from featurestore.errors import StalledError, UndrainedError, UnreadError
+from streams.transport.ranges import Place
 
 log = logging.getLogger("featurestore.worker")
 
@@ -48,13 +50,43 @@ class Stall:
         return StalledError(idle_s, waiting) if idle_s >= self._limit_s else None
 
 
-def watch(limit_s: float, look: Callable[[], tuple[int, str]], end: Callable[[int], None] | None = None) -> None:
-    """Look several times in the limit, for as long as the process lives; see `Stall.look`."""
+class Unread:
+    """Pure: since when does a partition get nothing of what the broker has?
+
+    Nothing waits here then, so `Stall` sees nothing of it, least of all while other partitions go on.
+    """
+
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self._since: dict[Place, tuple[int, float]] = {}
+
+    def look(self, now_s: float, stands: Mapping[Place, int]) -> UnreadError | None:
+        """stands: the partitions of which the broker has more and nothing is here, each with its next offset."""
+        before = self._since
+        self._since = {
+            place: before[place] if place in before and before[place][0] == at else (at, now_s)
+            for place, at in stands.items()
+        }
+        for place, (at, since_s) in self._since.items():
+            if now_s - since_s >= self._limit_s:
+                return UnreadError(*place, at, now_s - since_s)
+        return None
+
+
+def watch(
+    limit_s: float,
+    look: Callable[[], tuple[int, str]],
+    end: Callable[[int], None] | None = None,
+    *,
+    unread: Callable[[], Mapping[Place, int]] = dict,
+) -> None:
+    """Look several times in the limit, for as long as the process lives; see `Stall.look` and `Unread.look`."""
 
     def run() -> None:
-        stall = Stall(limit_s)
+        stall, starved = Stall(limit_s), Unread(limit_s)
         while True:
-            error = stall.look(time.monotonic(), *look())
+            now_s = time.monotonic()
+            error = stall.look(now_s, *look()) or starved.look(now_s, unread())
             if error is not None:
                 _end_all_the_same(EXIT_STALLED, end)
                 log.error("%s", error)

@@ -326,7 +326,8 @@ def run_worker(
     """Run until SIGTERM or a failure; returns the exit code, or ends the process when a batch had to be given up.
 
     metrics_port  of this machine alone; 0 takes any free one
-    stall_s       a worker that has records and applies none for this long ends with EXIT_STALLED
+    stall_s       a worker that has records and applies none, or gets none of a partition that the broker has more of,
+                  for this long ends with EXIT_STALLED
     """
     started = time.monotonic()
     # Events become objects by the ten thousand: a collector that goes through everything each time costs a third.
@@ -343,7 +344,7 @@ def run_worker(
         engines = app.port.engines.values()
         return finished + sum(engine.counts.batches + engine.letters_put for engine in engines), waiting
 
-    watch(stall_s, progress)
+    watch(stall_s, progress, unread=consumer.unread)
     _watch_topics(app.port, consumer)
 
     @app.task  # type: ignore[untyped-decorator]  # before it starts, Faust has not set logging up

@@ -117,6 +117,10 @@ class Consumer(base.Consumer):
             waiting.append(f"{counts.waiting_records} records wait")
         return counts.finished, " and ".join(waiting)
 
+    def unread(self) -> dict[Place, int]:
+        """Partitions of which the broker has more and nothing is here; where each stands."""
+        return {} if self._reader is None else self._reader.unread()
+
     def undrained(self) -> list[str]:
         """What a worker that is to stop still has to do here, in words; safe to ask from any thread."""
         left = [f"{self._said_at_work()} is at work"] if self._at_work else []

@@ -231,6 +231,18 @@ class Reader:
         ours = set(self.places())
         return {place: end for place, end in self._statistics.ends.items() if place in ours}
 
+    def unread(self) -> dict[Place, int]:
+        """Partitions of which the broker has more, that can be had from it, and nothing is here: where each stands."""
+        said = self._statistics
+        with self._lock:
+            return {
+                place: at
+                for place, waiting in self._queues.items()
+                if place in said.reachable and place not in self._pressure.paused
+                if not waiting.records and not self._ranges.in_hand(place)
+                if (at := self._ranges.expected(place)) is not None and at < said.ends.get(place, 0)
+            }
+
     def statistics(self) -> Statistics:
         """What librdkafka said within the last seconds."""
         return self._statistics
@@ -479,12 +491,12 @@ class Reader:
     def _rebalance(self, act: Callable[[], None]) -> None:
         self._rebalanced = True
         self._counts.rebalances += 1
-        paused = self._pressure.forget()
+        # It is judged anew who is to be paused. Before partitions go: librdkafka keeps a pause for those that leave and
+        # come back, as all do at each rebalance that is not cooperative, and nobody would know of it.
+        paused = [TopicPartition(*place) for place in self._pressure.forget()]
+        if paused:
+            self._guard(lambda: self._consumer.resume(paused))
         self._guard(act)
-        # Partitions that stay go on; it is judged anew who is to be paused.
-        stay = [TopicPartition(*place) for place in paused & set(self._ranges.places())]
-        if stay and self._failure is None:
-            self._guard(lambda: self._consumer.resume(stay))
 
     def _guard(self, act: Callable[[], None]) -> None:
         """An exception inside a callback would surface as an unreadable SystemError: keep it for `_poll`."""

@@ -21,6 +21,7 @@ class _Broker(msgspec.Struct):
 
 
 class _Partition(msgspec.Struct):
+    leader: int = -1
     fetchq_size: int = 0
     ls_offset: int = -1
 
@@ -51,11 +52,13 @@ class Statistics:
     """Of the last second.
 
     ends                end offset of each partition that is read, of committed records
+    reachable           partitions whose leader there is a connection to
     fetch_queue_bytes   fetched and not polled yet
     received_records    since the start, also what was thrown away and read again
     """
 
     ends: dict[Place, int] = field(default_factory=dict)
+    reachable: frozenset[Place] = frozenset()
     fetch_queue_bytes: int = 0
     received_records: int = 0
     received_bytes: int = 0
@@ -65,9 +68,11 @@ class Statistics:
 def read_statistics(said: str | bytes) -> Statistics:
     """What librdkafka says, read; fields that a version of it lacks are zero."""
     read = msgspec.json.decode(said, type=_Said)
+    up = {broker.nodeid for broker in read.brokers.values() if broker.state == "UP"}
     places = {(name, int(p)): each for name, topic in read.topics.items() for p, each in topic.partitions.items()}
     return Statistics(
         {place: each.ls_offset for place, each in places.items() if each.ls_offset >= 0},
+        frozenset(place for place, each in places.items() if each.leader in up),
         sum(each.fetchq_size for each in places.values()),
         read.rxmsgs,
         read.rxmsg_bytes,
