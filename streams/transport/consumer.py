@@ -31,6 +31,8 @@ _REBALANCE_S = 60.0
 _LOOK_S = 0.1
 # The last commit and the good-bye to the group.
 _LEAVE_S = 5.0
+# No call of librdkafka takes that long but on the way out, unless it hangs.
+_SILENT_S = 20.0
 
 
 class Port(Protocol):
@@ -108,13 +110,19 @@ class Consumer(base.Consumer):
     def counts(self) -> ReaderCounts:
         return ReaderCounts() if self._reader is None else self._reader.counts()
 
-    def progress(self) -> tuple[int, str]:
-        """Batches finished so far; and what there is to do, in words, empty when there is nothing."""
+    def progress(self, silent_max_s: float = _SILENT_S) -> tuple[int, str]:
+        """Batches finished so far; and what there is to do, in words, empty when there is nothing.
+
+        silent_max_s  a poll thread that is in librdkafka for longer hangs, and to come back is what there is to do
+        """
         counts, waiting = self.counts(), []
         if counts.in_hand:
             waiting.append(f"{counts.in_hand} batches are handed out")
         if counts.waiting_records:
             waiting.append(f"{counts.waiting_records} records wait")
+        silent_s = 0.0 if self._reader is None else self._reader.silent_s(time.monotonic())
+        if silent_s >= silent_max_s:
+            waiting.append(f"the broker was not polled for {silent_s:.0f} s")
         return counts.finished, " and ".join(waiting)
 
     def unread(self) -> dict[Place, int]:

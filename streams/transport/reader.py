@@ -150,7 +150,7 @@ class Reader:
         self._stopping = threading.Event()
         self._topics: list[str] = []
         self._thread = threading.Thread(target=self._run, name="kafka-reader", daemon=True)
-        self.polled_s = time.monotonic()
+        self._served_s = time.monotonic()
 
     # -- from any thread -------------------------------------------------------------------------------------------
 
@@ -169,6 +169,10 @@ class Reader:
     def is_at_work(self) -> bool:
         """Whether it polls, or is on its way out of the group."""
         return self._thread.is_alive()
+
+    def silent_s(self, now_s: float) -> float:
+        """For how long the poll thread has not come back from a call of librdkafka; 0 when it does not run."""
+        return now_s - self._served_s if self._thread.is_alive() else 0.0
 
     def take(self, place: Place) -> tuple[Batch, Ticket] | None:
         """All that waits of a partition, up to the bounds, as one batch: small without lag, large behind a backlog.
@@ -263,7 +267,7 @@ class Reader:
 
     def serve(self) -> None:
         """Run what other threads asked for; also while a rebalance callback waits for its owner."""
-        self.polled_s = time.monotonic()
+        self._served_s = time.monotonic()
         while self._commands:
             self._commands.popleft()()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -13,7 +14,9 @@ from confluent_kafka import TopicPartition
 from featurestore.errors import UnreadError
 from featurestore.local import LocalStack
 from streams.transport import Batch, ReaderOptions
+from streams.transport.consumer import Consumer
 from streams.watchdog import Unread
+from streams.worker import EnginePort, stream_app
 from tests.streams.transport.harness import LIMIT_S, SESSION_S, Member, Sinks, fill, make_topic
 
 PARTITIONS, RECORDS, LATER = 4, 1_000, 10
@@ -88,6 +91,29 @@ def test_a_partition_that_gets_nothing_of_what_the_broker_has_is_seen(
     assert one.reader.unread() == {(topic, 1): sinks.ends[topic, 1]}
     assert sinks.ends[topic, 1] < 30_000
     one.stop()
+
+
+def test_a_poll_thread_that_does_not_come_back_is_seen(
+    stack: LocalStack, unique: Callable[[str], str], tmp_path: Path
+) -> None:
+    topic = unique("silent")
+    make_topic(stack.kafka_bootstrap, topic)
+    hangs, go = threading.Event(), threading.Event()
+    one = Member(stack.kafka_bootstrap, topic, topic, Sinks())
+    until(one.reader.places)
+    consumer = stream_app("group", "127.0.0.1:1", EnginePort({}, ReaderOptions()), str(tmp_path)).consumer
+    assert isinstance(consumer, Consumer)
+    consumer._reader = one.reader
+    assert consumer.progress(0.5) == (0, "")
+
+    one.reader._commands.append(lambda: (hangs.set(), go.wait(LIMIT_S), None)[-1])
+    assert hangs.wait(LIMIT_S)
+    until(lambda: "the broker was not polled for 1 s" in consumer.progress(0.5)[1])
+    go.set()
+    until(lambda: consumer.progress(0.5) == (0, ""))
+
+    one.stop()
+    assert one.reader.silent_s(time.monotonic() + 1_000.0) == 0.0
 
 
 def test_only_who_stands_at_one_offset_for_so_long_is_unread() -> None:
