@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any, Literal, get_args
 
 from featurestore.errors import DefinitionError, UnknownColumnError
@@ -16,7 +17,7 @@ from featurestore.spec.names import checked_name
 Format = Literal["json", "avro", "protobuf", "arrow"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
-Bound = int | float | None
+Bound = int | float | Decimal | None
 Bounds = tuple[Bound, Bound]
 
 
@@ -41,7 +42,7 @@ def checked_ranges(owner: str, written: Mapping[str, Any], types: Mapping[str, D
     """Column -> (least, most), both of them allowed values, None where an end is open."""
     out = {}
     for column, bounds in written.items():
-        kind = _kind(owner, column, types, ("int64", "float64"), "a range is for int and float")
+        kind = _kind(owner, column, types, ("int64", "float64", "decimal"), "a range is for int, float and decimals")
         least, most = _pair(owner, column, bounds, "a range such as (0, 100) or (0, None)")
         low, high = _number(owner, column, least, kind), _number(owner, column, most, kind)
         if low is not None and high is not None and low > high:
@@ -108,10 +109,10 @@ def checked_renamed(
     return out
 
 
-def _kind(owner: str, column: str, types: Mapping[str, DataType], allowed: tuple[DataType, ...], said: str) -> DataType:
+def _kind(owner: str, column: str, types: Mapping[str, DataType], allowed: tuple[str, ...], said: str) -> DataType:
     if column not in types:
         raise UnknownColumnError(owner, column, types)
-    if types[column] not in allowed:
+    if ("decimal" if decimal_type(types[column]) else types[column]) not in allowed:
         raise DefinitionError(f"{said}, but column {column!r} of {owner} is {types[column]}")
     return types[column]
 
@@ -126,6 +127,12 @@ def _number(owner: str, column: str, bound: object, kind: DataType) -> Bound:
     """A bound in the column's own type, so that comparing rounds nothing."""
     if bound is None:
         return None
+    exact = decimal_type(kind)
+    if exact is not None:
+        try:
+            return exact.exactly(bound)  # type: ignore[arg-type]  # what is no number is refused there
+        except ValueError as error:
+            raise DefinitionError(f"bound {bound!r} of column {column!r} of {owner}: {error}") from error
     if type(bound) not in (int, float) or math.isnan(bound):  # type: ignore[arg-type]  # tested just before
         raise DefinitionError(f"bound {bound!r} of column {column!r} of {owner} is no number; use None for an open end")
     assert isinstance(bound, int | float)

@@ -86,7 +86,7 @@ class Topic:
     key         the column whose value is the record's key: events of one key stay in order
     nullable    columns that may be null or missing; every other one must be there
     format      how events are written: json, avro, protobuf (both by Schema Registry), arrow (many events a record)
-    ranges      number column -> (least, most), both allowed; None is an open end
+    ranges      number or decimal column -> (least, most), both allowed; None is an open end
     lengths     text column -> most characters, or (least, most)
     choices     text or int column -> the only values that it may have
     renamed     column -> its former name, or names, that writers may still use (not for json)

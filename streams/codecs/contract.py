@@ -6,6 +6,7 @@ The producer SDK and the engine both call `kept`, so what may be sent is what is
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import pyarrow.compute as pc
 
 from featurestore.errors import InvalidEventError
 from featurestore.spec import Topic
+from featurestore.spec.contract import Bound
 from streams.codecs.codec import (
     BAD_EVENTS_MAX,
     TOO_MANY_BAD,
@@ -116,9 +118,7 @@ def _faults(decoded: Decoded, topic: Topic) -> Iterator[tuple[str, _Mask, str]]:
             yield column, _mask(pc.and_(pc.invert(named), array.is_valid())), f"not one of {listed}"
 
 
-def _outside(
-    column: str, array: pa.Array, least: float | None, most: float | None, unit: str
-) -> Iterator[tuple[str, _Mask, str]]:
+def _outside(column: str, array: pa.Array, least: Bound, most: Bound, unit: str) -> Iterator[tuple[str, _Mask, str]]:
     # A null is within.
     for bound, within, said in ((least, pc.greater_equal, "less than"), (most, pc.less_equal, "more than")):
         if bound is not None:
@@ -132,5 +132,5 @@ def _mask(array: pa.Array) -> _Mask:
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
+    text = str(value) if isinstance(value, Decimal) else repr(value)
     return text if len(text) <= _SHOWN_MAX else f"{text[:_SHOWN_MAX]}... ({len(str(value))} characters)"

@@ -92,12 +92,41 @@ def test_a_range_takes_what_a_plain_comparison_takes(least: int | None, most: in
     assert codec_of(topic).decode(records).arrays["n"].to_pylist() == plain
 
 
+CENTS = st.integers(-99_999, 99_999).map(lambda cents: Decimal(cents).scaleb(-2))
+
+
+@given(least=st.none() | CENTS, most=st.none() | CENTS, values=st.lists(st.none() | CENTS, max_size=8))
+def test_a_range_of_amounts_takes_what_exact_numbers_take(
+    least: Decimal | None, most: Decimal | None, values: list[Decimal | None]
+) -> None:
+    if least is most is None or (least is not None and most is not None and least > most):
+        return
+    schema = {"at": "timestamp", "n": "decimal(5, 2)"}
+    topic = Topic("t", schema, "at", nullable=("n",), ranges={"n": (least, most)})
+    records = [b'{"at": 1, "n": %s}' % ("null" if each is None else f'"{each}"').encode() for each in values]
+    plain = [
+        each for each in values if each is None or ((least is None or least <= each) and (most is None or each <= most))
+    ]
+    assert codec_of(topic).decode(records).arrays["n"].to_pylist() == plain
+
+
+def test_a_price_out_of_its_range_is_told_as_it_was_written() -> None:
+    topic = Topic("t", {"at": "timestamp", "n": "decimal(5, 2)"}, "at", ranges={"n": (0.01, "100")})
+    assert topic.contract == {"n": "0.01 to 100.00"}
+    [rejection] = codec_of(topic).decode([b'{"at": 1, "n": 100.01}']).rejected
+    assert (rejection.reason, rejection.detail) == ("out_of_range", "`n` is 100.01, more than 100.00")
+
+
 @pytest.mark.parametrize(
     ("said", "message"),
     [
         ({"ranges": {"amuont": (0, 1)}}, "did you mean 'amount'"),
-        ({"ranges": {"who": (0, 1)}}, "a range is for int and float"),
-        ({"ranges": {"at": (0, 1)}}, "a range is for int and float"),
+        ({"ranges": {"who": (0, 1)}}, "a range is for int, float and decimals"),
+        ({"ranges": {"at": (0, 1)}}, "a range is for int, float and decimals"),
+        ({"ranges": {"price": (2, 1)}}, "swap them"),
+        ({"ranges": {"price": (0, "0.001")}}, "more than 2 digits after the point"),
+        ({"ranges": {"price": (0, True)}}, r"expected decimal\(5, 2\)"),
+        ({"ranges": {"price": (0, 1_000)}}, "more digits than"),
         ({"ranges": {"amount": (2, 1)}}, "swap them"),
         ({"ranges": {"amount": (None, None)}}, "write a range such as"),
         ({"ranges": {"amount": 5}}, "write a range such as"),
@@ -124,6 +153,8 @@ def test_a_range_takes_what_a_plain_comparison_takes(least: int | None, most: in
 )
 def test_a_contract_that_cannot_be_is_refused_when_it_is_built(said: dict[str, Any], message: str) -> None:
     schema = {"who": str, "at": "timestamp", "amount": float, "n": int}
+    if "price" in said.get("ranges", {}):
+        schema["price"] = "decimal(5, 2)"
     with pytest.raises(DefinitionError, match=message):
         Topic("paid", **{"schema": schema, "event_time": "at", **said})
 
