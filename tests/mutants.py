@@ -535,6 +535,7 @@ MUTANTS = (
     Mutant("a purge behind a refusal ends the replay", S + "letter_replay.py", "elif was_refused and", "elif False and", LETTER_REPLAY),
     Mutant("the beginning of a record comes back as an event", S + "letter_replay.py", "if letter.is_cut:", "if False:", LETTER_REPLAY),
     Mutant("all letters of a topic are decoded at once", S + "letter_replay.py", "for part in _batches(letters) for why", "for part in [letters] for why", LETTER_REPLAY),
+    Mutant("a column may be called like the log's own", "featurestore/spec/objects.py", "        checked_columns(owner, typed, self.format)\n", "", DEFINITIONS),
     Mutant("letters of a changed type are sent", "featurestore/cli/dead_letters.py", "    check_types(chosen.offline_path, [", "    print([", TYPES),
     Mutant("the last event decides for its record", S + "letter_replay.py", "            if index in taken:\n                continue\n", "            at[index] = PLACES_MAX\n", MANY),
     Mutant("two backfills of a view go together", S + "backfill.py", "                flock(lock, LOCK_EX | LOCK_NB)\n", "                pass\n", ALONE),

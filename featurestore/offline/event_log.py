@@ -25,6 +25,7 @@ from featurestore.offline.log_cleaning import Cleaned, clean, first_version
 from featurestore.offline.log_files import FILTERED_BY, write_files
 from featurestore.offline.log_parts import held_within
 from featurestore.spec import Topic
+from featurestore.spec.contract import log_columns
 
 if TYPE_CHECKING:
     # With it comes pandas, where that is installed: a third of the time of a command that reads no log.
@@ -40,14 +41,8 @@ _NO_HOOKS = deltalake.PostCommitHookProperties(create_checkpoint=False, cleanup_
 
 def log_schema(topic: Topic) -> pa.Schema:
     """Columns of a topic's log: where and when, then the event itself."""
-    # Where a record holds many events, its offset does not tell them apart.
-    place = ("offset", "position") if topic.is_batched else ("offset",)
-    times = (*place, "event_us", "effective_us", "arrival_us", "late_by_us")
-    head = [
-        pa.field("partition", pa.int32(), nullable=False),
-        *(pa.field(name, pa.int64(), nullable=False) for name in times),
-        pa.field("date", pa.string(), nullable=False),
-    ]
+    kinds = {"partition": pa.int32(), "date": pa.string()}
+    head = [pa.field(name, kinds.get(name, pa.int64()), nullable=False) for name in log_columns(topic.format)]
     return pa.schema([*head, *(field.with_nullable(True) for field in topic.arrow_schema)])
 
 

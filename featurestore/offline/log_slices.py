@@ -113,7 +113,8 @@ class LogSlices:
         if self._dataset is None:
             return pa.table({name: [] for name in keys})
         kept: dict[int, dict[str, object]] = {}
-        schema = pa.schema([self._dataset.schema.field(name) for name in keys])
+        # A version of before the definition gained a key has no such column.
+        schema = pa.schema([log_schema(self.topic).field(name) for name in keys])
         for piece in pieces(self._dataset, schema):
             distinct = piece.drop_null().group_by(list(keys)).aggregate([])
             hashes = [hash64(key) for key in encode_keys([distinct[name].combine_chunks() for name in keys])]

@@ -36,6 +36,7 @@ from featurestore.kernel.expressions import Expression, evaluate, expression, sa
 from featurestore.spec.contract import (
     Format,
     checked_choices,
+    checked_columns,
     checked_format,
     checked_lengths,
     checked_ranges,
@@ -127,6 +128,7 @@ class Topic:
         if not 1 <= self.partitions <= 10_000:
             raise DefinitionError(f"{owner} has {self.partitions} partitions; use 1 to 10000")
         object.__setattr__(self, "format", checked_format(owner, self.format, typed))
+        checked_columns(owner, typed, self.format)
         object.__setattr__(self, "ranges", checked_ranges(owner, self.ranges, typed))
         object.__setattr__(self, "lengths", checked_lengths(owner, self.lengths, typed))
         object.__setattr__(self, "choices", checked_choices(owner, self.choices, typed))

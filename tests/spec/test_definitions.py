@@ -71,6 +71,15 @@ def read(folder: Path, text: str) -> str:
         ),
         ("t = Topic('t', schema={'at': str}, event_time='at')", "must be a 'timestamp'"),
         ("t = Topic('paid', schema={'at': 'timestamp'}, event_time='at')", "two different definitions"),
+        (
+            "t = Topic('t', schema={'at': 'timestamp', 'date': str}, event_time='at')",
+            "column 'date' of topic 't' is called like one of its event log's own (partition, offset, event_us, "
+            "effective_us, arrival_us, late_by_us, date); choose another name, such as 'its_date'",
+        ),
+        (
+            "t = Topic('t', schema={'at': 'timestamp', 'position': int}, event_time='at', format='arrow')",
+            "choose another name, such as 'its_position', with renamed={'its_position': 'position'} where writers",
+        ),
         ("s = FeatureService('s', [])", "no views"),
     ],
 )
