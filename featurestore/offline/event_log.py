@@ -23,7 +23,7 @@ from featurestore.errors import EventLogError, GoneVersionError, TopicError
 from featurestore.event_time import Mark
 from featurestore.offline.log_cleaning import Cleaned, clean, first_version
 from featurestore.offline.log_files import FILTERED_BY, write_files
-from featurestore.offline.log_parts import held_within
+from featurestore.offline.log_parts import Former, as_columns, held_within, names_of
 from featurestore.spec import Topic
 from featurestore.spec.contract import log_columns
 
@@ -46,14 +46,19 @@ def log_schema(topic: Topic) -> pa.Schema:
     return pa.schema([*head, *(field.with_nullable(True) for field in topic.arrow_schema)])
 
 
+def former_columns(topic: Topic) -> Former:
+    """Under which other columns of its log a topic's columns may be found."""
+    own = log_columns(topic.format)
+    # A writer's `date` is another one than the log's.
+    return {column: [name for name in names if name not in own] for column, names in topic.renamed.items()}
+
+
 def columns_of(dataset: pds.Dataset, topic: Topic, columns: Sequence[str], wanted: pc.Expression) -> pa.Table:
     """Some columns of a version of a topic's log; nulls where the definition has gained a column since."""
-    schema = log_schema(topic)
-    table = dataset.to_table(columns=[name for name in columns if name in dataset.schema.names], filter=wanted)
-    for name in columns:
-        if name not in table.column_names:
-            table = table.append_column(schema.field(name), pa.nulls(len(table), schema.field(name).type))
-    return table.select(list(columns))
+    schema, former = log_schema(topic), former_columns(topic)
+    asked = pa.schema([schema.field(name) for name in columns])
+    table = dataset.to_table(columns=names_of(asked, former, dataset.schema.names), filter=wanted)
+    return as_columns(table, asked, former)
 
 
 def halved(dataset: pds.Dataset, wanted: Callable[[int], pc.Expression], first: int, end: int, events_max: int) -> int:
@@ -209,7 +214,8 @@ class EventLog:
             return self.between(partition, first, end, columns)
         schema = log_schema(self.topic)
         asked = pa.schema([schema.field(name) for name in dict.fromkeys(["offset", *columns])])
-        table = held_within(self.dataset(), asked, _between(partition, first, end), bytes_max)
+        wanted = _between(partition, first, end)
+        table = held_within(self.dataset(), asked, wanted, bytes_max, former=former_columns(self.topic))
         return None if table is None else table.sort_by("offset").select(list(columns))
 
     def end_within(self, partition: int, first: int, end: int, events_max: int) -> int:

@@ -259,6 +259,8 @@ class FeatureView:
             # Only where there is something to say, so that views of plain topics keep their versions.
             *([self.source.contract] if self.source.contract else []),
             *(["batched"] if self.source.is_batched else []),
+            # Under a former name there are the events of before.
+            *([sorted(self.source.renamed.items())] if self.source.renamed else []),
         )
         return blake2b(repr(values).encode(), digest_size=4).hexdigest()
 

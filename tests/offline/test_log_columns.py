@@ -11,7 +11,7 @@ import pytest
 from featurestore import Topic
 from featurestore.errors import DefinitionError
 from featurestore.event_time import Mark
-from featurestore.offline import EventLog, LogSlices, log_schema
+from featurestore.offline import EventLog, LogSlices, Stride, log_schema
 from featurestore.spec.contract import FORMATS, Format
 
 PAID = {"user": str, "at": "timestamp", "amount": int}
@@ -49,3 +49,45 @@ def test_a_key_that_a_log_of_before_lacks_names_no_entities_there(tmp_path: Path
     append(log, 1, [{"user": "b", "at": 5, "amount": 1, "shop": "s"}])
     assert LogSlices.newest(log).some_entities(["shop"], 10).to_pylist() == [{"shop": "s"}]
     assert LogSlices.newest(log).some_entities(["user", "shop"], 10).to_pylist() == [{"user": "b", "shop": "s"}]
+
+
+@pytest.mark.parametrize("is_compacted", [False, True])
+@pytest.mark.parametrize(("kind", "values"), [(int, [7, 8, None]), (float, [7.0, 8.0, None]), (str, [None] * 3)])
+def test_a_renamed_column_has_what_events_of_before_said_under_its_former_names(
+    is_compacted: bool, kind: type, values: list[object], tmp_path: Path
+) -> None:
+    # One name after another: and the definition of each time knows those before its own.
+    first = EventLog(tmp_path, paid(nullable=("amount",)))
+    append(first, 0, [{"user": "a", "at": 5, "amount": 7}])
+    second = EventLog(tmp_path, paid({"user": str, "at": "timestamp", "sum": int}, renamed={"sum": "amount"}))
+    append(second, 1, [{"user": "a", "at": 5, "sum": 8}])
+    renamed = {"total": ("sum", "amount"), "who": "user"}
+    schema = {"who": str, "at": "timestamp", "total": kind}
+    log = EventLog(tmp_path, paid(schema, renamed=renamed, nullable=("total",)))
+    before = log.version()
+    append(log, 2, [{"who": "b", "at": 5, "total": None}])
+    if is_compacted:
+        log.compact()
+    columns = ["who", "total"]
+    wanted = [{"who": who, "total": value} for who, value in zip("aab", values, strict=True)]
+    slices = LogSlices.newest(log)
+    within = log.between_within(0, 0, 3, columns, 1 << 20)
+    assert within is not None
+    assert within.to_pylist() == wanted
+    for table in (
+        log.read(["offset", *columns]),
+        log.between(0, 0, 3, ["offset", *columns]),
+        slices.read(["offset", *columns], 0, 0, 3, Stride(1 << 20))[0],
+    ):
+        assert table.sort_by("offset").select(columns).to_pylist() == wanted
+        assert table.schema.field("total").type == log_schema(log.topic).field("total").type
+    assert log.at(before).read(columns).sort_by("total").to_pylist() == wanted[:2]
+    assert sorted(each["who"] for each in slices.some_entities(["who"], 10).to_pylist()) == ["a", "b"]
+
+
+def test_a_former_name_that_the_log_uses_itself_is_not_read_there(tmp_path: Path) -> None:
+    append(EventLog(tmp_path, paid()), 0, [{"user": "a", "at": 5, "amount": 1}])
+    schema = {**PAID, "its_date": str, "its_offset": int}
+    renamed = {"its_date": "date", "its_offset": "offset"}
+    log = EventLog(tmp_path, paid(schema, renamed=renamed, nullable=("its_date", "its_offset")))
+    assert log.read(list(renamed)).to_pylist() == [{"its_date": None, "its_offset": None}]
