@@ -538,6 +538,7 @@ MUTANTS = (
     Mutant("all letters of a topic are decoded at once", S + "letter_replay.py", "for part in _batches(letters) for why", "for part in [letters] for why", LETTER_REPLAY),
     Mutant("a column may be called like the log's own", "featurestore/spec/objects.py", "        checked_columns(owner, typed, self.format)\n", "", DEFINITIONS),
     Mutant("a renamed column has no history", "featurestore/offline/log_parts.py", "    for name in former:\n", "    for name in ():\n", LOG_COLUMNS),
+    Mutant("another event time is taken", "featurestore/offline/event_log.py", "        self._refuse_other_times(table)\n", "", LOG_COLUMNS),
     Mutant("letters of a changed type are sent", "featurestore/cli/dead_letters.py", "    check_types(chosen.offline_path, [", "    print([", TYPES),
     Mutant("the last event decides for its record", S + "letter_replay.py", "            if index in taken:\n                continue\n", "            at[index] = PLACES_MAX\n", MANY),
     Mutant("two backfills of a view go together", S + "backfill.py", "                flock(lock, LOCK_EX | LOCK_NB)\n", "                pass\n", ALONE),

@@ -23,7 +23,7 @@ from featurestore.errors import EventLogError, GoneVersionError, TopicError
 from featurestore.event_time import Mark
 from featurestore.offline.log_cleaning import Cleaned, clean, first_version
 from featurestore.offline.log_files import FILTERED_BY, write_files
-from featurestore.offline.log_parts import Former, as_columns, held_within, names_of
+from featurestore.offline.log_parts import Former, as_columns, held_within, is_read_as, names_of
 from featurestore.spec import Topic
 from featurestore.spec.contract import log_columns
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 # Another writer's commit in between makes ours read again; this many in a row means that something is wrong.
 _TRIES_MAX = 10
+# In the table's description: by which column its events have their times.
+_TIMED = "event_time="
 # In the table's folder; Delta passes over names that begin like this.
 _COMPACTING = "_compacting"
 # Delta would list its whole log for old entries behind every commit, at 20 ms of three thousand; `clean` does it.
@@ -172,7 +174,9 @@ class EventLog:
         return len(deltalake.DeltaTable(str(self.path)).file_uris()) if self.exists() else 0
 
     def check_types(self) -> None:
-        """Raises TopicError where a column has another type here than in the definition; changes nothing.
+        """Raises TopicError where the events here do not fit the definition; changes nothing.
+
+        A column has another type, the event time is another column's, or a new column may not be null.
 
         For whoever is about to act on a definition that may have changed: `append` asks the same, but only after rows
         were made and letters were sent by it.
@@ -294,6 +298,7 @@ class EventLog:
             mode="ignore",
             partition_by=["date"],
             name=self.topic.name,
+            description=f"{_TIMED}{self.topic.event_time}",
             # Compaction writes files too, and must say no more of them.
             configuration={"delta.dataSkippingStatsColumns": ",".join(FILTERED_BY)},
         )
@@ -309,10 +314,11 @@ class EventLog:
         return bool(gained)
 
     def _gained(self, table: deltalake.DeltaTable) -> list[deltalake.Field]:
-        """Columns of the definition that the table lacks; raises TopicError where it has one of another type.
+        """Columns of the definition that the table lacks; raises TopicError where its events do not fit the definition.
 
         Delta commits files of other types without a look, and nobody could read the log after that.
         """
+        self._refuse_other_times(table)
         held = {field.name: field.type for field in table.schema().fields}
         wanted = list(deltalake.Schema.from_arrow(log_schema(self.topic)).fields)
         for field in wanted:
@@ -323,7 +329,40 @@ class EventLog:
                     f"{_said(field.type)} in its definition; a type cannot change in place: set it back, and "
                     + _way_on(self.topic, field.name),
                 )
-        return [field for field in wanted if field.name not in held]
+        gained = [field for field in wanted if field.name not in held]
+        self._refuse_without_history(table, [field.name for field in gained])
+        return gained
+
+    def _refuse_other_times(self, table: deltalake.DeltaTable) -> None:
+        """Times that are in the log were made of the column that was the event time when they came."""
+        said, topic = table.metadata().description or "", self.topic
+        # A log of before does not say, and is taken as it is.
+        if not said.startswith(_TIMED):
+            return
+        held = said.removeprefix(_TIMED)
+        if held not in (topic.event_time, *topic.renamed.get(topic.event_time, ())):
+            same = f", or say renamed={{{topic.event_time!r}: {held!r}}} where it is the same column"
+            raise TopicError(
+                topic.name,
+                f"the events in its event log have their times by column {held!r}, and its definition says "
+                f"event_time={topic.event_time!r}; times that were logged cannot change: set it back, or send the "
+                f"events to a topic of another name{'' if topic.format == 'json' else same}",
+            )
+
+    def _refuse_without_history(self, table: deltalake.DeltaTable, gained: Sequence[str]) -> None:
+        """Nulls where the definition allows none would change values, and nobody would be told."""
+        bare = [name for name in gained if name not in self.topic.nullable and not self._has_former(table, name)]
+        if bare and table.file_uris():
+            raise TopicError(
+                self.topic.name,
+                f"column {bare[0]!r} may not be null in its definition, and the events in its event log lack it; make "
+                f"it nullable, with nullable=({bare[0]!r},)",
+            )
+
+    def _has_former(self, table: deltalake.DeltaTable, name: str) -> bool:
+        held, kind = pa.schema(table.schema()), log_schema(self.topic).field(name).type
+        former = former_columns(self.topic).get(name, ())
+        return any(is_read_as(held.field(each).type, kind) for each in former if each in held.names)
 
     def _commit(
         self, table: deltalake.DeltaTable, files: list[AddAction | RemoveAction], moved: Mapping[int, Mark]
@@ -371,7 +410,7 @@ class EventLog:
 
 
 def check_types(folder: Path, topics: Iterable[Topic]) -> None:
-    """Raises TopicError at the first topic whose log under a folder has a column of another type."""
+    """Raises TopicError at the first topic whose log under a folder does not fit it; see `EventLog.check_types`."""
     for topic in topics:
         EventLog(folder, topic).check_types()
 

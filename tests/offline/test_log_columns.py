@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import deltalake
 import pyarrow as pa
 import pytest
 
 from featurestore import Topic
-from featurestore.errors import DefinitionError
+from featurestore.errors import DefinitionError, TopicError
 from featurestore.event_time import Mark
 from featurestore.offline import EventLog, LogSlices, Stride, log_schema
 from featurestore.spec.contract import FORMATS, Format
@@ -91,3 +92,48 @@ def test_a_former_name_that_the_log_uses_itself_is_not_read_there(tmp_path: Path
     renamed = {"its_date": "date", "its_offset": "offset"}
     log = EventLog(tmp_path, paid(schema, renamed=renamed, nullable=("its_date", "its_offset")))
     assert log.read(list(renamed)).to_pylist() == [{"its_date": None, "its_offset": None}]
+
+
+def test_another_event_time_is_refused_where_the_log_says_its_own(tmp_path: Path) -> None:
+    schema = {**PAID, "booked": "timestamp"}
+    append(EventLog(tmp_path, paid(schema)), 0, [{"user": "a", "at": 5, "amount": 1, "booked": 9}])
+    # The table says it still, after it was widened.
+    wider = EventLog(tmp_path, paid({**schema, "shop": str}, nullable=("shop",)))
+    append(wider, 1, [{"user": "a", "at": 5, "amount": 1, "booked": 9, "shop": "s"}])
+    other = EventLog(tmp_path, paid(schema, "booked"))
+    version = other.version()
+    says = (
+        "times by column 'at', and its definition says event_time='booked'; .* or send the events to a topic of anoth"
+    )
+    with pytest.raises(TopicError, match=says):
+        other.check_types()
+    with pytest.raises(TopicError, match=says):
+        append(other, 2, [{"user": "a", "at": 5, "amount": 1, "booked": 9}])
+    assert other.version() == version
+    renamed = {"user": str, "amount": int, "paid_at": "timestamp"}
+    EventLog(tmp_path, paid(renamed, "paid_at", renamed={"paid_at": "at"})).check_types()
+    with pytest.raises(TopicError, match=r"or say renamed=\{'paid_at': 'at'\} where it is the same column"):
+        EventLog(tmp_path, paid(renamed, "paid_at")).check_types()
+    # A log of before does not say.
+    deltalake.DeltaTable(str(other.path)).alter.set_table_description("")
+    other.check_types()
+
+
+def test_a_new_column_that_may_not_be_null_is_refused_where_events_lack_it(tmp_path: Path) -> None:
+    strict = EventLog(tmp_path, paid({**PAID, "shop": str}))
+    log = EventLog(tmp_path, paid())
+    log.append(log_schema(log.topic).empty_table(), {0: Mark(1, 0)})
+    # Nothing lacks it yet: an offset that holds no event.
+    strict.check_types()
+    append(log, 1, [{"user": "a", "at": 5, "amount": 1}])
+    says = r"column 'shop' may not be null .* lack it; make it nullable, with nullable=\('shop',\)"
+    with pytest.raises(TopicError, match=says):
+        strict.check_types()
+    with pytest.raises(TopicError, match=says):
+        append(strict, 2, [{"user": "a", "at": 5, "amount": 1, "shop": "s"}])
+    renamed = {"user": str, "at": "timestamp", "total": str}
+    with pytest.raises(TopicError, match="column 'total' may not be null"):
+        # The former column is no text.
+        EventLog(tmp_path, paid(renamed, renamed={"total": "amount"})).check_types()
+    EventLog(tmp_path, paid({**renamed, "total": float}, renamed={"total": "amount"})).check_types()
+    EventLog(tmp_path, paid({**PAID, "shop": str}, nullable=("shop",))).check_types()
