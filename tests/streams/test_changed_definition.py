@@ -75,3 +75,30 @@ def test_a_view_by_a_new_column_is_backfilled_from_a_log_without_it(
     for command in (("apply",), ("backfill", "by_shop", "--keep-following", "0")):
         done = made.command(*command)
         assert done.returncode == 0, done.stderr
+
+
+def test_what_the_log_cannot_follow_is_refused_by_commands_and_at_a_workers_start(
+    project: Make, unique: Callable[[str], str]
+) -> None:
+    name = unique("moved")
+    columns = '"user": str, "amount": float, "paid_at": "timestamp"'
+    made = project(definitions(name, columns, "user", "amount", ""))
+    worker = made.start_worker()
+    send(made, name, {"user": "a", "amount": 2.0, "paid_at": 5}, 5)
+    made.wait_until_applied(worker)
+    worker.terminate()
+    assert worker.wait(30) == 0, made.said()
+    moved = definitions(name, columns, "user", "amount", "").replace('event_time="at"', 'event_time="paid_at"')
+    gained = definitions(name, columns + ', "shop": str', "user", "amount", "")
+    for changed, says in (
+        (moved, "have their times by column 'at', and its definition says event_time='paid_at'"),
+        (gained, "column 'shop' may not be null in its definition, and the events in its event log lack it"),
+    ):
+        made.define(changed)
+        for command in (("plan",), ("backfill", "by_user")):
+            done = made.command(*command)
+            assert (done.returncode, says in done.stderr) == (1, True), (command, done.stderr)
+            assert "Traceback" not in done.stderr
+        worker = made.start_worker()
+        assert worker.wait(60) == 1, made.said()
+        assert says in " ".join(made.said().split())
