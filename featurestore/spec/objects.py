@@ -90,7 +90,7 @@ class Topic:
     ranges      number column -> (least, most), both allowed; None is an open end
     lengths     text column -> most characters, or (least, most)
     choices     text or int column -> the only values that it may have
-    renamed     column -> its former name, or names, that writers may still use (not for json)
+    renamed     column -> its former name, or names, that writers may still use and the log has (not for json)
     dedupe      the column (str or int) that names an event: of events with one id, only the first one counts
     within      how long an id is remembered, by the event time of its partition
     """
