@@ -86,8 +86,8 @@ class Backfill:
         keep_following_s  how long to keep the new rows fresh after the flip, for workers to take over
 
         Raises BackfillError where the rows differ from the log, somebody else flipped, or another run is at work;
-        GrownTopicError where the topic has partitions that its definition does not have; TopicError where the log has a
-        column of another type than the definition.
+        GrownTopicError where the topic has partitions that its definition does not have; TopicError where the log does
+        not fit the definition.
         """
         self._log.check_types()
         with self._alone():

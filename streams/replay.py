@@ -160,7 +160,7 @@ class Replay:
         """Replay what is left of the range, and say what came out.
 
         Raises ReplayError, GrownTopicError where the topic has partitions that its definition does not have, TopicError
-        where the log has a column of another type than the definition.
+        where the log does not fit the definition.
         """
         EventLog(self._settings.offline_path, self._topic).check_types()
         self._store.ensure_ready()

@@ -91,6 +91,7 @@ MANY = (
 ALONE = (
     "tests/streams/test_backfill.py::test_a_second_run_of_a_view_is_refused_while_one_is_at_work_and_not_after_it",
 )
+LOG_COLUMNS = ("tests/offline/test_log_columns.py",)
 TYPES = ("tests/streams/test_changed_type.py",)
 LIMIT_S = 600
 
@@ -540,6 +541,9 @@ MUTANTS = (
     Mutant("a purge behind a refusal ends the replay", S + "letter_replay.py", "elif was_refused and", "elif False and", LETTER_REPLAY),
     Mutant("the beginning of a record comes back as an event", S + "letter_replay.py", "if letter.is_cut:", "if False:", LETTER_REPLAY),
     Mutant("all letters of a topic are decoded at once", S + "letter_replay.py", "for part in _batches(letters) for why", "for part in [letters] for why", LETTER_REPLAY),
+    Mutant("a column may be called like the log's own", "featurestore/spec/objects.py", "        checked_columns(owner, typed, self.format)\n", "", DEFINITIONS),
+    Mutant("a renamed column has no history", "featurestore/offline/log_parts.py", "    for name in former:\n", "    for name in ():\n", LOG_COLUMNS),
+    Mutant("another event time is taken", "featurestore/offline/event_log.py", "        self._refuse_other_times(table)\n", "", LOG_COLUMNS),
     Mutant("letters of a changed type are sent", "featurestore/cli/dead_letters.py", "    check_types(chosen.offline_path, [", "    print([", TYPES),
     Mutant("the last event decides for its record", S + "letter_replay.py", "            if index in taken:\n                continue\n", "            at[index] = PLACES_MAX\n", MANY),
     Mutant("two backfills of a view go together", S + "backfill.py", "                flock(lock, LOCK_EX | LOCK_NB)\n", "                pass\n", ALONE),

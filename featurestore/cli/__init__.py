@@ -99,7 +99,9 @@ def plan() -> None:
     columns = ["", "view", "bytes a row, one event", "every tile full", "of any numbers", "services affected"]
     show_table("plan", columns, rows)
     changes = sum(bool(row[0]) for row in rows)
-    console.print(f"plan: {changes} of {len(rows)} views would change; a changed view is computed anew from its topic")
+    console.print(
+        f"plan: {changes} of {len(rows)} views would change; a changed view is computed anew from its event log"
+    )
 
 
 def _definitions() -> tuple[Settings, Repository]:

@@ -23,8 +23,9 @@ from featurestore.errors import EventLogError, GoneVersionError, TopicError
 from featurestore.event_time import Mark
 from featurestore.offline.log_cleaning import Cleaned, clean, first_version
 from featurestore.offline.log_files import FILTERED_BY, write_files
-from featurestore.offline.log_parts import held_within
+from featurestore.offline.log_parts import Former, as_columns, held_within, is_read_as, names_of
 from featurestore.spec import Topic
+from featurestore.spec.contract import log_columns
 
 if TYPE_CHECKING:
     # With it comes pandas, where that is installed: a third of the time of a command that reads no log.
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 # Another writer's commit in between makes ours read again; this many in a row means that something is wrong.
 _TRIES_MAX = 10
+# In the table's description: by which column its events have their times.
+_TIMED = "event_time="
 # In the table's folder; Delta passes over names that begin like this.
 _COMPACTING = "_compacting"
 # Delta would list its whole log for old entries behind every commit, at 20 ms of three thousand; `clean` does it.
@@ -40,25 +43,24 @@ _NO_HOOKS = deltalake.PostCommitHookProperties(create_checkpoint=False, cleanup_
 
 def log_schema(topic: Topic) -> pa.Schema:
     """Columns of a topic's log: where and when, then the event itself."""
-    # Where a record holds many events, its offset does not tell them apart.
-    place = ("offset", "position") if topic.is_batched else ("offset",)
-    times = (*place, "event_us", "effective_us", "arrival_us", "late_by_us")
-    head = [
-        pa.field("partition", pa.int32(), nullable=False),
-        *(pa.field(name, pa.int64(), nullable=False) for name in times),
-        pa.field("date", pa.string(), nullable=False),
-    ]
+    kinds = {"partition": pa.int32(), "date": pa.string()}
+    head = [pa.field(name, kinds.get(name, pa.int64()), nullable=False) for name in log_columns(topic.format)]
     return pa.schema([*head, *(field.with_nullable(True) for field in topic.arrow_schema)])
+
+
+def former_columns(topic: Topic) -> Former:
+    """Under which other columns of its log a topic's columns may be found."""
+    own = log_columns(topic.format)
+    # A writer's `date` is another one than the log's.
+    return {column: [name for name in names if name not in own] for column, names in topic.renamed.items()}
 
 
 def columns_of(dataset: pds.Dataset, topic: Topic, columns: Sequence[str], wanted: pc.Expression) -> pa.Table:
     """Some columns of a version of a topic's log; nulls where the definition has gained a column since."""
-    schema = log_schema(topic)
-    table = dataset.to_table(columns=[name for name in columns if name in dataset.schema.names], filter=wanted)
-    for name in columns:
-        if name not in table.column_names:
-            table = table.append_column(schema.field(name), pa.nulls(len(table), schema.field(name).type))
-    return table.select(list(columns))
+    schema, former = log_schema(topic), former_columns(topic)
+    asked = pa.schema([schema.field(name) for name in columns])
+    table = dataset.to_table(columns=names_of(asked, former, dataset.schema.names), filter=wanted)
+    return as_columns(table, asked, former)
 
 
 def halved(dataset: pds.Dataset, wanted: Callable[[int], pc.Expression], first: int, end: int, events_max: int) -> int:
@@ -172,7 +174,9 @@ class EventLog:
         return len(deltalake.DeltaTable(str(self.path)).file_uris()) if self.exists() else 0
 
     def check_types(self) -> None:
-        """Raises TopicError where a column has another type here than in the definition; changes nothing.
+        """Raises TopicError where the events here do not fit the definition; changes nothing.
+
+        A column has another type, the event time is another column's, or a new column may not be null.
 
         For whoever is about to act on a definition that may have changed: `append` asks the same, but only after rows
         were made and letters were sent by it.
@@ -214,7 +218,8 @@ class EventLog:
             return self.between(partition, first, end, columns)
         schema = log_schema(self.topic)
         asked = pa.schema([schema.field(name) for name in dict.fromkeys(["offset", *columns])])
-        table = held_within(self.dataset(), asked, _between(partition, first, end), bytes_max)
+        wanted = _between(partition, first, end)
+        table = held_within(self.dataset(), asked, wanted, bytes_max, former=former_columns(self.topic))
         return None if table is None else table.sort_by("offset").select(list(columns))
 
     def end_within(self, partition: int, first: int, end: int, events_max: int) -> int:
@@ -293,6 +298,7 @@ class EventLog:
             mode="ignore",
             partition_by=["date"],
             name=self.topic.name,
+            description=f"{_TIMED}{self.topic.event_time}",
             # Compaction writes files too, and must say no more of them.
             configuration={"delta.dataSkippingStatsColumns": ",".join(FILTERED_BY)},
         )
@@ -308,10 +314,11 @@ class EventLog:
         return bool(gained)
 
     def _gained(self, table: deltalake.DeltaTable) -> list[deltalake.Field]:
-        """Columns of the definition that the table lacks; raises TopicError where it has one of another type.
+        """Columns of the definition that the table lacks; raises TopicError where its events do not fit the definition.
 
         Delta commits files of other types without a look, and nobody could read the log after that.
         """
+        self._refuse_other_times(table)
         held = {field.name: field.type for field in table.schema().fields}
         wanted = list(deltalake.Schema.from_arrow(log_schema(self.topic)).fields)
         for field in wanted:
@@ -322,7 +329,40 @@ class EventLog:
                     f"{_said(field.type)} in its definition; a type cannot change in place: set it back, and "
                     + _way_on(self.topic, field.name),
                 )
-        return [field for field in wanted if field.name not in held]
+        gained = [field for field in wanted if field.name not in held]
+        self._refuse_without_history(table, [field.name for field in gained])
+        return gained
+
+    def _refuse_other_times(self, table: deltalake.DeltaTable) -> None:
+        """Times that are in the log were made of the column that was the event time when they came."""
+        said, topic = table.metadata().description or "", self.topic
+        # A log of before does not say, and is taken as it is.
+        if not said.startswith(_TIMED):
+            return
+        held = said.removeprefix(_TIMED)
+        if held not in (topic.event_time, *topic.renamed.get(topic.event_time, ())):
+            same = f", or say renamed={{{topic.event_time!r}: {held!r}}} where it is the same column"
+            raise TopicError(
+                topic.name,
+                f"the events in its event log have their times by column {held!r}, and its definition says "
+                f"event_time={topic.event_time!r}; times that were logged cannot change: set it back, or send the "
+                f"events to a topic of another name{'' if topic.format == 'json' else same}",
+            )
+
+    def _refuse_without_history(self, table: deltalake.DeltaTable, gained: Sequence[str]) -> None:
+        """Nulls where the definition allows none would change values, and nobody would be told."""
+        bare = [name for name in gained if name not in self.topic.nullable and not self._has_former(table, name)]
+        if bare and table.file_uris():
+            raise TopicError(
+                self.topic.name,
+                f"column {bare[0]!r} may not be null in its definition, and the events in its event log lack it; make "
+                f"it nullable, with nullable=({bare[0]!r},)",
+            )
+
+    def _has_former(self, table: deltalake.DeltaTable, name: str) -> bool:
+        held, kind = pa.schema(table.schema()), log_schema(self.topic).field(name).type
+        former = former_columns(self.topic).get(name, ())
+        return any(is_read_as(held.field(each).type, kind) for each in former if each in held.names)
 
     def _commit(
         self, table: deltalake.DeltaTable, files: list[AddAction | RemoveAction], moved: Mapping[int, Mark]
@@ -370,7 +410,7 @@ class EventLog:
 
 
 def check_types(folder: Path, topics: Iterable[Topic]) -> None:
-    """Raises TopicError at the first topic whose log under a folder has a column of another type."""
+    """Raises TopicError at the first topic whose log under a folder does not fit it; see `EventLog.check_types`."""
     for topic in topics:
         EventLog(folder, topic).check_types()
 

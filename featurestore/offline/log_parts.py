@@ -6,7 +6,8 @@ rows at a time, and what turns out to be too much is let go before it is held wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -23,6 +24,9 @@ _TEXTS, _NUMBERS = 128, 1 << 16
 _SIFTED_BYTES = 4 << 20
 # Encodings by which no text becomes larger when it is decoded.
 _SAID_IN_FULL = frozenset(("PLAIN", "RLE", "DELTA_BINARY_PACKED"))
+# Column -> the names under which events of before have it, nearest first.
+Former = Mapping[str, Sequence[str]]
+_NONE: Former = MappingProxyType({})
 # Of what is allowed, the part that is aimed at: events differ in size, and one that does not fit is read twice.
 _AIMED_AT = 0.75
 
@@ -56,15 +60,16 @@ def held_within(
     wanted: pc.Expression,
     bytes_max: int | None,
     days: pc.Expression | None = None,
+    former: Former = _NONE,
 ) -> pa.Table | None:
     """Some columns of the events that are wanted, in any order; None where they are more than so many bytes.
 
-    schema  the columns; of one that a file lacks there are nulls
+    schema  the columns; see `as_columns`
     wanted  names columns of these, or `partition`, `offset` and `effective_us`
     days    of which dates events are wanted at all
     """
     parts, size = [schema.empty_table()], 0
-    for piece in pieces(dataset, schema, wanted, days):
+    for piece in pieces(dataset, schema, wanted, days, former):
         size += piece.nbytes
         if bytes_max is not None and size > bytes_max:
             return None
@@ -73,7 +78,11 @@ def held_within(
 
 
 def pieces(
-    dataset: pds.Dataset, schema: pa.Schema, wanted: pc.Expression | None = None, days: pc.Expression | None = None
+    dataset: pds.Dataset,
+    schema: pa.Schema,
+    wanted: pc.Expression | None = None,
+    days: pc.Expression | None = None,
+    former: Former = _NONE,
 ) -> Iterator[pa.Table]:
     """Some columns of the events that are wanted, a few megabytes or 128 rows at a time; see `held_within`."""
     pruned = wanted if wanted is None or days is None else wanted & days
@@ -83,15 +92,47 @@ def pieces(
         if not groups:
             continue
         with part.open() as opened:
-            for table in _sifted(_decoded(pq.ParquetFile(opened), groups, schema, wanted), wanted):
-                yield _as(table, schema)
+            for table in _sifted(_decoded(pq.ParquetFile(opened), groups, schema, wanted, former), wanted):
+                yield as_columns(table, schema, former)
+
+
+def names_of(schema: pa.Schema, former: Former, there: Collection[str]) -> list[str]:
+    """Those columns of a file that are needed for the columns of a schema."""
+    return [name for each in schema.names for name in (each, *former.get(each, ())) if name in there]
+
+
+def as_columns(table: pa.Table, schema: pa.Schema, former: Former) -> pa.Table:
+    """The columns of a schema, in its order and of its types, of a file's columns.
+
+    An event has a column under its name or under a former one, whatever the definition was when it came. Where it has
+    none, or one of a type that is not read as this one, there is a null.
+    """
+    columns = [_column(table, field, former.get(field.name, ())) for field in schema]
+    return pa.table(columns, schema=schema)
+
+
+def is_read_as(kind: pa.DataType, wanted: pa.DataType) -> bool:
+    """Whether a former column of a type is read as one of another: as the formats do, whole numbers are floats."""
+    return bool(kind == wanted or (pa.types.is_int64(kind) and pa.types.is_float64(wanted)))
+
+
+def _column(table: pa.Table, field: pa.Field, former: Sequence[str]) -> pa.Array | pa.ChunkedArray:
+    found = [table[field.name].cast(field.type)] if field.name in table.column_names else []
+    for name in former:
+        if name in table.column_names and is_read_as(table[name].type, field.type):
+            # Not safely: of a whole number that no float equals it is the nearest one.
+            found.append(table[name].cast(field.type, safe=False))
+    if not found:
+        return pa.nulls(len(table), field.type)
+    return found[0] if len(found) == 1 else pc.coalesce(*found)
 
 
 def _decoded(
-    file: pq.ParquetFile, groups: Sequence[int], schema: pa.Schema, wanted: pc.Expression | None
+    file: pq.ParquetFile, groups: Sequence[int], schema: pa.Schema, wanted: pc.Expression | None, former: Former
 ) -> Iterator[pa.RecordBatch]:
     needed = [] if wanted is None else ["partition", "offset", "effective_us"]
-    names = [name for name in dict.fromkeys([*needed, *schema.names]) if name in file.schema_arrow.names]
+    there = file.schema_arrow.names
+    names = list(dict.fromkeys([*(name for name in needed if name in there), *names_of(schema, former, there)]))
     if not names:
         # Not one of the columns is in this file, but its events are.
         names = ["offset"]
@@ -134,12 +175,3 @@ def _sifted(batches: Iterator[pa.RecordBatch], wanted: pc.Expression | None) -> 
 def _chosen(batches: list[pa.RecordBatch], wanted: pc.Expression | None) -> pa.Table:
     table = pa.Table.from_batches(batches)
     return table if wanted is None else table.filter(wanted)
-
-
-def _as(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The columns of a schema, in its order and of its types."""
-    columns = [
-        table[field.name].cast(field.type) if field.name in table.column_names else pa.nulls(len(table), field.type)
-        for field in schema
-    ]
-    return pa.table(columns, schema=schema)

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from featurestore.event_time import DAY_US, Mark, as_datetime
 from featurestore.kernel.keys import encode_keys, hash64
-from featurestore.offline.event_log import EventLog, halved, log_schema
+from featurestore.offline.event_log import EventLog, former_columns, halved, log_schema
 from featurestore.offline.log_parts import Stride, held_within, pieces
 from featurestore.spec import Topic
 
@@ -54,12 +54,12 @@ class LogSlices:
         since_us  leave events with an earlier effective time out
         """
         assert self._dataset is not None, "there is a version to read"
-        dataset, schema = self._dataset, log_schema(self.topic)
+        dataset, schema, former = self._dataset, log_schema(self.topic), former_columns(self.topic)
         asked = pa.schema([schema.field(name) for name in columns])
         days = None if since_us is None else _on_days(since_us)
 
         def held(first: int, end: int, bytes_max: int | None) -> pa.Table | None:
-            return held_within(dataset, asked, _of(partition, first, end, since_us), bytes_max, days)
+            return held_within(dataset, asked, _of(partition, first, end, since_us), bytes_max, days, former)
 
         return stride.read(first_offset, end_offset, held)
 
@@ -113,8 +113,9 @@ class LogSlices:
         if self._dataset is None:
             return pa.table({name: [] for name in keys})
         kept: dict[int, dict[str, object]] = {}
-        schema = pa.schema([self._dataset.schema.field(name) for name in keys])
-        for piece in pieces(self._dataset, schema):
+        # A version of before the definition gained a key has no such column.
+        schema = pa.schema([log_schema(self.topic).field(name) for name in keys])
+        for piece in pieces(self._dataset, schema, former=former_columns(self.topic)):
             distinct = piece.drop_null().group_by(list(keys)).aggregate([])
             hashes = [hash64(key) for key in encode_keys([distinct[name].combine_chunks() for name in keys])]
             kept.update(zip(hashes, distinct.select(list(keys)).to_pylist(), strict=True))

@@ -6,7 +6,7 @@ Checked and brought to one form when a topic is built; `streams.codecs.contract`
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Literal, get_args
 
@@ -17,8 +17,17 @@ from featurestore.spec.names import checked_name
 Format = Literal["json", "avro", "protobuf", "arrow"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
+# What the event log says of every event, beside the event itself.
+_LOGGED = ("partition", "offset", "event_us", "effective_us", "arrival_us", "late_by_us", "date")
+
 Bound = int | float | Decimal | None
 Bounds = tuple[Bound, Bound]
+
+
+def log_columns(format: Format) -> tuple[str, ...]:
+    """Columns of a topic's event log that are the log's own, in their order."""
+    # Where a record holds many events, its offset does not tell them apart.
+    return (*_LOGGED[:2], "position", *_LOGGED[2:]) if format == "arrow" else _LOGGED
 
 
 def checked_format(owner: str, written: object, types: Mapping[str, DataType]) -> Format:
@@ -85,6 +94,18 @@ def checked_choices(
                 raise DefinitionError(f"choice {each!r} of column {column!r} of {owner} is not of type {kind}")
         out[column] = chosen
     return out
+
+
+def checked_columns(owner: str, columns: Iterable[str], format: Format) -> None:
+    """Raises DefinitionError at a column that the event log could not tell from one of its own."""
+    own = log_columns(format)
+    for column in columns:
+        if column in own:
+            way = "" if format == "json" else f", with renamed={{'its_{column}': {column!r}}} where writers have it"
+            raise DefinitionError(
+                f"column {column!r} of {owner} is called like one of its event log's own ({', '.join(own)}); "
+                f"choose another name, such as 'its_{column}'{way}"
+            )
 
 
 def checked_renamed(

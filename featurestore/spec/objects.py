@@ -36,6 +36,7 @@ from featurestore.kernel.expressions import Expression, evaluate, expression, sa
 from featurestore.spec.contract import (
     Format,
     checked_choices,
+    checked_columns,
     checked_format,
     checked_lengths,
     checked_ranges,
@@ -89,7 +90,7 @@ class Topic:
     ranges      number or decimal column -> (least, most), both allowed; None is an open end
     lengths     text column -> most characters, or (least, most)
     choices     text or int column -> the only values that it may have
-    renamed     column -> its former name, or names, that writers may still use (not for json)
+    renamed     column -> its former name, or names, that writers may still use and the log has (not for json)
     dedupe      the column (str or int) that names an event: of events with one id, only the first one counts
     within      how long an id is remembered, by the event time of its partition
     """
@@ -127,6 +128,7 @@ class Topic:
         if not 1 <= self.partitions <= 10_000:
             raise DefinitionError(f"{owner} has {self.partitions} partitions; use 1 to 10000")
         object.__setattr__(self, "format", checked_format(owner, self.format, typed))
+        checked_columns(owner, typed, self.format)
         object.__setattr__(self, "ranges", checked_ranges(owner, self.ranges, typed))
         object.__setattr__(self, "lengths", checked_lengths(owner, self.lengths, typed))
         object.__setattr__(self, "choices", checked_choices(owner, self.choices, typed))
@@ -257,6 +259,8 @@ class FeatureView:
             # Only where there is something to say, so that views of plain topics keep their versions.
             *([self.source.contract] if self.source.contract else []),
             *(["batched"] if self.source.is_batched else []),
+            # Under a former name there are the events of before.
+            *([sorted(self.source.renamed.items())] if self.source.renamed else []),
         )
         return blake2b(repr(values).encode(), digest_size=4).hexdigest()
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from featurestore import Entity, FeatureView, Topic, count
 from featurestore.errors import DefinitionError
 from featurestore.event_time import DAY_US, duration_us, show_duration
 from featurestore.spec import load
@@ -71,6 +73,15 @@ def read(folder: Path, text: str) -> str:
         ),
         ("t = Topic('t', schema={'at': str}, event_time='at')", "must be a 'timestamp'"),
         ("t = Topic('paid', schema={'at': 'timestamp'}, event_time='at')", "two different definitions"),
+        (
+            "t = Topic('t', schema={'at': 'timestamp', 'date': str}, event_time='at')",
+            "column 'date' of topic 't' is called like one of its event log's own (partition, offset, event_us, "
+            "effective_us, arrival_us, late_by_us, date); choose another name, such as 'its_date'",
+        ),
+        (
+            "t = Topic('t', schema={'at': 'timestamp', 'position': int}, event_time='at', format='arrow')",
+            "choose another name, such as 'its_position', with renamed={'its_position': 'position'} where writers",
+        ),
         ("s = FeatureService('s', [])", "no views"),
     ],
 )
@@ -105,6 +116,13 @@ def test_a_version_changes_with_what_decides_values_and_with_nothing_else(tmp_pa
     ):
         assert version(other) != plain
     assert version("features={'a': quantile('x', 0.5)}") != version("features={'a': quantile('x', 0.6)}")
+    avro = Topic("paid", {"user": str, "at": "timestamp"}, "at", format="avro")
+    # Events of before are found under their former name, and count for something else.
+    views = [
+        FeatureView("v", Entity("user", key="user"), topic, {"n": count()})
+        for topic in (avro, replace(avro, renamed={"user": "who"}))
+    ]
+    assert views[0].version != views[1].version
 
 
 def test_files_changed_within_a_second_are_read_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
