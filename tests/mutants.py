@@ -383,6 +383,7 @@ MUTANTS = (
     Mutant("another range under a replay's name shows the earlier one", S + "replay.py", "self._view_ids(), (self._first, self._end))\n            if", "self._view_ids(), held.said)\n            if", in_replays("a_name_stands_for_one_question")),
     Mutant("a replay counts what was taken back at both of its places", S + "engine.py", "decoded = again.left(decoded, batch.offsets)", "pass", in_replays("what_was_taken_back_counts_once_in_a_replay_as_it_does_where_it_is_served")),
     Mutant("retention that cut a replay's range is told as a worker's", S + "replay.py", "raise (self._cut(engine, lacking) or error) from error", "raise", in_replays("a_range_that_retention_cut_since_the_replay_began_says_the_way_on")),
+    Mutant("secrets in the query of a URL are shown", "featurestore/urls.py", "    rest = _PARAMETER.sub(_shown_parameter, rest)\n", "", ("tests/cli/test_commands.py::test_no_secret_of_a_url_is_shown_wherever_it_stands",)),
     Mutant("what int does not read is taken for an offset", S + "replay.py", "text.isdecimal()", "text.isdigit()", in_replays("a_name_stands_for_one_question")),
     Mutant("a replay is dropped by the definitions of now", S + "replay.py", "*(() if held is None else held.views)", "", in_replays("a_name_stands_for_one_question")),
     Mutant("a replay judges lateness by the views that are shown", S + "replay.py", "for view in repository.views_of(topic)), default=0)\n", "for view in self._views), default=0)\n", in_replays("what_some_view_takes_is_no_dead_letter_of_a_replay_of_another")),

@@ -7,7 +7,6 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from tomllib import TOMLDecodeError
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -44,9 +43,8 @@ def main() -> None:
         _say_error(str(error))
     except ValidationError as error:
         # Settings that cannot be: name each one and what is wrong with it.
-        _say_error("; ".join(f"setting {'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()))
-    except TOMLDecodeError as error:
-        _say_error(f"featurestore.toml cannot be read: {error}")
+        wrong = [(".".join(map(str, one["loc"])), one["msg"].removeprefix("Value error, ")) for one in error.errors()]
+        _say_error("; ".join(f"setting {name}: {what}" for name, what in wrong))
 
 
 def _say_error(message: str) -> None:
