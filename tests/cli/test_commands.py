@@ -167,6 +167,47 @@ def test_letters_are_counted_listed_and_shown_with_all_their_facts(made: Project
         assert f"'{topic}/1/8'" in missing.stderr
 
 
+def test_of_a_topic_that_no_view_reads_it_is_said_that_it_has_no_letters(
+    project: Make, unique: Callable[[str], str]
+) -> None:
+    topic, lone = unique("steps"), unique("lone")
+    unread = f"lone = Topic({lone!r}, schema={{'at': 'timestamp'}}, event_time='at')\n"
+    made = project(DEFINITIONS.format(topic=topic) + unread)
+    for command in ("list", "replay"):
+        for more in ((), ("--json",)):
+            refused = made.command("dead-letters", command, "--topic", lone, *more)
+            assert (refused.returncode, refused.stdout) == (1, "")
+            assert f"no feature view reads topic {lone!r}; it has no dead letters here" in refused.stderr
+            # One that is read has none yet.
+            assert made.command("dead-letters", command, "--topic", topic, *more).returncode == 0
+    # A view of before may have left some.
+    box = DeadLetterBox(kafka_producer(made.settings.kafka_bootstrap), made.settings.project)
+    box.put([DeadLetter(lone, 0, 3, "broken_json", "cut", b"{")])
+    box.flush()
+    assert "broken_json" in made.command("dead-letters", "list", "--topic", lone).stdout
+    refused = made.command("dead-letters", "replay", "--topic", lone)
+    assert (refused.returncode, "its 1 dead letters stay until one does" in refused.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["stream", "--plot", "x.svg"], "'stream' has no --plot; it has --json, --events, --rounds"),
+        (["kernel", "--plot", "x.svg"], "'kernel' has no --plot"),
+        (["kernel", "--events", "300000"], "'kernel' has no --events; it has --json, --rounds"),
+        (["growth", "--json"], "'growth' has no --json; it has no options"),
+        (["growth", "--rounds", "3"], "'growth' has no --rounds"),
+        (["growth", "--events", "200000"], "'growth' has no --events"),
+        (["growths"], "'growth'"),
+    ],
+)
+def test_a_benchmark_refuses_an_option_that_it_does_not_have(tmp_path: Path, arguments: list[str], says: str) -> None:
+    refused = bare(tmp_path, "bench", *arguments)
+    assert refused.returncode != 0
+    assert says in " ".join(refused.stderr.replace("│", " ").split()), refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
 def test_the_ledger_says_whether_every_record_is_somewhere_once(made: Project) -> None:
     topic = next(iter(made.repository.topics))
     empty = made.command("ledger")
