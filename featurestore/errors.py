@@ -109,6 +109,15 @@ class UnknownObjectError(RequestError):
         super().__init__(f"there is no {kind} {name!r}; {nearest(name, known)}")
 
 
+class UnreadTopicError(RequestError):
+    """No feature view reads a topic, so no worker judges its events."""
+
+    def __init__(self, topic: str, letters: int) -> None:
+        self.topic, self.letters = topic, letters
+        has = f"its {letters:,} dead letters stay until one does" if letters else "it has no dead letters here"
+        super().__init__(f"no feature view reads topic {topic!r}; {has}")
+
+
 class MissingEntityKeyError(RequestError):
     """A request lacks an entity key, or has one that nothing asks for."""
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import ClassVar, Literal
-from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -19,14 +18,18 @@ from pydantic_settings import (
 )
 
 from featurestore.errors import SettingError
+from featurestore.urls import redis_fault, shown_url
 
 _PREFIX = "FEATURESTORE_"
+_FILE, _NAMED_BY = "featurestore.toml", f"{_PREFIX}CONFIG"
 
 
 class Settings(BaseSettings):
     """Where everything is."""
 
-    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="forbid")
+    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
+        env_prefix=_PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True
+    )
 
     project: str = Field("featurestore", pattern=r"^[a-z][a-z0-9_-]{0,40}$", description="name of this store")
     definitions: Path = Field(Path("definitions"), description="folder of definition files")
@@ -97,6 +100,13 @@ class Settings(BaseSettings):
     )
     log_format: Literal["text", "json"] = Field("text", description="how a worker logs: for people, or JSON lines")
 
+    @field_validator("redis_url")
+    @classmethod
+    def _is_redis(cls, url: str) -> str:
+        if (fault := redis_fault(url)) is not None:
+            raise ValueError(fault)
+        return url
+
     @model_validator(mode="after")
     def _login_is_whole(self) -> Settings:
         if self.kafka_security_protocol.startswith("SASL_") and not self.kafka_sasl_username:
@@ -124,8 +134,17 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        file = Path(os.environ.get("FEATURESTORE_CONFIG", "featurestore.toml"))
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=file)
+        named = os.environ.get(_NAMED_BY)
+        file = Path(named or _FILE)
+        # Pydantic passes over what is no file, and the defaults would be used in silence.
+        if not file.is_file() and (named or file.exists()):
+            is_what = "is no file" if file.exists() else "does not exist"
+            said = f"{file.absolute()} {is_what}"
+            raise SettingError(_NAMED_BY, f"names a file that cannot be: {said}" if named else f"is unset, and {said}")
+        try:
+            return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=file)
+        except (OSError, ValueError) as error:
+            raise SettingError(_NAMED_BY, f"names {file.absolute()}, which cannot be read: {error}") from error
 
     @property
     def schema_address(self) -> str:
@@ -136,7 +155,7 @@ class Settings(BaseSettings):
         """Name, value without secrets, and meaning of every setting."""
         values = {name: getattr(self, name) for name in type(self).model_fields}
         return [
-            (name, "" if value is None else _masked(str(value)), type(self).model_fields[name].description or "")
+            (name, "" if value is None else shown_url(str(value)), type(self).model_fields[name].description or "")
             for name, value in values.items()
         ]
 
@@ -148,11 +167,3 @@ class Settings(BaseSettings):
                 plain = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
                 said[f"{_PREFIX}{name.upper()}"] = plain
         return said
-
-
-def _masked(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.password is None:
-        return value
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))

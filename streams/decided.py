@@ -10,7 +10,7 @@ that said so, which says another thing at another reading: rows made again would
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -79,13 +79,20 @@ class Decided:
             return decoded
         rejected = decoded.rejected.where(offsets[decoded.rejected.records] >= self.end)
         # Beyond the log's end nothing is in a gap.
+        return replace(self.left(decoded, offsets), rejected=rejected)
+
+    def left(self, decoded: Decoded, offsets: Ints) -> Decoded:
+        """A batch's records without the events that were dead letters; what its codec rejected stays.
+
+        offsets  of all records of the batch
+        """
         kept = np.flatnonzero(~self.is_dead(_places(decoded, offsets)))
         if len(kept) == len(decoded.index):
-            return replace(decoded, rejected=rejected)
+            return decoded
         chosen = pa.array(kept)
         arrays = {name: array.take(chosen) for name, array in decoded.arrays.items()}
         position = None if decoded.position is None else decoded.position[kept]
-        return Decoded(decoded.index[kept], arrays, rejected, position)
+        return Decoded(decoded.index[kept], arrays, decoded.rejected, position)
 
     def arrival_us(self, decoded: Decoded, offsets: Ints, stamps_us: Ints, event_us: Ints) -> Ints:
         """(n) when the events of a batch arrived; of those that the log has, so that they are as far ahead as there.
@@ -113,6 +120,21 @@ def _places(decoded: Decoded, offsets: Ints) -> Ints:
     """Of the events of a batch, by the offsets of its records."""
     places = offsets[decoded.index]
     return places if decoded.position is None else in_records(places, decoded.position)
+
+
+def dead_at(places: Iterable[tuple[int, int | None]], *, is_batched: bool) -> Decided:
+    """As if a log had decided nothing but that these were dead letters.
+
+    places  offset and position of each; of no position is a whole record
+    """
+    all_of = PLACES_MAX if is_batched else 1
+    gaps = sorted(
+        (offset * all_of + (position or 0), offset * all_of + (all_of if position is None else position + 1))
+        for offset, position in places
+    )
+    begins, ends = np.array(gaps, dtype=np.int64).reshape(-1, 2).T
+    # A row of a record that is dead as a whole lies in the gap of before: that one goes on.
+    return Decided(0, 0, begins, np.maximum.accumulate(ends), _NONE, None)
 
 
 def decided(log: Log, partition: int, first: int, end: int, *, is_batched: bool = False) -> Decided:

@@ -121,6 +121,8 @@ class Engine:
     log_thread  where the log is written; one of its own by default
     codec       of the topic's records; needed where a schema registry is
     part_bytes_max  of values that are decoded in one go
+    taken_back  partition -> places of letters whose events stand in the topic again; they count there alone. The log
+                that the workers keep says so itself
     """
 
     def __init__(
@@ -135,6 +137,7 @@ class Engine:
         log_thread: Executor | None = None,
         codec: Codec | None = None,
         part_bytes_max: int = PART_BYTES_MAX,
+        taken_back: Mapping[int, Decided] | None = None,
     ) -> None:
         self.topic, self.topic_id, self._part_bytes_max = topic, topic_id, part_bytes_max
         # Replaced, never changed: who looks from another thread sees numbers that belong together.
@@ -146,7 +149,7 @@ class Engine:
         self._sinks, self._letters, self._clock_us = sinks, letters, clock_us
         self._log = LogWriter(log, clock_us, letters.flush, log_thread)
         self._held, self._decided, self._repeats = log, dict[int, Decided](), Repeats(topic, log)
-        self._codec = codec or codec_of(topic)
+        self._codec, self._taken_back = codec or codec_of(topic), taken_back or {}
         self._lateness_max_us = lateness_us
         self._marks: dict[int, Mark] = {}
         # Partition -> end offset that the log was seen to hold when that was last asked.
@@ -362,6 +365,8 @@ class Engine:
         for batch, values, decoded in self._decoded(batches):
             before, past, read = self._marks[batch.partition], self._decided[batch.partition], decoded
             decoded = past.undecided(read, batch.offsets)
+            if (again := self._taken_back.get(batch.partition)) is not None:
+                decoded = again.left(decoded, batch.offsets)
             event = _times(decoded, self.topic)
             arrival_us = past.arrival_us(decoded, batch.offsets, batch.timestamps_us, event)
             judged = judge(event, arrival_us, before.newest_us)

@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
-from featurestore.errors import ReplayError
+from featurestore.errors import ReplayError, TopicError
 from featurestore.event_time import REPEATED_US, Mark, moment_us
 from featurestore.kernel import roll_up
 from featurestore.kernel.keys import encode_keys
@@ -37,6 +37,8 @@ from featurestore.spec import FeatureView, Repository
 from streams.bounds import bounds_of
 from streams.broker import admin_client, broker_of
 from streams.codecs import codec_of
+from streams.dead_letters import held_letters
+from streams.decided import dead_at
 from streams.engine import Engine, steady_us
 from streams.fill import LogFill
 from streams.letters import DeadLetter
@@ -101,6 +103,7 @@ class Replayed:
     offsets    in the range, holes included
     events     that could be decoded
     dead       reason -> letters; of a replay from Kafka
+    taken_back letters whose events stand in the topic again and count there alone; of a replay from Kafka
     moment_us  newest event time of the range
     """
 
@@ -109,6 +112,7 @@ class Replayed:
     offsets: int
     events: int
     dead: dict[str, int]
+    taken_back: int
     moment_us: int
     views: list[ViewReplayed]
 
@@ -142,7 +146,7 @@ class Replay:
             raise ReplayError(topic, f"view {other[0]!r} reads another topic")
         self._views: list[FeatureView] = list(chosen)
         # A late event is dead where no view of the topic takes it, whichever of them are looked at.
-        self._lateness_us = max(view.lateness_us for view in repository.views_of(topic))
+        self._lateness_us = max((view.lateness_us for view in repository.views_of(topic)), default=0)
         # Not their ids: a changed definition finds the place of before, and is told so.
         said = repr((topic, first, end, [view.name for view in self._views], source))
         self.name = blake2b(said.encode(), digest_size=4).hexdigest() if name is None else name
@@ -162,6 +166,7 @@ class Replay:
         Raises ReplayError, GrownTopicError where the topic has partitions that its definition does not have, TopicError
         where the log does not fit the definition.
         """
+        self._refuse_unread()
         EventLog(self._settings.offline_path, self._topic).check_types()
         self._store.ensure_ready()
         topic_id = Topics(broker_of(self._settings)).whole_ids([self._topic])[self._topic.name]
@@ -175,14 +180,21 @@ class Replay:
         return self._replayed(asked)
 
     def drop(self) -> bool:
-        """Delete the scratch place; whether there was one."""
+        """Delete the scratch place; whether there was one. Raises ReplayError where nothing can ever have been."""
         held = self._held()
+        if held is None:
+            # One that has a name outlives the views that it was made of.
+            self._refuse_unread()
         for view_id in {*self._view_ids(), *(() if held is None else held.views)}:
             self._store.drop(view_id)
         if held is None:
             return False
         shutil.rmtree(self.folder)
         return True
+
+    def _refuse_unread(self) -> None:
+        if not self._views:
+            raise ReplayError(self._topic.name, "no feature view reads it, so there is nothing to make of its events")
 
     # -- what is asked -----------------------------------------------------------------------------------------------
 
@@ -278,13 +290,32 @@ class Replay:
         letters = _FileLetters(self.folder / "letters.jsonl")
         sinks = self._sinks(asked, topic_id)
         codec = codec_of(self._topic, schemas_at(self._settings.schema_address))
-        engine = Engine(self._topic, topic_id, sinks, self._lateness_us, self._log, letters, steady_us, codec=codec)
-        starts = {partition: engine.open(partition) for partition in asked.first}
+        taken_back = self._taken_back(asked)
+        engine = Engine(
+            self._topic,
+            topic_id,
+            sinks,
+            self._lateness_us,
+            self._log,
+            letters,
+            steady_us,
+            codec=codec,
+            taken_back={
+                partition: dead_at(places, is_batched=self._topic.is_batched)
+                for partition, places in taken_back.items()
+            },
+        )
+        opened = {partition: engine.open(partition) for partition in asked.first}
+        # Of one that is done already, Kafka may have deleted what stands there.
+        starts = {partition: offset for partition, offset in opened.items() if offset < asked.end[partition]}
         total = sum(asked.end[partition] - mark.offset for partition, mark in begin.items())
         heard = dict.fromkeys(begin, time.monotonic())
         with Tail(broker_of(self._settings), self._settings.project, self._topic.name, starts) as tail:
             while lacking := [p for p, mark in engine.marks().items() if mark.offset < asked.end[p]]:
-                batches = tail.read(_READ_S)
+                try:
+                    batches = tail.read(_READ_S)
+                except TopicError as error:
+                    raise (self._cut(engine, lacking) or error) from error
                 heard.update(dict.fromkeys((batch.partition for batch in batches), time.monotonic()))
                 for batch in batches:
                     engine.apply(batch.before(asked.end[batch.partition]))
@@ -299,6 +330,26 @@ class Replay:
                 self._moved("replay", done, total)
                 engine.tick()
         engine.flush()
+
+    def _taken_back(self, asked: Range) -> dict[int, set[tuple[int, int | None]]]:
+        """Partition -> offset and position of the letters of the range that stand in the topic again."""
+        found: dict[int, set[tuple[int, int | None]]] = {}
+        for held in held_letters(broker_of(self._settings), self._settings.project, [self._topic.name]).letters:
+            letter = held.letter
+            first, _ = asked.first.get(letter.partition, (0, 0))
+            if held.replayed is not None and first <= letter.offset < asked.end.get(letter.partition, 0):
+                found.setdefault(letter.partition, set()).add((letter.offset, letter.position))
+        return found
+
+    def _cut(self, engine: Engine, lacking: Sequence[int]) -> ReplayError | None:
+        """What to say where Kafka has deleted some of a range that was there when it was understood."""
+        marks, bounds = engine.marks(), bounds_of(self._admin, self._topic.name, lacking)
+        for partition, bound in bounds.items():
+            if (offset := marks[partition].offset) < bound.low:
+                what = f"since it began Kafka has deleted offsets {offset} to {bound.low} of partition {partition}"
+                advice = "delete its scratch place by the same command with --drop, then say --source log"
+                return ReplayError(self._topic.name, f"{what}; {advice}, or --from {bound.low}")
+        return None
 
     def _from_log(self, asked: Range, topic_id: str) -> None:
         slices = LogSlices.newest(EventLog(self._settings.offline_path, self._topic))
@@ -335,10 +386,12 @@ class Replay:
                 for view in self._views:
                     self._count(view, part, counts[view.name], entities[view.name])
                 start = stop if len(part) else slices.next_offset(partition, stop, end)
+        taken_back = self._taken_back(asked) if asked.source == "kafka" else {}
+        again = sum(map(len, taken_back.values()))
         dead = Counter(letter.reason for letter in _FileLetters(self.folder / "letters.jsonl").read())
         views = [self._of_view(view, counts[view.name], entities[view.name], moment) for view in self._views]
         offsets = sum(asked.end[partition] - first for partition, (first, _) in asked.first.items())
-        return Replayed(self.name, self.folder, offsets, events, dict(sorted(dead.items())), moment, views)
+        return Replayed(self.name, self.folder, offsets, events, dict(sorted(dead.items())), again, moment, views)
 
     def _count(
         self, view: FeatureView, part: pa.Table, counts: Counter[str], entities: dict[bytes, dict[str, Any]]

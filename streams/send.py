@@ -33,7 +33,7 @@ _REFUSED_MAX = 1_000
 
 @dataclass(frozen=True)
 class Part:
-    """Some lines of a file, which keep their topic's contract.
+    """Some lines of a file, which keep their topic's contract: nobody checks them again.
 
     numbers     of each in the file, from 1
     read_bytes  that they and empty lines between them take in the file
@@ -51,7 +51,7 @@ class Part:
         """Send them in order; what becomes of them `fate` knows after the producer's flush."""
         if self.topic.format == "json":
             for line, number in zip(self.lines, self.numbers, strict=True):
-                producer.send_json(self.topic, line, fate.begun([number]))
+                producer.send_json(self.topic, line, fate.begun([number]), is_checked=True)
             return
         arrays = _decoded(self.topic, self.lines).arrays
         columns = {

@@ -7,7 +7,6 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from tomllib import TOMLDecodeError
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -44,9 +43,8 @@ def main() -> None:
         _say_error(str(error))
     except ValidationError as error:
         # Settings that cannot be: name each one and what is wrong with it.
-        _say_error("; ".join(f"setting {'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()))
-    except TOMLDecodeError as error:
-        _say_error(f"featurestore.toml cannot be read: {error}")
+        wrong = [(".".join(map(str, one["loc"])), one["msg"].removeprefix("Value error, ")) for one in error.errors()]
+        _say_error("; ".join(f"setting {name}: {what}" for name, what in wrong))
 
 
 def _say_error(message: str) -> None:
@@ -335,13 +333,26 @@ def send(
     console.print(f"{events:,} events acknowledged{said}")
 
 
+# What each of them can be told.
+_BENCHMARKS: dict[str, tuple[str, ...]] = {
+    "stream": ("--json", "--events", "--rounds"),
+    "kernel": ("--json", "--rounds"),
+    "growth": (),
+    "trade": ("--json", "--events", "--rounds", "--plot"),
+}
+
+
 @app.command()
 def bench(
     name: Annotated[str, typer.Argument(help="stream, kernel, growth, or trade")],
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
     # Of a million a run lasts two seconds, much of it beginning and end.
-    events: Annotated[int, typer.Option(help="stream, trade: how many payments", min=200_000)] = 2_000_000,
-    rounds: Annotated[int, typer.Option(help="how often each side is measured", min=1)] = 3,
+    events: Annotated[
+        int | None, typer.Option(help="stream, trade: how many payments; 2,000,000 by default", min=200_000)
+    ] = None,
+    rounds: Annotated[
+        int | None, typer.Option(help="all but growth: how often each side is measured; 3 times by default", min=1)
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help="trade: where its plot goes, as SVG")] = None,
 ) -> None:
     """Measure, side by side with a peer or a limit, in one run; `growth` prints its curves as an SVG."""
@@ -355,6 +366,14 @@ def bench(
     def say(line: str) -> None:
         errors.print(f"  {line}", highlight=False)
 
+    if name not in _BENCHMARKS:
+        raise UnknownObjectError("benchmark", name, list(_BENCHMARKS))
+    given = {"--json": as_json or None, "--events": events, "--rounds": rounds, "--plot": plot}
+    for option, value in given.items():
+        if value is not None and option not in _BENCHMARKS[name]:
+            has = f"it has {', '.join(_BENCHMARKS[name])}" if _BENCHMARKS[name] else "it has no options"
+            raise typer.BadParameter(f"the benchmark {name!r} has no {option}; {has}")
+    events, rounds = events or 2_000_000, rounds or 3
     if name == "stream":
         found = bench_stream(events=events, rounds=rounds, say=say)
     elif name == "kernel":
@@ -362,7 +381,7 @@ def bench(
     elif name == "growth":
         print(as_svg(growth(say)), end="")
         return
-    elif name == "trade":
+    else:
         if plot is not None and not plot.parent.is_dir():
             # Said before minutes of measuring, not after.
             raise typer.BadParameter(f"there is no folder {str(plot.parent)!r} for the plot")
@@ -371,8 +390,6 @@ def bench(
             plot.write_text(trade_svg(trade))
         print(trade.as_json() if as_json else trade.as_markdown())
         return
-    else:
-        raise UnknownObjectError("benchmark", name, ["stream", "kernel", "growth", "trade"])
     if as_json:
         print(found.as_json())
     else:

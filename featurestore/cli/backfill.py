@@ -112,7 +112,10 @@ def _show(console: Console, done: Replayed) -> None:
         table.add_row(one.view, *(f"{number:,}" for number in numbers))
     console.print(table)
     dead = ", ".join(f"{reason} {count:,}" for reason, count in done.dead.items()) or "none"
-    console.print(f"{done.offsets:,} offsets, {done.events:,} events; dead letters: {dead}", highlight=False)
+    said = f"{done.offsets:,} offsets, {done.events:,} events; dead letters: {dead}"
+    if done.taken_back:
+        said += f"; {done.taken_back:,} taken back by `dead-letters replay`, which count where they stand again"
+    console.print(said, highlight=False)
     for one in done.views:
         if one.sample:
             columns = list(one.sample[0])

@@ -38,6 +38,8 @@ def list_letters(
     from featurestore.cli import show_table
 
     found = _read(topic)
+    if topic is not None and not found.letters:
+        _refuse_unread(topic, found)
     held = [each for each in found.letters if reason in (None, each.letter.reason)]
     newest = held[::-1][:limit]
     waiting = Counter((each.letter.topic, each.letter.reason) for each in held if each.replayed is None)
@@ -106,6 +108,8 @@ def replay_letters(
         place = _place(place)
         topic = topic or place.split("/")[0]
     names = _topics(repository, topic)
+    if topic is not None and place is None and not repository.views_of(topic):
+        _refuse_unread(topic, _read(topic))
     # What comes back now, no worker could log any more.
     check_types(chosen.offline_path, [repository.topic(name) for name in names])
     for name in names:
@@ -182,6 +186,14 @@ def _read(topic: str | None) -> Held:
     held = held_letters(broker_of(chosen), chosen.project, _topics(repository, topic))
     _tell_unreadable(held.unreadable)
     return held
+
+
+def _refuse_unread(topic: str, held: Held) -> None:
+    """Raises UnreadTopicError where no view reads the topic: an empty table would look as if all were well."""
+    from featurestore.errors import UnreadTopicError
+
+    if not _chosen()[1].views_of(topic):
+        raise UnreadTopicError(topic, len(held.letters))
 
 
 def _tell_unreadable(places: Sequence[str]) -> None:

@@ -11,16 +11,23 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from featurestore.errors import LocalServerError
 from featurestore.local.process import ChildServer
 from featurestore.local.services import command, environment_of, local_settings, start_server, start_worker
 from featurestore.local.stack import LocalStack
+from featurestore.offline import check_types
 from featurestore.settings import Settings
+from featurestore.spec import load
 
 _LOOK_S = 0.5
 
 
 def run_dev(folder: Path, definitions: Path, console: Console) -> None:
-    """Return after Ctrl-C; raises LocalServerError when a part ends by itself."""
+    """Return after Ctrl-C; raises LocalServerError when a part ends by itself, or `apply` is refused.
+
+    Raises DefinitionError, or TopicError of a changed type, as `plan` does: before anything is started.
+    """
+    check_types(folder.resolve() / "offline", load(definitions).topics.values())
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
@@ -30,7 +37,9 @@ def run_dev(folder: Path, definitions: Path, console: Console) -> None:
         settings = local_settings(stack, folder, definitions.resolve(), "dev")
         file = folder / "featurestore.toml"
         file.write_text(_as_toml(settings))
-        subprocess.run(command("apply"), env=environment_of(settings), check=True)
+        applied = subprocess.run(command("apply"), env=environment_of(settings), stderr=subprocess.PIPE, text=True)
+        if applied.returncode:
+            raise LocalServerError("`featurestore apply`", f"ended with code {applied.returncode}", applied.stderr)
         try:
             children.append(start_worker(settings, folder))
             children.append(start_server(settings, folder))

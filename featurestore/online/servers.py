@@ -19,6 +19,7 @@ from redis.cluster import ClusterNode, RedisCluster
 from redis.crc import key_slot
 from redis.retry import Retry
 
+from featurestore.errors import SettingError
 from featurestore.online.wire import packed
 
 Call = tuple[Any, ...]
@@ -68,7 +69,12 @@ def servers_at(url: str, answer_s: float = ANSWER_S) -> Servers:
     if scheme.endswith(_CLUSTER):
         return Cluster(scheme.removesuffix(_CLUSTER) + colon + rest, times, is_hurried=is_hurried)
     again = Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))
-    return OneServer(redis.Redis.from_url(url, **times, **({"retry": again} if is_hurried else {})))
+    try:
+        return OneServer(redis.Redis.from_url(url, **times, **({"retry": again} if is_hurried else {})))
+    except ValueError as error:
+        raise SettingError(
+            "redis_url", f"cannot be used: {error}; write one such as redis://127.0.0.1:6379/0"
+        ) from error
 
 
 class OneServer:

@@ -12,6 +12,7 @@ from confluent_kafka.schema_registry import Schema, SchemaReference, SchemaRegis
 
 from featurestore.errors import SchemaRegistryError as UnreachableError
 from featurestore.errors import UnknownSchemaError
+from featurestore.urls import shown_url
 from streams.schemas.registry import Kind, WrittenSchema
 
 # What a registry says of a subject, version or schema that it does not have. A bare 404 is some other server's.
@@ -36,9 +37,10 @@ class ConfluentSchemas:
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
         host = parts.netloc.rpartition("@")[2]
-        self._where = urlunsplit(parts._replace(netloc=host))
+        address = urlunsplit(parts._replace(netloc=host))
+        self._where = shown_url(address)
         config: dict[str, Any] = {
-            "url": self._where,
+            "url": address,
             "timeout": _TIMEOUT_S,
             "max.retries": _RETRIES_MAX,
             "retries.wait.ms": _RETRY_MS,

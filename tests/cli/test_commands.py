@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from featurestore.urls import shown_url
 from streams.dead_letters import DeadLetterBox
 from streams.letters import DeadLetter
 from streams.producer import EventProducer, kafka_producer
@@ -26,6 +27,7 @@ walk = FeatureService("walk", [by_user])
 walker = TrainingJob("walker", walk, label="walks")
 """
 Make = Callable[..., Project]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -165,6 +167,47 @@ def test_letters_are_counted_listed_and_shown_with_all_their_facts(made: Project
         assert f"'{topic}/1/8'" in missing.stderr
 
 
+def test_of_a_topic_that_no_view_reads_it_is_said_that_it_has_no_letters(
+    project: Make, unique: Callable[[str], str]
+) -> None:
+    topic, lone = unique("steps"), unique("lone")
+    unread = f"lone = Topic({lone!r}, schema={{'at': 'timestamp'}}, event_time='at')\n"
+    made = project(DEFINITIONS.format(topic=topic) + unread)
+    for command in ("list", "replay"):
+        for more in ((), ("--json",)):
+            refused = made.command("dead-letters", command, "--topic", lone, *more)
+            assert (refused.returncode, refused.stdout) == (1, "")
+            assert f"no feature view reads topic {lone!r}; it has no dead letters here" in refused.stderr
+            # One that is read has none yet.
+            assert made.command("dead-letters", command, "--topic", topic, *more).returncode == 0
+    # A view of before may have left some.
+    box = DeadLetterBox(kafka_producer(made.settings.kafka_bootstrap), made.settings.project)
+    box.put([DeadLetter(lone, 0, 3, "broken_json", "cut", b"{")])
+    box.flush()
+    assert "broken_json" in made.command("dead-letters", "list", "--topic", lone).stdout
+    refused = made.command("dead-letters", "replay", "--topic", lone)
+    assert (refused.returncode, "its 1 dead letters stay until one does" in refused.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["stream", "--plot", "x.svg"], "'stream' has no --plot; it has --json, --events, --rounds"),
+        (["kernel", "--plot", "x.svg"], "'kernel' has no --plot"),
+        (["kernel", "--events", "300000"], "'kernel' has no --events; it has --json, --rounds"),
+        (["growth", "--json"], "'growth' has no --json; it has no options"),
+        (["growth", "--rounds", "3"], "'growth' has no --rounds"),
+        (["growth", "--events", "200000"], "'growth' has no --events"),
+        (["growths"], "'growth'"),
+    ],
+)
+def test_a_benchmark_refuses_an_option_that_it_does_not_have(tmp_path: Path, arguments: list[str], says: str) -> None:
+    refused = bare(tmp_path, "bench", *arguments)
+    assert refused.returncode != 0
+    assert says in " ".join(refused.stderr.replace("│", " ").split()), refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
 def test_the_ledger_says_whether_every_record_is_somewhere_once(made: Project) -> None:
     topic = next(iter(made.repository.topics))
     empty = made.command("ledger")
@@ -200,13 +243,69 @@ def test_plan_tells_what_apply_would_change_and_changes_nothing(made: Project) -
     assert "0 of 2 views would change" in made.command("plan").stdout
 
 
+def bare(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A command in a folder, with no settings but these."""
+    command = [sys.executable, "-m", "featurestore.cli", *arguments]
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("FEATURESTORE_")}
+    environment = {**inherited, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **environment}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://me:hidden@db:6379/0", "redis://me:***@db:6379/0"),
+        ("redis://:hidden@db:6379/0", "redis://:***@db:6379/0"),
+        ("redis://me:hid@d/en@db:6379/0", "redis://me:***@db:6379/0"),
+        ("redis+cluster://me:hidden@a:1,b:2", "redis+cluster://me:***@a:1,b:2"),
+        ("redis://db:6379/0?username=me&password=hidden", "redis://db:6379/0?username=me&password=***"),
+        ("rediss://db/0?ssl_keyfile_password=hid@d/en#&db=1", "rediss://db/0?ssl_keyfile_password=***&db=1"),
+        ("postgresql://db:5432/x?user=me@there&sslpassword=hidden", "postgresql://db:5432/x?user=me@there&sslpassword=***"),
+        ("postgresql://me:hidden@db/x?pass%77ord=hidden", "postgresql://me:***@db/x?pass%77ord=***"),
+        ("mssql+pyodbc:///?odbc_connect=UID%3Dme%3BPWD%3Dhidden", "mssql+pyodbc:///?odbc_connect=***"),
+        ("https://registry?Access-Token=hidden", "https://registry?Access-Token=***"),
+        ("redis://[::1]:6379/0?name=a@b", "redis://[::1]:6379/0?name=a@b"),
+        ("redis://127.0.0.1:6379/0", "redis://127.0.0.1:6379/0"),
+        ("127.0.0.1:9092,[::1]:9092", "127.0.0.1:9092,[::1]:9092"),
+        ("sqlite:///.local/registry.db", "sqlite:///.local/registry.db"),
+    ],
+)  # fmt: skip
+def test_no_secret_of_a_url_is_shown_wherever_it_stands(url: str, shown: str) -> None:
+    assert shown_url(url) == shown
+
+
+def test_a_file_of_settings_that_is_named_must_be_one(tmp_path: Path) -> None:
+    for named, says in (("typo.toml", "typo.toml does not exist"), (str(tmp_path), f"{tmp_path} is no file")):
+        refused = bare(tmp_path, "settings", FEATURESTORE_CONFIG=named)
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert f"setting FEATURESTORE_CONFIG names a file that cannot be: {tmp_path}" in refused.stderr
+        assert says in refused.stderr
+    (tmp_path / "other.toml").write_text("buckets = \n")
+    refused = bare(tmp_path, "settings", FEATURESTORE_CONFIG="other.toml")
+    assert (refused.returncode, f"{tmp_path}/other.toml, which cannot be read" in refused.stderr) == (1, True)
+    (tmp_path / "other.toml").write_text("buckets = 7\n")
+    assert " 7 " in bare(tmp_path, "settings", FEATURESTORE_CONFIG="other.toml").stdout
+    # Not named is not asked for.
+    assert bare(tmp_path, "settings").returncode == bare(tmp_path, "settings", FEATURESTORE_CONFIG="").returncode == 0
+
+
+@pytest.mark.parametrize(
+    "url", ["localhost:6379", "redis://[::1:6379/0", "redis://me:hidden@db:port/0", "rediss+cluster://a:1,b:x", "http://db"]
+)  # fmt: skip
+def test_a_store_whose_url_is_none_is_told_with_the_setting_and_a_right_one(tmp_path: Path, url: str) -> None:
+    (tmp_path / "definitions").mkdir()
+    for command in (["worker"], ["settings"], ["get", "by_user", "user=a"]):
+        refused = bare(tmp_path, *command, FEATURESTORE_REDIS_URL=url)
+        assert (refused.returncode, refused.stdout) == (1, "")
+        [said] = refused.stderr.splitlines()
+        assert said.startswith("error: setting redis_url: ")
+        assert "write one such as redis://127.0.0.1:6379/0" in said
+        assert "hidden" not in said
+
+
 def test_settings_are_shown_without_secrets_and_wrong_ones_are_named(tmp_path: Path) -> None:
     def run(**environment: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "featurestore.cli", "settings"]
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("FEATURESTORE_")}
-        return subprocess.run(
-            command, cwd=tmp_path, env={**inherited, **environment}, capture_output=True, text=True, check=False
-        )
+        return bare(tmp_path, "settings", **environment)
 
     shown = run(FEATURESTORE_REDIS_URL="redis://me:hidden@db:6379/0", COLUMNS="200")
     assert "redis://me:***@db:6379/0" in shown.stdout

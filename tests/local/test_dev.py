@@ -59,6 +59,35 @@ def lookup(folder: Path, tailnum: str) -> dict[str, object]:
         return row
 
 
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [
+        ("import nothing_of_this_name", "all.py cannot be read: ModuleNotFoundError"),
+        ("from featurestore import Topic\nTopic('t', schema={'at': 'timestamp'}, event_time='att')", "'att'"),
+        (None, "there is no definitions folder"),
+    ],
+)
+def test_dev_says_what_is_broken_in_a_definition_and_starts_nothing(
+    written: str | None, says: str, tmp_path: Path
+) -> None:
+    definitions = tmp_path / "definitions"
+    if written is not None:
+        definitions.mkdir()
+        (definitions / "all.py").write_text(written)
+    done = subprocess.run(
+        [sys.executable, "-m", "featurestore.cli", "dev", "--folder", str(tmp_path / "dev")],
+        cwd=ROOT,
+        env={**os.environ, "FEATURESTORE_DEFINITIONS": str(definitions)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert says in done.stderr, done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert not (tmp_path / "dev").exists()
+
+
 @pytest.mark.servers
 def test_dev_serves_what_is_sent_ends_all_and_finds_it_again(tmp_path: Path) -> None:
     running = start(tmp_path / "dev")

@@ -10,12 +10,15 @@ import time
 from collections.abc import Callable
 
 import msgspec
+import numpy as np
 import pytest
 import redis
 
 from featurestore.errors import ReplayError
 from featurestore.event_time import HOUR_US
+from featurestore.kernel import in_records
 from featurestore.local import environment_of
+from streams.decided import dead_at
 from streams.letters import DeadLetter
 from streams.producer import EventProducer
 from streams.replay import Replay
@@ -86,6 +89,112 @@ def test_a_replayed_range_is_exact_and_leaves_what_is_served_alone_whatever_is_k
     assert made.command(*command, "--drop").stdout.strip() == "dropped"
     assert not list(redis_client.scan_iter(f"{made.settings.project}:replay:*"))
     assert not done.folder.exists()
+
+
+def test_what_was_taken_back_counts_once_in_a_replay_as_it_does_where_it_is_served(
+    project: Make, unique: Callable[[str], str]
+) -> None:
+    topic = unique("taken")
+    made = project(definitions(topic, partitions=1))
+    worker = made.start_worker()
+    with EventProducer(made.settings.kafka_bootstrap) as producer:
+        for number in range(5):
+            broken = {"user": "u1", "at": now_us() + number, "amount": None}
+            producer.send_raw(topic, b"u1", msgspec.json.encode(broken))
+    send(made, topic, 2)
+    made.wait_until_applied(worker)
+    worker.terminate()
+    assert worker.wait(30) == 0
+    made.define(definitions(topic, partitions=1).replace("partitions=1)", 'partitions=1, nullable=("amount",))'))
+    worker = made.start_worker()
+    made.wait_until_applied(worker)
+    # The fifth letter stays one: a mended definition takes it where it stands.
+    for number in range(4):
+        back = made.command("dead-letters", "replay", "--place", f"{topic}/0/{number}")
+        assert back.returncode == 0, back.stderr
+    made.wait_until_applied(worker)
+    assert made.store.get("by_user", {"user": "u1"})["by_user__n"] == 5
+    done = Replay(made.settings, made.repository, topic).run()
+    [view] = done.views
+    [row] = [row for row in view.sample if row["user"] == "u1"]
+    assert (row["n"], view.applied, done.events, done.taken_back, done.dead) == (6, 7, 7, 4, {})
+    # Where their range ends before they come again they are what they were, and no others are named.
+    earlier = Replay(made.settings, made.repository, topic, first="1", end="7").run()
+    assert (earlier.views[0].applied, earlier.taken_back) == (3, 3)
+    shown = made.command("replay", topic, "--from", "1", "--to", "7")
+    assert "3 taken back by `dead-letters replay`" in shown.stdout, (shown.stdout, shown.stderr)
+
+
+def test_rows_and_whole_records_that_were_taken_back_are_left_out_by_their_places() -> None:
+    rows = dead_at([(3, 2), (1, None), (1, 5), (3, 4)], is_batched=True)
+    places = [(0, 9), (1, 0), (1, 5), (1, 9), (2, 0), (3, 1), (3, 2), (3, 3), (3, 4), (3, 5)]
+    offsets, positions = np.array(places).T
+    dead = rows.is_dead(in_records(offsets, positions))
+    assert [place for place, is_dead in zip(places, dead, strict=True) if is_dead] == [
+        (1, 0),
+        (1, 5),
+        (1, 9),
+        (3, 2),
+        (3, 4),
+    ]
+    assert dead_at([(7, None), (5, None)], is_batched=False).is_dead(np.arange(4, 9)).tolist() == [0, 1, 0, 1, 0]
+
+
+def test_a_range_that_retention_cut_since_the_replay_began_says_the_way_on(
+    project: Make, unique: Callable[[str], str]
+) -> None:
+    topic = unique("cut-since")
+    made = project(definitions(topic, partitions=1))
+    worker = made.start_worker()
+    send(made, topic, 400)
+    made.wait_until_applied(worker)
+    worker.terminate()
+    assert worker.wait(30) == 0
+
+    def cut_off(point: str) -> None:
+        raise KeyboardInterrupt(point)
+
+    asked = {"first": "100", "end": "300"}
+    with pytest.raises(KeyboardInterrupt):
+        # Before anything of it was kept.
+        Replay(made.settings, made.repository, topic, at=cut_off, **asked).run()
+    cut(made, topic, partitions=1)
+    command = ("replay", topic, "--from", "100", "--to", "300")
+    for _ in range(2):
+        refused = made.command(*command)
+        assert (refused.returncode, refused.stdout) == (1, ""), refused.stdout
+        assert "since it began Kafka has deleted offsets 100 to 400 of partition 0" in refused.stderr
+        assert "--drop, then say --source log" in refused.stderr
+        assert "skip-expired" not in refused.stderr
+    assert made.command(*command, "--drop").stdout.strip() == "dropped"
+    again = made.command(*command, "--source", "log")
+    assert (again.returncode, "200 offsets, 200 events" in again.stdout) == (0, True), again.stderr
+
+
+def test_a_range_that_is_done_is_told_again_whatever_retention_took_of_it(
+    project: Make, unique: Callable[[str], str]
+) -> None:
+    topic = unique("done")
+    made = project(definitions(topic, partitions=1))
+    send(made, topic, 100)
+    for _ in range(2):
+        assert Replay(made.settings, made.repository, topic, end="100").run().events == 100
+        cut(made, topic, partitions=1)
+
+
+def test_a_topic_that_no_view_reads_is_not_replayed(project: Make, unique: Callable[[str], str]) -> None:
+    topic, lone = unique("read"), unique("lone")
+    unread = f"""lone = Topic({lone!r}, schema={{"user": str, "at": "timestamp"}}, event_time="at", partitions=1)\n"""
+    made = project(definitions(topic, partitions=1) + unread)
+    for more in ((), ("--drop",), ("--source", "log")):
+        refused = made.command("replay", lone, *more)
+        assert refused.returncode == 1
+        assert f"replay of topic {lone!r}: no feature view reads it" in " ".join(refused.stderr.split()), refused.stderr
+    # A scratch place that has a name can be deleted by it when the view is gone.
+    send(made, topic, 10)
+    assert made.command("replay", topic, "--name", "kept").returncode == 0
+    made.define(definitions(topic, partitions=1).split("by_user =")[0])
+    assert made.command("replay", topic, "--name", "kept", "--drop").stdout.strip() == "dropped"
 
 
 def test_events_left_out_as_repeats_are_not_called_too_late(project: Make, unique: Callable[[str], str]) -> None:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import io
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from featurestore import Topic
 from featurestore.errors import InvalidEventError, LinesNotAcknowledgedError
+from featurestore.local import LocalStack
 from streams import send
-from streams.send import Fate, checked, opened
+from streams.producer import EventProducer
+from streams.send import Fate, Part, checked, opened
+from streams.topics import Topics
 
 TOPIC = Topic("steps", schema={"user": str, "at": "timestamp"}, event_time="at", key="user")
 LINE = b'{"user": "a", "at": 5}\n'
@@ -38,6 +42,26 @@ def test_an_empty_file_has_no_parts() -> None:
 def test_a_line_that_breaks_the_contract_is_named_by_its_number_in_the_file() -> None:
     with pytest.raises(InvalidEventError, match=r"line 4: missing_field"):
         list(checked(TOPIC, io.BytesIO(LINE + b"\n\n" + b'{"user": "a"}\n' + LINE)))
+
+
+def test_lines_that_were_checked_together_are_not_checked_again_one_by_one(
+    stack: LocalStack, unique: Callable[[str], str]
+) -> None:
+    bounded = Topic(
+        unique("bounded"), {"user": str, "at": "timestamp"}, "at", key="user", choices={"user": ["a"]}, partitions=1
+    )
+    Topics(stack.kafka_bootstrap).create([bounded], "sends")
+    broken = b'{"user": "b", "at": 5}'
+    with pytest.raises(InvalidEventError, match="line 1"):
+        list(checked(bounded, io.BytesIO(broken)))
+    fate = Fate(bounded.name)
+    with EventProducer(stack.kafka_bootstrap) as producer:
+        with pytest.raises(InvalidEventError):
+            producer.send_json(bounded, broken)
+        # None that `checked` would give; what it gave is known to be good.
+        Part(bounded, [broken], [1], len(broken)).send(producer, fate)
+    fate.check()
+    assert fate.acknowledged == 1
 
 
 def test_a_line_without_an_end_is_not_read_whole(monkeypatch: pytest.MonkeyPatch) -> None:
