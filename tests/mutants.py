@@ -469,6 +469,8 @@ MUTANTS = (
     # Codecs and contracts.
     Mutant("the place in a record is forgotten", K + "events.py", "return offset * PLACES_MAX + position", "return offset * PLACES_MAX", PLACES),
     Mutant("places of one record reach into the next", K + "events.py", "PLACES_MAX = 1 << 20", "PLACES_MAX = 1 << 2", PLACES),
+    Mutant("a text's moment has no upper bound", S + "codecs/json.py", "<= MOMENT_MAX_US:", "< 2**63:", CODEC),
+    Mutant("a stored moment of the year 10,000 is given", K + "values.py", "if pc.any(is_late).as_py() else", "if False else", PLAIN),
     Mutant("a greatest allowed value is refused", S + "codecs/contract.py", "(most, pc.less_equal, ", "(most, pc.less, ", CODECS),
     Mutant("a null is outside of a range", S + "codecs/contract.py", ".fill_null(True)", ".fill_null(False)", CODECS),
     Mutant("characters are counted in bytes", S + "codecs/contract.py", "pc.utf8_length", "pc.binary_length", CODECS),
