@@ -18,6 +18,9 @@ MINUTE_US = 60 * SECOND_US
 HOUR_US = 60 * MINUTE_US
 DAY_US = 24 * HOUR_US
 
+# The last microsecond of the year 9999: Python, JSON and many databases can say no later moment.
+MOMENT_MAX_US = 253_402_300_799_999_999
+
 # The producer's clock may run ahead of the broker's by this much; an event further ahead is a dead letter.
 FUTURE_MAX_US = 5 * MINUTE_US
 

@@ -191,7 +191,13 @@ class EventProducer:
         # A record has one key, and events of one key stay in order.
         alike: dict[bytes | None, list[int]] = {}
         for place, event in enumerate(events):
-            alike.setdefault(_key(topic, event.get), []).append(place)
+            try:
+                key = _key(topic, event.get)
+            except Exception:
+                # No key can be made of what breaks the contract; the check says in whose words.
+                codec.encode([event])
+                raise
+            alike.setdefault(key, []).append(place)
         for key, places in alike.items():
             for start in range(0, len(places), _BATCH_EVENTS):
                 for payload, some in _small_enough(codec, events, places[start : start + _BATCH_EVENTS]):

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from featurestore.event_time import MOMENT_MAX_US
 from featurestore.kernel import exact
 from featurestore.kernel.aggregates.compiled import Span
 from featurestore.kernel.aggregates.partial import Partial, State, take
@@ -95,7 +97,7 @@ def roll_up(payloads: Sequence[bytes | None], moment_us: int, plan: Plan) -> dic
         found = roll_up_packed(payloads, moment_us, plan, plan.program) if rest else {}
         if found is not None:
             out = {**(out or {}), **{each.name: _finished(each, *found[each.window], moments_us) for each in rest}}
-            return {output.name: out[output.name] for output in plan.outputs}
+            return {output.name: _in_calendar(out[output.name]) for output in plan.outputs}
     return roll_up_with_numpy(payloads, moment_us, plan)
 
 
@@ -112,7 +114,7 @@ def roll_up_with_numpy(payloads: Sequence[bytes | None], moment_us: int, plan: P
         present, states = spans[output.window]
         if output.aggregate.faded:
             states = {**states, **_faded_in_rows(output, rows.levels[index], present, moments_us[present])}
-        out[output.name] = _finished(output, present, states, moments_us)
+        out[output.name] = _in_calendar(_finished(output, present, states, moments_us))
     return out
 
 
@@ -175,7 +177,7 @@ def values_at(
             states[over, partial.name] = state
         mine = {partial.name: states[over, partial.name] for partial in output.aggregate.partials}
         out[output.name] = _finished(output, some, mine, spine_us)
-    return {output.name: out[output.name] for output in plan.outputs}
+    return {output.name: _in_calendar(out[output.name]) for output in plan.outputs}
 
 
 def _ranges(
@@ -282,6 +284,25 @@ class _Places:
             ]
         )
         return out
+
+
+def _in_calendar(values: pa.Array) -> pa.Array:
+    """The same, null for moments after the year 9999, which none who asks could say.
+
+    Rows and logs of before may hold some: texts with a zone once had no bound.
+    """
+    kind = values.type
+    if pa.types.is_list(kind) and pa.types.is_timestamp(kind.value_type):
+        held = values.values
+        inner = _in_calendar(held)
+        if inner is held:
+            return values
+        # Length, offsets and nulls of the lists are as they were.
+        return pa.Array.from_buffers(kind, len(values), values.buffers()[:2], offset=values.offset, children=[inner])
+    if not pa.types.is_timestamp(kind):
+        return values
+    is_late = pc.greater(values.cast(pa.int64()), MOMENT_MAX_US)
+    return pc.if_else(is_late, None, values) if pc.any(is_late).as_py() else values
 
 
 def _finished(output: Output, present: Ints, states: Mapping[str, State], moments_us: Ints) -> pa.Array:

@@ -32,6 +32,8 @@ _TAKEN: dict[DataType, frozenset[str]] = {
 }
 # Logical type of a long -> its units in a microsecond, and microseconds in its unit. A plain long is microseconds.
 _UNITS = {None: (1, 1), "timestamp-micros": (1, 1), "timestamp-millis": (1, 1_000), "timestamp-nanos": (1_000, 1)}
+# An error is a record by another name.
+_RECORDS = ("record", "error")
 _PRIMITIVE = frozenset(("null", "boolean", "int", "long", "float", "double", "bytes", "string"))
 
 
@@ -81,7 +83,8 @@ class AvroReader:
             for text in schema.references:
                 fastavro.parse_schema(_plain(json.loads(text)), named_schemas=named)
             self._schema = fastavro.parse_schema(_plain(written), named_schemas=named)
-            types = _Types([*map(json.loads, schema.references), written])
+            written = _full_names(written, "")
+            types = _Types([*(_full_names(json.loads(text), "") for text in schema.references), written])
             types.check(written, ())
             if not isinstance(written, dict) or written.get("type") != "record":
                 raise ValueError("it is no record")
@@ -126,12 +129,12 @@ class AvroReader:
 
 
 class _Types:
-    """The named types of a schema, and what may be read of it."""
+    """The named types of a schema whose names are full, and what may be read of it."""
 
     def __init__(self, written: Sequence[Any]) -> None:
         self._named: dict[str, Any] = {}
         for each in written:
-            self._learn(each, "")
+            self._learn(each)
 
     def unit(self, schema_id: int, field: str, written: Any, dtype: DataType) -> tuple[int, int]:
         """What a field's whole numbers are divided and multiplied by; raises IncompatibleSchemaError."""
@@ -157,15 +160,14 @@ class _Types:
                 self.check(each, within)
         elif isinstance(written, str):
             if written not in _PRIMITIVE:
-                full = self._full(written)
-                if full in within:
-                    raise ValueError(f"type {full!r} is within itself")
-                self.check(self._named[full], (*within, full))
+                if written in within:
+                    raise ValueError(f"type {written!r} is within itself")
+                self.check(self._named[written], (*within, written))
         elif isinstance(written.get("type"), dict | list):
             self.check(written["type"], within)
-        elif written["type"] == "record":
+        elif written["type"] in _RECORDS:
             for each in written["fields"]:
-                self.check(each["type"], (*within, self._full(written["name"])))
+                self.check(each["type"], (*within, written["name"]))
         elif written["type"] in ("array", "map"):
             inner = written["items" if written["type"] == "array" else "values"]
             self.check(inner, within)
@@ -177,11 +179,11 @@ class _Types:
         if isinstance(written, list):
             return False  # a union writes the number of its branch
         if isinstance(written, str):
-            return written == "null" or (written not in _PRIMITIVE and self._is_empty(self._named[self._full(written)]))
+            return written == "null" or (written not in _PRIMITIVE and self._is_empty(self._named[written]))
         kind = written["type"]
         if isinstance(kind, dict | list):
             return self._is_empty(kind)
-        if kind == "record":
+        if kind in _RECORDS:
             return all(self._is_empty(each["type"]) for each in written["fields"])
         return bool(kind == "null" or (kind == "fixed" and written["size"] == 0))
 
@@ -191,35 +193,54 @@ class _Types:
     def _said(self, written: Any) -> tuple[str, str | None]:
         """Kind and logical type of what is not a union."""
         if isinstance(written, str):
-            return (written, None) if written in _PRIMITIVE else self._said(self._named[self._full(written)])
+            return (written, None) if written in _PRIMITIVE else self._said(self._named[written])
         if isinstance(written, dict) and isinstance(written["type"], str):
             return written["type"], written.get("logicalType")
         return self._said(written["type"]) if isinstance(written, dict) else ("union", None)
 
-    def _learn(self, written: Any, space: str) -> None:
+    def _learn(self, written: Any) -> None:
         if isinstance(written, list):
             for each in written:
-                self._learn(each, space)
+                self._learn(each)
         elif isinstance(written, dict):
-            space = written.get("namespace", space)
-            if "name" in written and written.get("type") in ("record", "enum", "fixed", "error"):
-                name = written["name"]
-                self._named[name if "." in name or not space else f"{space}.{name}"] = written
-                space = name.rpartition(".")[0] or space
+            if _is_named(written):
+                self._named[written["name"]] = written
             for each in written.get("fields", ()):
-                self._learn(each["type"], space)
+                self._learn(each["type"])
             for part in ("type", "items", "values"):
                 if isinstance(written.get(part), dict | list):
-                    self._learn(written[part], space)
+                    self._learn(written[part])
 
-    def _full(self, name: str) -> str:
-        """The full name; a short one is looked for by its end, since namespaces have been read already."""
-        if name in self._named:
-            return name
-        ends = [full for full in self._named if full.rpartition(".")[2] == name]
-        if len(ends) != 1:
-            raise ValueError(f"type {name!r} is not named, or more than once")
-        return ends[0]
+
+def _full_names(written: Any, space: str) -> Any:
+    """A type with every name in full, as Avro's specification has it.
+
+    space  the namespace around it; a name with a dot is full, and its own namespace is around what is within it
+    """
+    if isinstance(written, list):
+        return [_full_names(each, space) for each in written]
+    if isinstance(written, str):
+        return written if written in _PRIMITIVE or "." in written or not space else f"{space}.{written}"
+    if not isinstance(written, dict):
+        return written
+    out = dict(written)
+    if _is_named(written):
+        name, space = written["name"], written.get("namespace", space) or ""
+        out["name"] = name if "." in name or not space else f"{space}.{name}"
+        out.pop("namespace", None)
+        space = out["name"].rpartition(".")[0]
+    if "fields" in written:
+        out["fields"] = [{**each, "type": _full_names(each["type"], space)} for each in written["fields"]]
+    for part in ("items", "values"):
+        if part in written:
+            out[part] = _full_names(written[part], space)
+    if isinstance(written.get("type"), dict | list):
+        out["type"] = _full_names(written["type"], space)
+    return out
+
+
+def _is_named(written: Mapping[str, Any]) -> bool:
+    return "name" in written and written.get("type") in ("enum", "fixed", *_RECORDS)
 
 
 def _is_flat(written: Any) -> bool:

@@ -9,14 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featurestore.event_time import moment_us
+from featurestore.event_time import MOMENT_MAX_US, moment_us
 from featurestore.kernel import ARROW_TYPES, DataType
 from featurestore.spec import Topic
 from streams.codecs.codec import Decoded, Ints, without
 from streams.codecs.rejections import Rejected, Rejections
 
-# The last microsecond of the year 9999, as for JSON.
-MOMENT_MAX_US = 253_402_300_799_999_999
 _NONE = type(None)
 # Widening as Avro has it: a whole number may stand for a float. A bool is never a number.
 _TAKEN: dict[DataType, frozenset[type]] = {
@@ -58,6 +56,11 @@ def outside_time(moments_us: Ints) -> np.ndarray:
     return np.asarray((moments_us < 0) | (moments_us > MOMENT_MAX_US))
 
 
+def outside_said(moment_us: int) -> str:
+    """What is said of such a moment."""
+    return "a moment before 1970" if moment_us < 0 else "a moment after the year 9999"
+
+
 def not_numbers(array: pa.Array) -> np.ndarray:
     """Where a column of floats is NaN or infinite: such an event has no place in a sum, whatever format can say it."""
     if not pa.types.is_float64(array.type):
@@ -88,7 +91,7 @@ def _wrong(values: Sequence[Any], dtype: DataType) -> list[int]:
 
 def _said(name: str, value: object, dtype: DataType) -> str:
     if dtype == "timestamp" and type(value) is int:
-        said = "a moment before 1970" if value < 0 else "a moment after the year 9999"
+        said = outside_said(value)
     elif dtype == "int64" and type(value) is int:
         said = f"{value} is beyond int64"
     else:

@@ -7,7 +7,7 @@ that is; plain records are read by a compiled loop that is held to it, all other
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from math import isfinite
 from operator import attrgetter
 from typing import Annotated, Any
@@ -17,17 +17,19 @@ import numpy as np
 import pyarrow as pa
 
 from featurestore.errors import InvalidEventError
-from featurestore.event_time import moment_us
+from featurestore.event_time import MOMENT_MAX_US, moment_us
 from featurestore.kernel import ARROW_TYPES, DataType, arrow_type, decimal_type
 from featurestore.spec import Topic
 from streams.codecs import json_columns
 from streams.codecs.codec import Decoded, Ints
+from streams.codecs.columns import outside_said, outside_time
 from streams.codecs.rejections import Rejected, Rejections
 from streams.payloads import picked
 
+_MINUTE = timedelta(minutes=1)
 _INT64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 # A time stamp is microseconds since 1970, or ISO 8601 text with its zone; 9999 is the last year that both can say.
-_MOMENT = Annotated[int, msgspec.Meta(ge=0, le=253_402_300_799_999_999)] | Annotated[datetime, msgspec.Meta(tz=True)]
+_MOMENT = Annotated[int, msgspec.Meta(ge=0, le=MOMENT_MAX_US)] | Annotated[datetime, msgspec.Meta(tz=True)]
 _TYPES: dict[DataType, Any] = {
     "string": str,
     "int64": _INT64,
@@ -35,7 +37,6 @@ _TYPES: dict[DataType, Any] = {
     "bool": bool,
     "timestamp": _MOMENT,
 }
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class JsonCodec:
@@ -89,28 +90,30 @@ class JsonCodec:
         arrays = {
             name: _array(list(map(attrgetter(name), events)), dtype) for name, dtype in self._topic.schema.items()
         }
-        return self._since_1970(Decoded(np.array(index, dtype=np.int64), arrays, Rejections.of(rejected)))
+        return self._within_time(Decoded(np.array(index, dtype=np.int64), arrays, Rejections.of(rejected)))
 
-    def _since_1970(self, decoded: Decoded) -> Decoded:
-        """Numbers below zero are refused while they are decoded; text can still say an earlier moment."""
-        early = {
-            name: decoded.arrays[name].cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False) < 0
+    def _within_time(self, decoded: Decoded) -> Decoded:
+        """Numbers outside are refused while they are decoded; a text's zone can still move its moment out."""
+        moments = {
+            name: decoded.arrays[name].cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
             for name in self._times
         }
-        bad = np.logical_or.reduce(list(early.values()))
+        outside = {name: outside_time(moments_us) for name, moments_us in moments.items()}
+        bad = np.logical_or.reduce(list(outside.values()))
         if not bad.any():
             return decoded
         rejected = list(decoded.rejected)
         for place in np.flatnonzero(bad).tolist():
-            name = next(each for each in self._times if early[each][place])
-            rejected.append(Rejected(int(decoded.index[place]), "wrong_type", f"a moment before 1970 - at `$.{name}`"))
+            name = next(each for each in self._times if outside[each][place])
+            said = f"{outside_said(int(moments[name][place]))} - at `$.{name}`"
+            rejected.append(Rejected(int(decoded.index[place]), "wrong_type", said))
         kept = np.flatnonzero(~bad)
         arrays = {name: array.take(pa.array(kept)) for name, array in decoded.arrays.items()}
         return Decoded(decoded.index[kept], arrays, Rejections.of(rejected))
 
     def check(self, event: Mapping[str, Any]) -> bytes:
         """The bytes of one event; raises `msgspec.ValidationError` as the engine would refuse it."""
-        encoded = msgspec.json.encode(event)
+        encoded = _encoded(event)
         self.read(encoded)
         return encoded
 
@@ -152,9 +155,11 @@ class JsonCodec:
                 # Not only by reading it again: bytes are written as base64, which would read as text. But also so: a
                 # Decimal is a number here and a text there.
                 self.typed(event)
-                encoded = msgspec.json.encode(event)
+                encoded = _encoded(event)
                 self._one.decode(encoded)
                 out.append(encoded)
+            except RecursionError as error:
+                raise InvalidEventError(self._topic.name, "nested too deeply") from error
             except (msgspec.ValidationError, UnicodeEncodeError, TypeError) as error:
                 raise InvalidEventError(self._topic.name, str(error)) from error
         return out
@@ -162,8 +167,8 @@ class JsonCodec:
     def _timely(self, event: Any) -> Any:
         for name in self._times:
             moment = getattr(event, name)
-            if isinstance(moment, datetime) and moment < _EPOCH:
-                raise msgspec.ValidationError(f"a moment before 1970 - at `$.{name}`")
+            if isinstance(moment, datetime) and not 0 <= (us := moment_us(moment)) <= MOMENT_MAX_US:
+                raise msgspec.ValidationError(f"{outside_said(us)} - at `$.{name}`")
         self._read_decimals(event)
         return event
 
@@ -217,6 +222,16 @@ class JsonCodec:
                 events.append(event)
                 index.append(place)
         return events, index, rejected
+
+
+def _encoded(event: Mapping[str, Any]) -> bytes:
+    """An event as JSON: msgspec rounds a zone to minutes, and would move the moments of one that has seconds."""
+    odd = {
+        name: value.astimezone(UTC)
+        for name, value in event.items()
+        if isinstance(value, datetime) and (zone := value.utcoffset()) is not None and zone % _MINUTE
+    }
+    return msgspec.json.encode({**event, **odd} if odd else event)
 
 
 def _check_text(payload: bytes) -> None:

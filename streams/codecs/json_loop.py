@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from featurestore.event_time import MOMENT_MAX_US
 from featurestore.kernel.loops.jit import loop
 
 # What a field holds, as the loop is told.
@@ -28,7 +29,7 @@ _INT_DIGITS_MAX = 18
 _FLOAT_WHOLE_MAX = np.int64(1) << 53
 # Powers of ten that a float64 holds exactly: one product or quotient of exact numbers is rounded once, so correctly.
 _TENS = 10.0 ** np.arange(23)
-_MOMENT_MAX = np.int64(253_402_300_799_999_999)
+_MOMENT_MAX = np.int64(MOMENT_MAX_US)
 
 
 @loop

@@ -7,7 +7,8 @@ definition. Numbers of fields belong to the writer's schema alone, so columns ar
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, ClassVar
 
@@ -51,6 +52,12 @@ _TAKEN: dict[DataType, frozenset[int]] = {
     "timestamp": _WHOLE,
 }
 _TIMESTAMP = timestamp_pb2.Timestamp.DESCRIPTOR.full_name
+_UNREAD: dict[int, Any] = {
+    FieldDescriptorProto.TYPE_MESSAGE: FieldDescriptorProto.TYPE_BYTES,
+    FieldDescriptorProto.TYPE_ENUM: FieldDescriptorProto.TYPE_INT32,
+}
+# What is read of time stamps and wrappers.
+_INNER = frozenset(("seconds", "nanos", "value"))
 _WRAPPERS = frozenset(each.full_name for each in wrappers_pb2.DESCRIPTOR.message_types_by_name.values())
 
 Get = Callable[[Sequence[Any]], list[Any]]
@@ -69,6 +76,7 @@ def protobuf_schema(topic: Topic, before: FileDescriptorProto | None = None) -> 
         numbers = {field.name: field.number for field in before.message_type[0].field}
         gone = [number for each in before.message_type[0].reserved_range for number in range(each.start, each.end)]
     free = max([0, *numbers.values(), *gone]) + 1
+    camel = Counter(map(_camel, topic.schema))
     for name, dtype in topic.schema.items():
         named = next((each for each in (name, *topic.renamed.get(name, ())) if each in numbers), None)
         if named is None:
@@ -79,11 +87,20 @@ def protobuf_schema(topic: Topic, before: FileDescriptorProto | None = None) -> 
         field = message.field.add(
             name=name, number=number, type=_OURS[dtype], label=FieldDescriptorProto.LABEL_OPTIONAL
         )
+        if camel[_camel(name)] > 1:
+            # Names that differ in their underscores alone have one name in JSON by themselves, which no pool takes.
+            field.json_name = name
         field.proto3_optional, field.oneof_index = True, len(message.oneof_decl)
         message.oneof_decl.add(name=f"_{name}")
     for number in sorted({*gone, *numbers.values()}):
         message.reserved_range.add(start=number, end=number + 1)
     return file
+
+
+def _camel(name: str) -> str:
+    """The name of a field in JSON, unless its schema gives it another."""
+    first, *others = name.split("_")
+    return first + "".join(each[:1].upper() + each[1:] for each in others)
 
 
 class ProtobufCodec(FramedCodec):
@@ -95,7 +112,7 @@ class ProtobufCodec(FramedCodec):
 
     def __init__(self, topic: Topic, schemas: Any) -> None:
         super().__init__(topic, schemas)
-        self._files: dict[int, _File | IncompatibleSchemaError] = {}
+        self._files: dict[int, SchemaFile | IncompatibleSchemaError] = {}
         self._message: Any = None
 
     def _schema_of(self, payload: bytes) -> tuple[Any, int]:
@@ -107,13 +124,13 @@ class ProtobufCodec(FramedCodec):
         found, path = key
         if found not in self._files:
             try:
-                self._files[found] = _File(schema, found)
+                self._files[found] = SchemaFile(schema, found)
             except IncompatibleSchemaError as error:
                 self._files[found] = error
         file = self._files[found]
         if isinstance(file, IncompatibleSchemaError):
             raise file.with_traceback(None)
-        return ProtobufReader(self._topic, file.message(path), found)
+        return ProtobufReader(self._topic, file, path, found)
 
     def _own_schema(self) -> WrittenSchema:
         newest = self._schemas.latest(self.subject, self.kind)
@@ -122,7 +139,7 @@ class ProtobufCodec(FramedCodec):
             before = FileDescriptorProto.FromString(base64.b64decode(newest.text))
         text = protobuf_schema(self._topic, before).SerializeToString(deterministic=True)
         written = WrittenSchema(self.kind, base64.b64encode(text).decode())
-        self._message = GetMessageClass(_File(written, 0).message((0,)))
+        self._message = GetMessageClass(SchemaFile(written, 0).message((0,)))
         return written
 
     def _body(self, values: Mapping[str, Any]) -> bytes:
@@ -137,9 +154,10 @@ class ProtobufCodec(FramedCodec):
 class ProtobufReader:
     """Reads one message type for one topic; raises IncompatibleSchemaError when built for one that cannot."""
 
-    def __init__(self, topic: Topic, message: Descriptor, schema_id: int) -> None:
-        self._class = GetMessageClass(message)
+    def __init__(self, topic: Topic, file: SchemaFile, path: tuple[int, ...], schema_id: int) -> None:
+        message = file.message(path)
         self._gets: dict[str, Get | None] = {}
+        taken: list[FieldDescriptor] = []
         for name, dtype in topic.schema.items():
             names = (name, *topic.renamed.get(name, ()))
             field = next((message.fields_by_name[each] for each in names if each in message.fields_by_name), None)
@@ -147,6 +165,9 @@ class ProtobufReader:
                 what = f"its message {message.full_name!r} has no field {name!r}, which may not be null"
                 raise IncompatibleSchemaError(schema_id, what)
             self._gets[name] = None if field is None else _get(field, dtype, schema_id)
+            if field is not None:
+                taken.append(field)
+        self._class = GetMessageClass(file.part(path, taken))
 
     def read(self, body: bytes) -> Any:
         return self._class.FromString(body)
@@ -156,7 +177,7 @@ class ProtobufReader:
         return [None] * len(events) if get is None else get(events)
 
 
-class _File:
+class SchemaFile:
     """The messages of one schema of the registry."""
 
     def __init__(self, schema: WrittenSchema, found_id: int) -> None:
@@ -174,7 +195,10 @@ class _File:
                         self._add_well_known(needed)
                 self._pool.Add(each)
             self._file = self._pool.FindFileByName(file.name)
-            self._messages: list[DescriptorProto] = list(file.message_type)
+            # With every type's full name.
+            self._proto = FileDescriptorProto()
+            self._file.CopyToProto(self._proto)
+            self._messages: list[DescriptorProto] = list(self._proto.message_type)
             self._package = file.package
         # The library raises TypeError for a bad descriptor, KeyError for an unknown name, DecodeError for bad bytes.
         except Exception as error:
@@ -191,11 +215,79 @@ class _File:
         full = ".".join([self._package, *names] if self._package else names)
         return self._pool.FindMessageTypeByName(full)
 
+    def part(self, path: tuple[int, ...], taken: Sequence[FieldDescriptor]) -> Descriptor:
+        """The message at a path with some of its fields: all others of an event stay bytes.
+
+        Two bytes can stand for a message of many fields, and one event hold millions of those.
+        """
+        try:
+            chain, messages = [], self._messages
+            for place in path:
+                chain.append(messages[place])
+                messages = list(messages[place].nested_type)
+            part = _some_fields(chain[-1], {each.name for each in taken})
+            for outer in reversed(chain[:-1]):
+                around = _some_fields(outer, ())
+                around.nested_type.append(part)
+                part = around
+            pool = DescriptorPool()
+            needed = {each.message_type.file.name: each.message_type.file for each in taken if each.message_type}
+            for each in needed.values():
+                known = FileDescriptorProto()
+                each.CopyToProto(known)
+                pool.Add(_file_of(known, [_some_fields(message, _INNER) for message in known.message_type], ()))
+            pool.Add(_file_of(self._proto, [part], tuple(needed)))
+            return pool.FindMessageTypeByName(self.message(path).full_name)
+        except Exception as error:
+            raise IncompatibleSchemaError(self._id, f"it cannot be read in part: {error!r}") from error
+
     def _add_well_known(self, name: str) -> None:
         # Those that come with the library and are loaded: time stamps, and wrappers of single values.
         file = FileDescriptorProto()
         Default().FindFileByName(name).CopyToProto(file)
         self._pool.Add(file)
+
+
+def _file_of(
+    file: FileDescriptorProto, messages: Sequence[DescriptorProto], needed: Sequence[str]
+) -> FileDescriptorProto:
+    """A file with these messages alone."""
+    out = FileDescriptorProto(name=file.name, package=file.package, message_type=messages, dependency=needed)
+    # What they say decides how fields are read: proto2, proto3, or an edition's features.
+    for said in ("syntax", "edition"):
+        if file.HasField(said):
+            setattr(out, said, getattr(file, said))
+    out.options.CopyFrom(file.options)
+    return out
+
+
+def _some_fields(message: DescriptorProto, names: Collection[str]) -> DescriptorProto:
+    """A message with some of its fields, and without types of its own.
+
+    Of a oneof the others stay as well, since the last one that is there unsets those before it.
+    """
+    out = DescriptorProto(name=message.name)
+    out.options.CopyFrom(message.options)
+    told = [each for each in message.field if each.name in names]
+    choices = sorted({each.oneof_index for each in told if each.HasField("oneof_index")})
+    out.oneof_decl.extend(message.oneof_decl[choice] for choice in choices)
+    for each in message.field:
+        is_beside = each.name not in names
+        if is_beside and not (each.HasField("oneof_index") and each.oneof_index in choices):
+            continue
+        if is_beside and each.type == FieldDescriptorProto.TYPE_GROUP:
+            continue
+        field = out.field.add()
+        field.CopyFrom(each)
+        if each.HasField("oneof_index"):
+            field.oneof_index = choices.index(each.oneof_index)
+        if is_beside and each.type in _UNREAD:
+            # Written alike, and made of nothing but its bytes.
+            field.type = _UNREAD[each.type]
+            field.ClearField("type_name")
+            field.ClearField("default_value")
+            field.ClearField("options")
+    return out
 
 
 def _get(field: FieldDescriptor, dtype: DataType, schema_id: int) -> Get:

@@ -48,21 +48,25 @@ class ConfluentSchemas:
         }
         if parts.username is not None:
             config["basic.auth.user.info"] = f"{parts.username}:{parts.password or ''}"
-        self._client = SchemaRegistryClient(config)
-        self._known: dict[int, WrittenSchema] = {}
+        # One for each kind: what a client keeps of its answers is kept by id, whatever format was asked for.
+        self._clients: dict[str, SchemaRegistryClient] = {kind: SchemaRegistryClient(config) for kind in _FORMAT}
+        # By kind as well, since any record may name any id: an Avro topic's gets the source text of a Protobuf schema.
+        self._known: dict[tuple[int, Kind], WrittenSchema] = {}
 
     def register(self, subject: str, schema: WrittenSchema) -> int:
-        return int(self._asked(lambda: self._client.register_schema(subject, Schema(schema.text, schema.kind))))
+        client = self._clients[schema.kind]
+        return int(self._asked(lambda: client.register_schema(subject, Schema(schema.text, schema.kind))))
 
     def schema(self, schema_id: int, kind: Kind) -> WrittenSchema:
         if schema_id > _ID_MAX:
             raise UnknownSchemaError(schema_id, self._where)
-        if schema_id not in self._known:
-            found = self._found(lambda: self._client.get_schema(schema_id, fmt=_FORMAT[kind]))
+        known = self._known.get((schema_id, kind))
+        if known is None:
+            found = self._found(lambda: self._clients[kind].get_schema(schema_id, fmt=_FORMAT[kind]))
             if found is None:
                 raise UnknownSchemaError(schema_id, self._where)
-            self._known[schema_id] = self._written(found, kind)
-        return self._known[schema_id]
+            known = self._known[schema_id, kind] = self._written(found, kind)
+        return known
 
     def ask(self, ids: Collection[int], kind: Kind) -> dict[int, WrittenSchema | UnknownSchemaError]:
         def answer(schema_id: int) -> WrittenSchema | UnknownSchemaError:
@@ -77,15 +81,15 @@ class ConfluentSchemas:
             return dict(zip(ids, pool.map(answer, ids), strict=True))
 
     def latest(self, subject: str, kind: Kind) -> WrittenSchema | None:
-        found = self._found(lambda: self._client.get_latest_version(subject, fmt=_FORMAT[kind]))
+        found = self._found(lambda: self._clients[kind].get_latest_version(subject, fmt=_FORMAT[kind]))
         return None if found is None else self._written(found.schema, kind)
 
     def _written(self, schema: Schema, kind: Kind) -> WrittenSchema:
-        references = self._references(schema.references or [], {}, _FORMAT[kind])
+        references = self._references(schema.references or [], {}, kind)
         return WrittenSchema(schema.schema_type or "AVRO", schema.schema_str or "", tuple(references))
 
     def _references(
-        self, references: list[SchemaReference], seen: dict[tuple[str, int], None], fmt: str | None
+        self, references: list[SchemaReference], seen: dict[tuple[str, int], None], kind: Kind
     ) -> list[str]:
         """The texts of all schemas that are named, each after what it names itself."""
         out = []
@@ -94,8 +98,9 @@ class ConfluentSchemas:
             if (subject, version) in seen:
                 continue
             seen[subject, version] = None
-            named = self._asked(partial(self._client.get_version, subject, version, fmt=fmt)).schema
-            out += [*self._references(named.references or [], seen, fmt), named.schema_str or ""]
+            ask = partial(self._clients[kind].get_version, subject, version, fmt=_FORMAT[kind])
+            named = self._asked(ask).schema
+            out += [*self._references(named.references or [], seen, kind), named.schema_str or ""]
         return out
 
     def _found(self, ask: Callable[[], _Answer]) -> _Answer | None:

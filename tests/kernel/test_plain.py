@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featurestore.event_time import DAY_US
+from featurestore.event_time import DAY_US, MOMENT_MAX_US, as_datetime
 from featurestore.kernel import Column, Events, Feature, compile_plan, fold, roll_up, values_at
 from featurestore.kernel.loops.rounding import mean_rounded, sum_rounded
 from featurestore.kernel.plain import PlainValues
@@ -228,3 +228,17 @@ def test_windows_worked_on_side_by_side_have_the_same_bits() -> None:
     assert len(alone) == 20
     for name, values in alone.items():
         assert values.equals(at_once[name]), name
+
+
+def test_a_stored_moment_that_no_calendar_has_is_null_in_rows_and_join() -> None:
+    features = {"newest": Feature("last", "seen"), "three": Feature("last_n", "seen", argument=3)}
+    features["most"] = Feature("max", "seen")
+    plan = compile_plan("seen", features, {"seen": "timestamp"}, frozenset())
+    at, seen = np.array([1, 2]), np.array([MOMENT_MAX_US, MOMENT_MAX_US + 1])
+    events = Events(np.zeros(2, np.int64), at, np.zeros(2, np.int32), np.arange(2), {"seen": Column(seen)})
+    row = fold([None], events, plan)
+    asked = (np.zeros(1, np.int64), np.full(1, 9))
+    for found in (roll_up(row, 9, plan), roll_up_with_numpy(row, 9, plan), values_at(events, *asked, plan)):
+        said = {name: values.to_pylist()[0] for name, values in found.items()}
+        last_moment = as_datetime(MOMENT_MAX_US)
+        assert said == {"newest": None, "three": [None, last_moment], "most": None}

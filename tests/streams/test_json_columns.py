@@ -24,6 +24,8 @@ TOPIC = Topic(
 )
 CODEC = JsonCodec(TOPIC)
 
+# Of the year 10,000, by its zone.
+LATE = "9999-12-31T23:59:59-01:00"
 _TEXTS = st.text(max_size=8) | st.sampled_from(["", "ключ", "𐍈 + 🂡", "\u00e9", 'a"b', "back\\slash", "tab\t"])
 _NUMBERS = (
     st.integers(-(2**70), 2**70)
@@ -50,7 +52,7 @@ def records(draw: st.DrawFn) -> bytes:
     if draw(st.integers(0, 2)) == 0:
         odd = {
             "who": _TEXTS,
-            "at": st.sampled_from([-1, 253_402_300_800_000_000, "2026-01-01T00:00:00Z", "1969-01-01"]),
+            "at": st.sampled_from([-1, 253_402_300_800_000_000, "2026-01-01T00:00:00Z", "1969-01-01", LATE]),
             "n": st.integers(-(2**64), 2**64),
         }
         name = draw(st.sampled_from(sorted(event)))
@@ -101,6 +103,7 @@ def _exact(value: object) -> object:
 )
 @example([b'{"who":"a","at":1,"n":2,"ok":true},{"who":"b","at":1,"n":2}', b'{"who":"c","at":1,"n":2,"z":[{}', b"{}]}"])
 @example([b'{"who":"a","at":"2026-01-01T00:00:00Z","n":2}', b'{"who":"a","at":"2026-01-01","n":2}'])
+@example([b'{"who":"a","at":"9999-12-31T23:59:59Z","n":2}', b'{"who":"a","at":"%s","n":2}' % LATE.encode()])
 @example([b'{"x":1e400,"n":2}', b'{"x":1e400 1}', b'{"x":1e400,"n":null}', b'{"more":1e400,"n":null}'])
 @example([b'{"who":"a","at":1,"n":2,"\xef":1}', b'{"who":"a","at":1,"n":2,"more":"\xff"}'])
 @example([b'{"who":"\xed\xa0\x80","at":1,"n":2}', b'{"who":"\xc3","at":1,"n":2}', b'{"who":"a","at":1,"n":2}\x00'])

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition
@@ -105,6 +105,17 @@ def test_many_are_checked_before_any_is_sent(stack: LocalStack, unique: Callable
         producer.send(topic, {"user": "u2", "at": 1, "n": 5})
     [(_, key, _)] = held(stack, topic, 1)
     assert key == b"u2"
+
+
+@pytest.mark.parametrize("format", ["json", "arrow"])
+@pytest.mark.parametrize(("key", "value"), [("user", 5), ("n", "abc"), ("n", float("inf")), ("at", "yesterday")])
+def test_a_key_that_breaks_the_contract_is_an_invalid_event_in_records_of_many_too(
+    stack: LocalStack, format: Literal["json", "arrow"], key: str, value: object
+) -> None:
+    topic = Topic("nobodys", SCHEMA, "at", key=key, nullable=("note",), format=format)
+    good = {"user": "u", "at": 1, "n": 2}
+    with EventProducer(stack.kafka_bootstrap) as producer, pytest.raises(InvalidEventError, match=key):
+        producer.send_many(topic, [good, {**good, key: value}])
 
 
 def test_a_record_of_many_holds_events_of_one_key_in_order_and_no_more_than_a_broker_takes(

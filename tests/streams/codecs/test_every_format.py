@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -55,6 +56,8 @@ def test_what_is_encoded_is_decoded_to_the_bit(made: Made, events: list[dict[str
         {"at": "2026-01-01T00:00:00"},
         {"at": "1969-12-31T23:59:59Z"},
         {"at": LAST_MOMENT + 1},
+        {"at": "9999-12-31T23:59:59-01:00"},
+        {"seen": datetime(9999, 12, 31, 23, 59, 59, tzinfo=timezone(timedelta(hours=-1)))},
         {"who": "\ud800"},
         {"who": b"bytes"},
         {"who": None},
@@ -68,6 +71,23 @@ def test_what_is_encoded_is_decoded_to_the_bit(made: Made, events: list[dict[str
 def test_a_producer_refuses_what_breaks_the_contract_in_every_format_alike(made: Made, wrong: dict[str, Any]) -> None:
     with pytest.raises(InvalidEventError):
         made.codec.encode([{**GOOD, **wrong}])
+
+
+def test_a_moment_is_the_same_in_every_format_whatever_its_zone(made: Made) -> None:
+    odd = datetime(2026, 1, 1, tzinfo=timezone(timedelta(seconds=30)))
+    [row] = rows(made.codec.decode(made.codec.encode([{**GOOD, "at": odd, "seen": odd}])))
+    assert (row["at"], row["seen"]) == (1_767_225_570_000_000, 1_767_225_570_000_000)
+
+
+def test_values_nested_too_deeply_in_fields_of_nobody_are_refused_or_left_out(made: Made) -> None:
+    deep: Any = None
+    for _ in range(100_000):
+        deep = [deep]
+    if made.topic.format == "json":
+        with pytest.raises(InvalidEventError, match="nested too deeply"):
+            made.codec.encode([{**GOOD, "more": deep}])
+    else:
+        assert rows(made.codec.decode(made.codec.encode([{**GOOD, "more": deep}]))) == [GOOD]
 
 
 def test_a_missing_column_is_null_where_it_may_be_and_refused_where_not(made: Made) -> None:

@@ -20,7 +20,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from featurestore import Topic
 from streams.codecs import Decoded, codec_of
-from streams.codecs.protobuf import protobuf_schema
+from streams.codecs.protobuf import ProtobufReader, SchemaFile, protobuf_schema
 from streams.schemas import FolderSchemas, WrittenSchema
 from tests.streams.codecs.conftest import rows
 
@@ -131,6 +131,16 @@ def test_avro_that_can_become_the_definition_does(
             "items take no bytes",
         ),
         (
+            [WHO, AT, field("more", {"type": "array", "items": {"type": "error", "name": "None", "fields": []}})],
+            {"who": "a", "at": 1, "more": []},
+            "items take no bytes",
+        ),
+        (
+            [WHO, AT, field("more", {"type": "error", "name": "E", "fields": [field("e", ["null", "E"])]})],
+            {"who": "a", "at": 1, "more": {"e": None}},
+            "type 'elsewhere.E' is within itself",
+        ),
+        (
             [WHO, AT, field("more", ["null", "elsewhere.Payment"])],
             {"who": "a", "at": 1, "more": None},
             "is within itself",
@@ -143,6 +153,28 @@ def test_avro_that_cannot_is_a_dead_letter_that_says_why(
     decoded = avro(schemas, fields, event)
     assert [one.reason for one in decoded.rejected] == ["incompatible_schema"]
     assert said in decoded.rejected[0].detail
+
+
+def test_avro_types_of_one_short_name_are_told_apart_by_their_namespaces(schemas: FolderSchemas) -> None:
+    def kind(space: str, *symbols: str) -> dict[str, Any]:
+        return {"type": "enum", "name": "Kind", "namespace": space, "symbols": list(symbols)}
+
+    def address(name: str, **more: Any) -> dict[str, Any]:
+        # Its field means the enum of the namespace around it.
+        return {"type": "record", "name": name, "fields": [field("of", "Kind")], **more}
+
+    fields = [
+        field("first", kind("shop.billing", "a", "b")),
+        field("second", kind("shop.shipping", "c", "d")),
+        field("bill", address("shop.billing.Address")),
+        field("ship", address("Address", namespace="shop.shipping")),
+        field("who", "shop.shipping.Kind"),
+        AT,
+    ]
+    event = {"first": "b", "second": "c", "bill": {"of": "a"}, "ship": {"of": "d"}, "who": "d", "at": 1}
+    decoded = avro(schemas, fields, event)
+    assert [(row["who"], row["at"]) for row in rows(decoded)] == [("d", 1)]
+    assert not decoded.rejected
 
 
 def test_avro_values_of_a_union_are_judged_one_by_one(schemas: FolderSchemas) -> None:
@@ -282,6 +314,63 @@ def test_protobuf_that_cannot_is_a_dead_letter_that_says_why(
     [one] = proto(schemas, file, b"\x00", "shop.Payment").rejected
     assert one.reason == "incompatible_schema"
     assert said in one.detail
+
+
+def test_what_no_contract_names_of_a_protobuf_event_is_not_made() -> None:
+    file = proto_file(
+        ("who", 1, NUMBERS.TYPE_STRING),
+        ("at", 2, ".google.protobuf.Timestamp"),
+        ("needed", 5, NUMBERS.TYPE_STRING),
+        syntax="proto2",
+    )
+    message = file.message_type[0]
+    message.field[2].label = NUMBERS.LABEL_REQUIRED
+    message.nested_type.add(name="Item").field.add(
+        name="x", number=1, type=NUMBERS.TYPE_DOUBLE, label=NUMBERS.LABEL_OPTIONAL
+    )
+    message.field.add(
+        name="items",
+        number=3,
+        type=NUMBERS.TYPE_MESSAGE,
+        type_name=".shop.Payment.Item",
+        label=NUMBERS.LABEL_REPEATED,
+    )
+    written = WrittenSchema("PROTOBUF", base64.b64encode(file.SerializeToString()).decode())
+    reader = ProtobufReader(Topic("t", format="protobuf", **TOPIC), SchemaFile(written, 1), (0,), 1)
+    # Two bytes stand for each of the items.
+    event = reader.read(b"\x0a\x01a" + b"\x12\x02\x08\x05" + b"\x1a\x00" * 1_000)
+    assert reader.column("at", [event]) == [5_000_000]
+    assert [each.name for each, _ in event.ListFields()] == ["who", "at"]
+    assert sorted(event.DESCRIPTOR.fields_by_name) == ["at", "who"]
+
+
+@pytest.mark.parametrize("kind", [NUMBERS.TYPE_STRING, NUMBERS.TYPE_MESSAGE, NUMBERS.TYPE_ENUM])
+def test_of_a_protobuf_oneof_the_last_that_is_there_counts(schemas: FolderSchemas, kind: Any) -> None:
+    file = proto_file(("who", 1, NUMBERS.TYPE_STRING), ("at", 2, NUMBERS.TYPE_INT64))
+    message = file.message_type[0]
+    message.nested_type.add(name="Other").field.add(
+        name="n", number=1, type=NUMBERS.TYPE_INT64, label=NUMBERS.LABEL_OPTIONAL
+    )
+    message.enum_type.add(name="Kind").value.add(name="NONE", number=0)
+    for name in ("unread", "choice"):
+        message.oneof_decl.add(name=name)
+    named = {NUMBERS.TYPE_MESSAGE: ".shop.Payment.Other", NUMBERS.TYPE_ENUM: ".shop.Payment.Kind"}.get(kind)
+    for name, number, other, at in (("y", 7, NUMBERS.TYPE_BOOL, 0), ("n", 3, NUMBERS.TYPE_INT64, 1), ("z", 4, kind, 1)):
+        added = message.field.add(name=name, number=number, type=other, label=NUMBERS.LABEL_OPTIONAL, oneof_index=at)
+        if name == "z" and named:
+            added.type_name = named
+    other = b"\x20\x00" if kind == NUMBERS.TYPE_ENUM else b"\x22\x00"
+    number = schemas.register("t-value", WrittenSchema("PROTOBUF", base64.b64encode(file.SerializeToString()).decode()))
+    head = b"\x00" + number.to_bytes(4, "big") + b"\x00" + b"\x0a\x01a\x10\x05"
+    records = [head + b"\x18\x07" + other, head + other + b"\x18\x07", head]
+    decoded = codec_of(Topic("t", format="protobuf", **TOPIC), schemas).decode(records)
+    assert [row["n"] for row in rows(decoded)] == [None, 7, None]
+
+
+def test_columns_whose_names_differ_in_underscores_alone_are_told_apart(schemas: FolderSchemas) -> None:
+    topic = Topic("t", {"x1": int, "x_1": int, "at": "timestamp"}, "at", format="protobuf")
+    codec = codec_of(topic, schemas)
+    assert rows(codec.decode(codec.encode([{"x1": 1, "x_1": 2, "at": 5}]))) == [{"x1": 1, "x_1": 2, "at": 5}]
 
 
 def test_our_own_protobuf_fields_keep_their_numbers_and_none_is_used_again(schemas: FolderSchemas) -> None:

@@ -69,8 +69,9 @@ class _Answers(BaseHTTPRequestHandler):
                     # What Jersey says of a number that is no int.
                     return self._say(404, {"error_code": 404, "message": "HTTP 404 Not Found"})
                 found = self.server.schemas.schema(int(path[2]), "AVRO")
-                # Without being asked for it, a registry gives the source text of a Protobuf schema.
-                assert found.kind == "AVRO" or query["format"] == ["serialized"]
+                if found.kind == "PROTOBUF" and query.get("format") != ["serialized"]:
+                    # Without being asked for another, a registry gives the source text.
+                    found = WrittenSchema(found.kind, 'syntax = "proto3"; message t {}')
                 return self._say(200, {"schema": found.text, "schemaType": found.kind})
             newest = self.server.schemas.latest(path[1], "AVRO")
             if newest is None:
@@ -148,6 +149,16 @@ def test_a_schema_of_another_kind_is_incompatible(tmp_path: Path) -> None:
     [record] = make_of("avro", schemas).codec.encode([GOOD])
     [one] = make_of("protobuf", schemas).codec.decode([record[:5] + b"\x00"]).rejected
     assert one.reason == "incompatible_schema"
+
+
+def test_a_stray_record_that_names_a_schema_of_another_kind_harms_no_other_topic(server: RegistryServer) -> None:
+    # As a worker has it: one registry for all of its topics.
+    schemas = schemas_at(server.url)
+    [record] = make_of("protobuf", schemas_at(server.url)).codec.encode([GOOD])
+    for _ in range(2):
+        [stray] = make_of("avro", schemas).codec.decode([record]).rejected
+        assert stray.reason == "incompatible_schema"
+        assert rows(make_of("protobuf", schemas).codec.decode([record])) == [GOOD]
 
 
 def test_the_same_schema_has_the_same_id_under_any_subject_and_for_any_process(tmp_path: Path) -> None:
