@@ -12,8 +12,10 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from featurestore.errors import MissingEntityKeyError, NotServedError, WrongTypeError
+from featurestore.event_time import MOMENT_MAX_US, YEAR_1_US
 from featurestore.kernel import DataType, arrow_type, decimal_type, decimals_from, newest_event_us, roll_up
 from featurestore.kernel.keys import encode_keys
 from featurestore.online import Aliases, OnlineStore, Served
@@ -208,6 +210,14 @@ def _array(key: str, values: Sequence[Any] | pa.Array, dtype: DataType) -> pa.Ar
         raise WrongTypeError(key, dtype, values, str(error)) from error
 
 
+def _check_years(key: str, moments: pa.Array) -> None:
+    """Python has no others: answers with one of them could not be given."""
+    numbers = moments.cast(pa.int64())
+    is_outside = pc.or_(pc.less(numbers, YEAR_1_US), pc.greater(numbers, MOMENT_MAX_US))
+    for number in numbers.filter(is_outside).to_pylist():
+        raise WrongTypeError(key, "timestamp", number, f"{number} us after 1970 is not in the years 1 to 9999 (UTC)")
+
+
 def _typed_keys(service: FeatureService, entities: Mapping[str, Sequence[Any] | pa.Array]) -> dict[str, pa.Array]:
     types = service.asked
     if set(entities) != set(types):
@@ -221,6 +231,8 @@ def _typed_keys(service: FeatureService, entities: Mapping[str, Sequence[Any] | 
             out[key] = typed_column(key, _array(key, values, types[key]), types[key])
             if out[key].null_count:
                 raise WrongTypeError(key, types[key], None)
+            if types[key] == "timestamp":
+                _check_years(key, out[key])
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, TypeError, OverflowError) as error:
             raise WrongTypeError(key, types[key], values[0] if len(values) else None) from error
     lengths = {len(array) for array in out.values()}

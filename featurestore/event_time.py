@@ -20,6 +20,8 @@ DAY_US = 24 * HOUR_US
 
 # The last microsecond of the year 9999: Python, JSON and many databases can say no later moment.
 MOMENT_MAX_US = 253_402_300_799_999_999
+# The first one that Python can say; of events none is before 1970.
+YEAR_1_US = -62_135_596_800_000_000
 
 # The producer's clock may run ahead of the broker's by this much; an event further ahead is a dead letter.
 FUTURE_MAX_US = 5 * MINUTE_US

@@ -172,6 +172,16 @@ def test_what_there_is_to_look_up_is_listed(served: tuple[Project, httpx.Client]
         ({"service": "pricing", "entities": {"rider": ["a"], "zone": [1.5]}}, 422, "'zone' must be int64"),
         ({"service": "waited", "entities": {"rider": ["a"], "since": ["2026-01-01T00:00:00"]}}, 422, "has no zone"),
         ({"service": "waited", "entities": {"rider": ["a"], "since": ["yesterday"]}}, 422, "'since' must be timestamp"),
+        (
+            {"service": "waited", "entities": {"rider": ["a"], "since": ["9999-12-31T23:59:59-01:00"]}},
+            422,
+            "is not in the years 1 to 9999",
+        ),
+        (
+            {"service": "waited", "entities": {"rider": ["a"], "since": [-(10**17)]}},
+            422,
+            "is not in the years 1 to 9999",
+        ),
         ({"service": "pricing", "entities": {"rider": [None], "zone": [1]}}, 400, "body"),
         ({"service": "pricing"}, 400, "entities"),
         ({"service": "pricing", "entities": {}, "more": 1}, 400, "more"),
