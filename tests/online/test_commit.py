@@ -218,4 +218,4 @@ def test_rows_expire_whether_or_not_the_server_sets_many_at_once(
         left = {client.pttl(key) for key in client.scan_iter(f"{name}:*:row:*", count=2_000)}
         assert 0 < min(left) <= max(left) <= 60_000
         # What the function learned of this user is not for the others.
-        OnlineStore(OneServer(redis_client), namespace=name).ensure_ready()
+        OnlineStore(OneServer(redis_client), namespace=name, buckets=1).ensure_ready()
