@@ -383,9 +383,11 @@ class OnlineStore:
                     yield names
 
     def newest_us(self, view_id: str, topic: str, keys: Sequence[bytes]) -> list[int | None]:
-        """For each key: every event of the topic up to here that was in time is in the key's row.
+        """For each key: every event up to here that was in time is in the key's row, of the partitions it knows.
 
-        The newest effective event time of the partition that is furthest behind; None when nothing was read yet.
+        The newest effective event time of the partition that is furthest behind; None when nothing was read yet. A
+        partition of which the key's bucket has no mark is not looked at: it may have no records, for ever, or first
+        ones that nobody has applied yet, and those take this back when they are.
         """
         buckets = [bucket_of(key, self.buckets) for key in keys]
         distinct = list(dict.fromkeys(buckets))
