@@ -72,7 +72,8 @@ class FeatureStore:
         returns    (n rows) the keys; for each view its `view__feature` columns, then `view__status` (PRESENT,
                    NOT_FOUND, OUTSIDE_MAX_AGE, or STALE while the view's rows may be old or incomplete),
                    `view__age_s` (of the newest event that the values include; null without one), and, if asked for,
-                   `view__watermark`: every event up to this moment is in, later ones may still be on their way
+                   `view__watermark`: every event up to this moment that was not too late is in, later ones may still
+                   be on their way; so may the first records of a partition that had none yet, and they take it back
 
         Raises UnknownObjectError, MissingEntityKeyError, WrongTypeError, NotServedError, OnlineStoreError.
         """

@@ -250,6 +250,17 @@ class OnlineStoreError(FeatureStoreError):
     """The online store cannot be used as it is."""
 
 
+class ChangedBucketsError(OnlineStoreError):
+    """The rows of a project lie in another number of buckets than its settings say, so most are not found."""
+
+    def __init__(self, project: str, held: int, buckets: int) -> None:
+        self.project, self.held, self.buckets = project, held, buckets
+        super().__init__(
+            f"the setting buckets is {buckets}, and the online store has the rows of {project!r} in {held}; "
+            f"set buckets back to {held}, or take another project: this one can have {buckets} in an empty store only"
+        )
+
+
 # --- local ----------------------------------------------------------------------------------------------------------
 
 

@@ -103,6 +103,7 @@ class OnlineSink:
 
         topic_id  of the topic as it is; raises TopicError where a bucket stands in another topic of that name
         """
+        self._store.claim()
         marks = self._store.marks(self.row_id, self._view.source.name).get(partition, [])
         marks = marks or [None] * self._store.buckets
         self._lost.pop(partition, None)
@@ -198,6 +199,8 @@ class OnlineSink:
 
     def lost(self) -> list[int]:
         """The open partitions of which a bucket of the store stands earlier than it was left."""
+        # A store that was flushed forgets that as well, also where no commit would find it out.
+        self._store.claim()
         stored, out = self._store.marks(self.row_id, self._view.source.name), []
         for partition, ends in self._ends.items():
             marks = stored.get(partition) or [None] * self._store.buckets

@@ -168,9 +168,10 @@ class Replay:
         """
         self._refuse_unread()
         EventLog(self._settings.offline_path, self._topic).check_types()
-        self._store.ensure_ready()
         topic_id = Topics(broker_of(self._settings)).whole_ids([self._topic])[self._topic.name]
         asked = self._range()
+        # Only now: what is refused leaves nothing behind.
+        self._store.ensure_ready()
         if asked.source == "kafka":
             self._from_kafka(asked, topic_id)
         else:
@@ -187,6 +188,7 @@ class Replay:
             self._refuse_unread()
         for view_id in {*self._view_ids(), *(() if held is None else held.views)}:
             self._store.drop(view_id)
+        self._store.unclaim()
         if held is None:
             return False
         shutil.rmtree(self.folder)

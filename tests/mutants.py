@@ -33,6 +33,7 @@ CLEANED = ("tests/offline/test_cleaned.py",)
 MANY_DAYS = ("tests/offline/test_many_days.py",)
 HOLES = ("tests/streams/test_holes.py",)
 LOG_HISTORIES = ("tests/log_histories/test_log_histories.py",)
+BUCKETS = ("tests/online/test_buckets.py",)
 TOGETHER = ("tests/online/test_together.py",)
 LOST_TAIL = ("tests/simulation/test_lost_tail.py",)
 EXACT = ("tests/kernel/test_exact.py",)
@@ -369,6 +370,8 @@ MUTANTS = (
     Mutant("the last buckets are in no slice", S + "online_sink.py", "return np.arange(slices + 1) * buckets // slices", "return np.arange(slices + 1) * (buckets - 1) // slices", SIMULATION),
     Mutant("a batch that is half in the store is forgotten", S + "online_sink.py", "            self._failure = error\n            raise\n        self._work = work", "            raise\n        self._work = work", SLICED),
     Mutant("what others have changed is tried again in large slices", S + "online_sink.py", "slices = min(buckets, _SMALL_SLICES) if work.tries else few", "slices = few", SLICED),
+    Mutant("lookups look for rows in any number of buckets", ONLINE + "store.py", "        for [said, *_] in (*before, *after):\n            self._refuse_other(said)\n", "", BUCKETS),
+    Mutant("a flushed store forgets its number of buckets", S + "online_sink.py", "        # A store that was flushed forgets that as well, also where no commit would find it out.\n        self._store.claim()\n", "", SERVING),
     Mutant("ready is written where there was no alias", S + "serving_sink.py", "if self._alias is None and not self._point(None, Alias(self._inner.row_id, False, self._clock_us())):", "if False:", SERVING),
     Mutant("a barrier of before a loss serves after it", S + "serving_sink.py", "elif is_news or self._barrier is None:", "elif self._barrier is None:", ("tests/streams/test_served_histories.py",)),
     Mutant("what came back older while it was filled is taken for ready", S + "serving_sink.py", "is_lacking = bool(self._filling) or", "is_lacking = False and", ("tests/streams/test_served_histories.py",)),

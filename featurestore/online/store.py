@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import redis
 
-from featurestore.errors import OnlineStoreError
+from featurestore.errors import ChangedBucketsError, OnlineStoreError
 from featurestore.event_time import Mark
 from featurestore.kernel import Pieces
 from featurestore.kernel.keys import bucket_of
@@ -32,6 +32,9 @@ _ABSENT = bytes(TOKEN_BYTES)
 _MGET_KEYS = 250
 # Small buckets go together up to so many rows and bytes: a call by itself costs what several rows do.
 _ROWS_TOGETHER, _BYTES_TOGETHER = 250, 128 << 10
+# Beside the aliases of the views, whose names have an "@": a lookup asks for these anyway, and in a cluster both lie on
+# one node, so what takes one away takes the other.
+_BUCKETS = "buckets"
 # Of so many rows that are read it is looked how large they are.
 _ROWS_LOOKED_AT = 50
 
@@ -163,7 +166,7 @@ class OnlineStore:
         return cls(servers_at(url, answer_s), namespace=namespace, buckets=buckets)
 
     def ensure_ready(self) -> None:
-        """Refuse a server that may evict rows; load the functions."""
+        """Refuse a server that may evict rows, or has the project's rows in other buckets; load the functions."""
         source = files("featurestore.online").joinpath("functions.lua").read_text()
         for client in self._clients():
             with _told():
@@ -175,6 +178,25 @@ class OnlineStore:
                 )
             with _told():
                 client.function_load(source, replace=True)
+        self.claim()
+
+    def claim(self) -> None:
+        """Write down how many buckets the project has, where nothing says so yet.
+
+        A store that was emptied says nothing, nor does one that was filled before this was written down: there the
+        settings are believed. Who writes rows calls it whenever it learns where they stand, readers never do.
+        Raises ChangedBucketsError where the project has another number.
+        """
+        name = self.name("aliases")
+        self._refuse_other(self._call([("HSETNX", name, _BUCKETS, self.buckets), ("HGET", name, _BUCKETS)])[1])
+
+    def unclaim(self) -> None:
+        """The rows are dropped, so the next ones may lie in any number of buckets."""
+        self.ask("HDEL", self.name("aliases"), _BUCKETS)
+
+    def _refuse_other(self, held: bytes | None) -> None:
+        if held is not None and int(held) != self.buckets:
+            raise ChangedBucketsError(self._namespace, int(held), self.buckets)
 
     def ping(self) -> None:
         """Return when the server answers, of a cluster every node that has rows."""
@@ -183,10 +205,13 @@ class OnlineStore:
                 client.ping()
 
     def marks(self, view_id: str, topic: str) -> dict[int, list[Mark | None]]:
-        """Partition -> watermark of every bucket, None where a bucket has none."""
-        calls = [("HGETALL", self._state_key(view_id, bucket)) for bucket in range(self.buckets)]
+        """Partition -> watermark of every bucket, None where a bucket has none; raises ChangedBucketsError."""
+        held: Call = ("HGET", self.name("aliases"), _BUCKETS)
+        states = [("HGETALL", self._state_key(view_id, bucket)) for bucket in range(self.buckets)]
+        said, *found = self._call([held, *states])
+        self._refuse_other(said)
         out: dict[int, list[Mark | None]] = {}
-        for bucket, state in enumerate(self._call(calls)):
+        for bucket, state in enumerate(found):
             for place, mark in _marks(_fields(state)).items():
                 name, _, partition = place.rpartition("/")
                 if name == topic:
@@ -291,8 +316,11 @@ class OnlineStore:
     def payloads_and_aliases(
         self, asked: Sequence[tuple[str, Sequence[bytes]]], views: Sequence[str]
     ) -> tuple[list[list[bytes | None]], list[bytes | None], list[bytes | None]]:
-        """The same, with the aliases of some views as they were before and after the rows were read."""
-        aliases: list[Call] = [("HMGET", self.name("aliases"), *views)] if views else []
+        """The same, with the aliases of some views as they were before and after the rows were read.
+
+        Raises ChangedBucketsError where there are views: rows would be missed that lie in other buckets.
+        """
+        aliases: list[Call] = [("HMGET", self.name("aliases"), _BUCKETS, *views)] if views else []
         gets: list[Call] = []
         sizes = []
         for view_id, keys in asked:
@@ -301,11 +329,13 @@ class OnlineStore:
             sizes.append(len(chunks))
             gets += [("MGET", *names[first : first + _MGET_KEYS]) for first in chunks]
         before, found, after = self._in_turn([aliases, gets, aliases])
+        for [said, *_] in (*before, *after):
+            self._refuse_other(said)
         held = iter(found)
         rows = [
             [None if row is None else row[TOKEN_BYTES:] for _ in range(size) for row in next(held)] for size in sizes
         ]
-        return rows, before[0] if views else [], after[0] if views else []
+        return rows, before[0][1:] if views else [], after[0][1:] if views else []
 
     def ask(self, *call: Any) -> Any:
         """One command of the server; its answer. For what lies beside the rows: see `alias.py`."""
@@ -353,9 +383,11 @@ class OnlineStore:
                     yield names
 
     def newest_us(self, view_id: str, topic: str, keys: Sequence[bytes]) -> list[int | None]:
-        """For each key: every event of the topic up to here that was in time is in the key's row.
+        """For each key: every event up to here that was in time is in the key's row, of the partitions it knows.
 
-        The newest effective event time of the partition that is furthest behind; None when nothing was read yet.
+        The newest effective event time of the partition that is furthest behind; None when nothing was read yet. A
+        partition of which the key's bucket has no mark is not looked at: it may have no records, for ever, or first
+        ones that nobody has applied yet, and those take this back when they are.
         """
         buckets = [bucket_of(key, self.buckets) for key in keys]
         distinct = list(dict.fromkeys(buckets))

@@ -15,7 +15,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from featurestore.client import FeatureStore
-from featurestore.errors import OnlineStoreError, RequestError, RequestTooLargeError, UnknownObjectError
+from featurestore.errors import (
+    ChangedBucketsError,
+    OnlineStoreError,
+    RequestError,
+    RequestTooLargeError,
+    UnknownObjectError,
+)
 from featurestore.spec import FeatureService
 
 # Ten thousand entities of a few long keys fit; more is a mistake or an attack.
@@ -137,7 +143,9 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 async def _unavailable(request: Request, error: Exception) -> Response:
     log.error("%s", error)
-    return _error(503, "OnlineStore", "the online store does not answer; try again")
+    is_other = isinstance(error, ChangedBucketsError)
+    what = "is not the one of these settings; see the log" if is_other else "does not answer; try again"
+    return _error(503, "OnlineStore", f"the online store {what}")
 
 
 async def _http(request: Request, error: Exception) -> Response:

@@ -99,6 +99,17 @@ def test_a_lost_tail_is_seen(store: OnlineStore, redis_client: redis.Redis) -> N
     assert served(store) is None
 
 
+def test_the_first_records_of_a_partition_take_the_watermark_back(store: OnlineStore) -> None:
+    assert store.newest_us(VIEW, "topic", [KEY]) == [None]
+    commit(store, None, 9, b"nine")
+    # Of another partition nothing is known: it may be empty for ever.
+    assert store.newest_us(VIEW, "topic", [KEY]) == [9]
+    commit(store, None, 5, b"five", place="topic/1")
+    assert store.newest_us(VIEW, "topic", [KEY]) == [5]
+    commit(store, 5, 12, b"twelve", place="topic/1")
+    assert store.newest_us(VIEW, "topic", [KEY]) == [9]
+
+
 def test_rows_that_another_worker_changed_are_a_conflict(store: OnlineStore) -> None:
     commit(store, None, 5, b"five")
     read = store.read(VIEW, [KEY])
@@ -218,4 +229,4 @@ def test_rows_expire_whether_or_not_the_server_sets_many_at_once(
         left = {client.pttl(key) for key in client.scan_iter(f"{name}:*:row:*", count=2_000)}
         assert 0 < min(left) <= max(left) <= 60_000
         # What the function learned of this user is not for the others.
-        OnlineStore(OneServer(redis_client), namespace=name).ensure_ready()
+        OnlineStore(OneServer(redis_client), namespace=name, buckets=1).ensure_ready()

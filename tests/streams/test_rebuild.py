@@ -12,6 +12,8 @@ import pytest
 import redis
 from confluent_kafka import TopicPartition
 
+from featurestore.client import FeatureStore
+from featurestore.errors import ChangedBucketsError
 from featurestore.local.process import ChildServer, free_port
 from featurestore.local.valkey import start_valkey
 from featurestore.monitoring import prove
@@ -185,3 +187,29 @@ def test_a_server_that_comes_back_with_less_is_brought_up_to_date(
     assert "from the event log" in made.said()
     assert looked_up(made) == (5_500, {"PRESENT"})
     check_parity(made)
+
+
+def test_another_number_of_buckets_is_refused_until_the_store_is_empty(
+    project: Make, unique: Callable[[str], str], redis_client: redis.Redis
+) -> None:
+    topic = unique("buckets")
+    made = project(definitions(topic))
+    worker = made.start_worker()
+    send(made, topic, 400)
+    made.wait_until_applied(worker)
+    worker.terminate()
+    assert worker.wait(30) == 0
+    made.settings = made.settings.model_copy(update={"buckets": 4})
+    made.store = FeatureStore(made.settings, made.repository)
+    for _ in range(2):
+        with pytest.raises(ChangedBucketsError):
+            made.store.get("by_user", {"user": "u1"})
+    assert made.start_worker().wait(60) != 0
+    assert f"{made.settings.project!r} in 8; set buckets back to 8" in made.said()
+    with pytest.raises(ChangedBucketsError):
+        made.wait_until_applied()
+    redis_client.delete(*redis_client.scan_iter(f"{made.settings.project}:*"))
+    worker = made.start_worker()
+    send(made, topic, 400, first=400)
+    made.wait_until_applied(worker)
+    assert looked_up(made) == (800, {"PRESENT"})

@@ -15,7 +15,7 @@ import redis
 from redis.crc import key_slot
 
 from featurestore import Entity, FeatureView, Topic, count
-from featurestore.errors import LostTailError
+from featurestore.errors import ChangedBucketsError, LostTailError
 from featurestore.event_time import Mark
 from featurestore.kernel import Events
 from featurestore.kernel.keys import group_keys
@@ -86,6 +86,26 @@ def test_rows_that_the_store_took_and_lost_again_before_that_was_learned_are_mis
         sink.look()
     sink.open(0)
     assert sink.settled(0) == 10
+
+
+def test_a_worker_that_lives_through_a_flush_writes_down_again_how_many_buckets_there_are(
+    redis_client: redis.Redis, unique: Callable[[str], str], tmp_path: Path
+) -> None:
+    name = unique("serving")
+    store, other = (OnlineStore(OneServer(redis_client), namespace=name, buckets=buckets) for buckets in (2, 3))
+    store.ensure_ready()
+    # Nothing was ever applied, so nothing else is missed.
+    sink = ServingSink(store, VIEW, EventLog(tmp_path, TOPIC), lambda: {0: Bounds(0, 0)}, lambda: 1)
+    sink.open(0)
+    redis_client.flushall()
+    sink.look()
+    with pytest.raises(ChangedBucketsError, match=r"buckets is 3, .* in 2"):
+        other.ensure_ready()
+    # Another one was faster.
+    redis_client.flushall()
+    other.ensure_ready()
+    with pytest.raises(ChangedBucketsError, match=r"buckets is 2, .* in 3"):
+        sink.look()
 
 
 @pytest.mark.parametrize("has_alias", [False, True])

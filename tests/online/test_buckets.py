@@ -1,0 +1,63 @@
+"""How many buckets a project has is written into the store once, and nobody looks for rows in another number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from featurestore.errors import ChangedBucketsError
+from featurestore.online import Alias, Aliases, OneServer, OnlineStore
+from tests.cluster import ValkeyCluster
+
+VIEW = "view@1"
+Make = Callable[[int], OnlineStore]
+
+
+@pytest.fixture(params=["one server", "a cluster"])
+def store_of(
+    request: pytest.FixtureRequest, redis_client: redis.Redis, unique: Callable[[str], str], tmp_path: Path
+) -> Iterator[Make]:
+    """Stores of one project with so many buckets."""
+    name = unique("buckets")
+    if request.param == "one server":
+        yield lambda buckets: OnlineStore(OneServer(redis_client), namespace=name, buckets=buckets)
+        return
+    cluster = ValkeyCluster(tmp_path / "cluster")
+    yield lambda buckets: OnlineStore.at(cluster.url, namespace=name, buckets=buckets)
+    cluster.stop()
+
+
+def test_another_number_of_buckets_is_refused_to_who_writes_and_to_who_reads(store_of: Make) -> None:
+    # Nothing is there to be missed, and readers write nothing down.
+    Aliases(store_of(5)).read([(VIEW, [b"k"])])
+    store_of(8).ensure_ready()
+    store_of(8).ensure_ready()
+    Aliases(store_of(8)).read([(VIEW, [b"k"])])
+    other = store_of(4)
+    asks = (other.ensure_ready, lambda: other.marks(VIEW, "t"), lambda: Aliases(other).read([(VIEW, [b"k"])]))
+    for ask in asks:
+        with pytest.raises(ChangedBucketsError, match=r"buckets is 4, .* 'buckets-.*' in 8; set buckets back to 8"):
+            ask()
+
+
+def test_aliases_are_read_beside_the_number_of_buckets(store_of: Make) -> None:
+    store = store_of(8)
+    store.ensure_ready()
+    aliases = Aliases(store)
+    assert aliases.point(VIEW, None, Alias(VIEW, True, 7))
+    assert [served.is_ready for served in aliases.read([("other@1", [b"k"]), (VIEW, [b"k"])])] == [False, True]
+
+
+def test_a_reader_that_was_there_before_the_store_was_emptied_sees_that_rows_lie_elsewhere_now(store_of: Make) -> None:
+    store = store_of(8)
+    store.ensure_ready()
+    reader = Aliases(store_of(8))
+    reader.read([(VIEW, [b"k"])])
+    for client in store._clients():
+        client.flushall()
+    store_of(4).ensure_ready()
+    with pytest.raises(ChangedBucketsError):
+        reader.read([(VIEW, [b"k"])])
