@@ -92,6 +92,8 @@ def build_worker(settings: Settings, repository: Repository) -> StreamApp:
     )
     port = EnginePort(engines, options, broker.login, partial(known.told, topics), letters)
     folder = Path(settings.offline_path).parent / "faust"
+    # Faust makes the last part of a path alone, and an offline_path may be new.
+    folder.parent.mkdir(parents=True, exist_ok=True)
     return stream_app(worker_group(settings), settings.kafka_bootstrap, port, str(folder))
 
 

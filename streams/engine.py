@@ -32,7 +32,7 @@ from streams.decided import Decided, decided
 from streams.log_writer import LogWriter
 from streams.payloads import Parts, Payloads
 from streams.repeats import Repeats
-from streams.sink import Letters, Log, Sink
+from streams.sink import Letters, Log, Sink, refuse_other_topic
 from streams.transport import Batch
 from streams.transport.batch import RECORD_BYTES_MAX
 from streams.unapplied import letters_of
@@ -171,7 +171,10 @@ class Engine:
         # What waited for the log belongs to reads of before; after a change of owner it is read again.
         self.flush()
         self._log.forget()
-        logged = self._log.marks().get(partition)
+        held = self._log.marks()
+        # Also of the others: a partition that is new in the log says nothing of the topic before.
+        refuse_other_topic(self.topic, self.topic_id, held.items())
+        logged = held.get(partition)
         stand = [sink.open(partition, self.topic_id) for sink in self._sinks]
         marks = [logged, *stand]
         known = [mark for mark in marks if mark is not None]

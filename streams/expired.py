@@ -6,7 +6,7 @@ records, and from there on the topic is read.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import attrgetter
 
@@ -20,6 +20,7 @@ from featurestore.spec import Repository
 from streams.bounds import bounds_of
 from streams.broker import admin_client, answer_of, broker_of, refusal
 from streams.build import worker_group
+from streams.sink import refuse_other_topic
 from streams.topics import Topics
 
 _TIMEOUT_S = 10.0
@@ -56,8 +57,9 @@ def expired(settings: Settings, repository: Repository, topic: str | None = None
         wanted = repository.topic(name)
         # The bounds of a topic that is not there are none, which would read as if nothing had expired, and so would
         # those of partitions that nobody looks at.
-        topics.whole_ids([wanted])
+        topic_id = topics.whole_ids([wanted])[name]
         marks = EventLog(settings.offline_path, wanted).marks()
+        refuse_other_topic(wanted, topic_id, marks.items())
         for partition, bounds in sorted(bounds_of(admin, name, range(wanted.partitions)).items()):
             first = marks[partition].offset if partition in marks else 0
             if first < bounds.low:
@@ -76,8 +78,7 @@ def skip_expired(settings: Settings, repository: Repository, topic: str | None =
         log = EventLog(settings.offline_path, repository.topic(name))
         held = log.marks()
         # Lateness is judged on from the newest event that is known: those that expired are not.
-        newest_us = {partition: mark.newest_us for partition, mark in held.items()}
-        marks = {part.partition: Mark(part.end, newest_us.get(part.partition, 0)) for part in parts}
+        marks = {part.partition: replace(held.get(part.partition, Mark(0, 0)), offset=part.end) for part in parts}
         log.append(log_schema(log.topic).empty_table(), marks)
     return found
 

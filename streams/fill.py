@@ -21,7 +21,7 @@ from featurestore.kernel.keys import group_keys
 from featurestore.offline import LogSlices, Stride
 from featurestore.spec import FeatureView
 from streams.online_sink import OnlineSink
-from streams.sink import Ints
+from streams.sink import Ints, refuse_other_topic
 
 # A batch may touch as many rows as it has events: it is cut so that their bytes, as read and as folded, stay bounded.
 # A row with every tile full is large and rare: the rows themselves say how many events fit, once there are some.
@@ -72,7 +72,9 @@ class LogFill:
 
         moved  is told each offset reached; what it raises ends the fill between two batches
         until  stop here instead
+        Raises TopicError where the log's events are those of another topic than `topic_id`.
         """
+        refuse_other_topic(self._view.source, topic_id, self._slices.marks.items())
         stands = sink.open(partition, topic_id) or Mark(0, 0)
         end = until or self._slices.marks.get(partition)
         if end is None or end.offset <= stands.offset:

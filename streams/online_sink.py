@@ -16,7 +16,7 @@ from typing import assert_never
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.errors import CommitRetriesError, LostTailError, TopicError
+from featurestore.errors import CommitRetriesError, LostTailError
 from featurestore.event_time import DAY_US, Mark
 from featurestore.kernel import Events, fold_pieces
 from featurestore.kernel.keys import Grouped
@@ -34,6 +34,7 @@ from featurestore.online import (
     Straddle,
 )
 from featurestore.spec import FeatureView
+from streams.sink import refuse_other_topic
 
 # Another worker on the same rows makes a commit read again; this many in a row without one bucket that comes through
 # mean that something is wrong. Not counted is one of each partition: an answer says of one at a time that it stands
@@ -109,13 +110,7 @@ class OnlineSink:
         self._lost.pop(partition, None)
         self._ends[partition] = [None if mark is None else mark.offset for mark in marks]
         known = [mark for mark in marks if mark is not None]
-        before = next((mark for mark in known if topic_id and mark.topic_id not in ("", topic_id)), None)
-        if before is not None:
-            raise TopicError(
-                self._view.source.name,
-                f"it was deleted and made again after offset {before.offset} of partition {partition} was applied, so "
-                "its offsets mean other events now; give the topic another name, or use another project",
-            )
+        refuse_other_topic(self._view.source, topic_id, ((partition, mark) for mark in known))
         return min(known, key=lambda mark: mark.offset) if len(known) == len(marks) else None
 
     def close(self, partition: int) -> None:

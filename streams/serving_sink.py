@@ -243,7 +243,9 @@ class ServingSink:
         logged = self._events.marks().get(partition)
         if logged is None or logged.offset <= stands:
             return mark
-        lost = self._bounds()[partition].low > stands
+        bounds = self._bounds().get(partition)
+        # A broker may not list a partition yet that was made a moment ago: what the log has is right in any case.
+        lost = bounds is None or bounds.low > stands
         if mark is not None and not lost and (is_filled or logged.offset - stands <= READ_AGAIN_MAX):
             return mark
         log.info(

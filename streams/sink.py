@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from featurestore.errors import TopicError
 from featurestore.event_time import Mark
 from featurestore.kernel import Events
 from featurestore.kernel.keys import Grouped
@@ -124,3 +125,18 @@ class NoLetters:
 
     def flush(self) -> None:
         """Nothing waits."""
+
+
+def refuse_other_topic(topic: Topic, topic_id: str, stands: Iterable[tuple[int, Mark]]) -> None:
+    """Raises TopicError where what stands at a mark of a partition was read from another topic of that name.
+
+    topic_id  of the topic as it is. Marks of before topics were noted say none, and are taken
+    """
+    for partition, mark in stands:
+        if topic_id and mark.topic_id not in ("", topic_id):
+            raise TopicError(
+                topic.name,
+                f"it was deleted and made again after offset {mark.offset} of partition {partition} was applied, so "
+                "its offsets mean other events now; give the topic another name, or use another project, with an "
+                "offline_path of its own",
+            )

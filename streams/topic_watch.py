@@ -33,7 +33,7 @@ def changed(known: Mapping[str, Told], now: Mapping[str, Told]) -> TopicError | 
             return TopicError(
                 name,
                 "it was deleted and made again while this worker read it, so its offsets mean other events now; give "
-                "the topic another name, or use another project",
+                "the topic another name, or use another project, with an offline_path of its own",
             )
         if told.partitions > partitions:
             return GrownTopicError(name, partitions, told.partitions)

@@ -191,6 +191,7 @@ ONLINE = "featurestore/online/"
 LOG = "featurestore/offline/event_log.py"
 LOG_FILES = "featurestore/offline/log_files.py"
 LOG_CLEANING = "featurestore/offline/log_cleaning.py"
+LOG_MARKS = "featurestore/offline/log_marks.py"
 MUTANTS = (
     Mutant("window tail one tile late", K + "windows.py", "(moments_us - self.shift_us - self.size_us) // self.slide_us", "(moments_us - self.shift_us - self.size_us) // self.slide_us + 1", in_kernel("distinct", "exact_to_the_bound_then_as_the_definition_says_in_any_order")),
     Mutant("tail edge exclusive", K + "tilings.py", "return tile * self.tile_us", "return tile * self.tile_us + 1", in_kernel("decimals", "conditions_and_added_columns_over_decimals")),
@@ -470,6 +471,8 @@ MUTANTS = (
     Mutant("a log says that it is further before it has committed", LOG, "                self._commit(table, ", "                self._marks = {**held, **moved}\n                self._commit(table, ", LOG_HISTORIES),
     Mutant("a log that another has brought further is where it was asked to be", LOG, "                    self._marks = held\n", "                    self._marks = dict(marks)\n", LOG_HISTORIES),
     Mutant("a log that another makes at the same time ends its writer", LOG, "            try:\n                table = self._open()\n                held", "            table = self._open()\n            try:\n                held", LOG_HISTORIES),
+    Mutant("a log does not say which topic it was read from", LOG, "            if mark.topic_id:\n", "            if False:\n", ("tests/streams/test_topic_in_log.py",)),
+    Mutant("a commit of another worker is not looked for", LOG_MARKS, "os.stat(_entry(known.version + 1), dir_fd=folder)", "return known.said", ("tests/offline/test_log_marks.py",)),
     Mutant("a log is compacted by two at once", LOG, "flock(lock, LOCK_EX | LOCK_NB)", "pass", LOG_HISTORIES),
     Mutant("a log's version at which a backfill stands is removed", LOG_CLEANING, "if version >= first)", "if version < 0)", CLEANED),
     Mutant("a log's file is removed before its commit", LOG_CLEANING, "files = [path for path in files if _changed_us(path) <= before_us]", "files = list(files)", CLEANED),

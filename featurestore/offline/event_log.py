@@ -23,6 +23,7 @@ from featurestore.errors import EventLogError, GoneVersionError, TopicError
 from featurestore.event_time import Mark
 from featurestore.offline.log_cleaning import Cleaned, clean, first_version
 from featurestore.offline.log_files import FILTERED_BY, write_files
+from featurestore.offline.log_marks import LogTransactions
 from featurestore.offline.log_parts import Former, as_columns, held_within, is_read_as, names_of
 from featurestore.spec import Topic
 from featurestore.spec.contract import log_columns
@@ -37,6 +38,8 @@ _TRIES_MAX = 10
 _TIMED = "event_time="
 # In the table's folder; Delta passes over names that begin like this.
 _COMPACTING = "_compacting"
+# In the name of a transaction, between a partition and the identity of its topic.
+_TOPIC_ID = "#topic_id="
 # Delta would list its whole log for old entries behind every commit, at 20 ms of three thousand; `clean` does it.
 _NO_HOOKS = deltalake.PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
 
@@ -115,6 +118,7 @@ class EventLog:
         self.topic, self.path, self._folder, self._version = topic, folder / topic.name, folder, version
         self._marks: dict[int, Mark] | None = None
         self._committed: _Committed | None = None
+        self._kept = LogTransactions(self.path)
 
     def at(self, version: int) -> EventLog:
         """The log as of one of its versions, to read."""
@@ -149,11 +153,15 @@ class EventLog:
     def marks(self) -> dict[int, Mark]:
         """How far each partition has come; as of the last look by this object, or a fresh one."""
         if self._marks is None:
-            self._marks = self._marks_of(self._open()) if self.exists() else {}
+            kept = self._kept.newest() if self._version is None else None
+            if kept is not None:
+                self._marks = self._marks_in(kept)
+            else:
+                self._marks = self._marks_of(self._open()) if self.exists() else {}
         return self._marks
 
     def forget(self) -> None:
-        """Look at the table again on the next `marks`."""
+        """See on the next `marks` whether anybody has committed since."""
         self._marks = None
 
     def decided(self, partition: int) -> Mark | None:
@@ -378,19 +386,22 @@ class EventLog:
         )
 
     def _transactions(self, marks: Mapping[int, Mark]) -> list[deltalake.Transaction]:
-        # A transaction's version is any int64: two of them keep a mark, through checkpoints and clean-ups.
+        # A transaction's version is any int64: two of them keep a mark, through checkpoints and clean-ups. A topic's
+        # identity is text, so it is part of the name of a third one.
         out = []
         for partition, mark in marks.items():
             place = f"{self.topic.name}/{partition}"
             out.append(deltalake.Transaction(place, mark.offset))
             out.append(deltalake.Transaction(f"{place}#newest_us", mark.newest_us))
+            if mark.topic_id:
+                out.append(deltalake.Transaction(f"{place}{_TOPIC_ID}{mark.topic_id}", mark.offset))
         return out
 
     def _held(self, table: deltalake.DeltaTable) -> dict[int, Mark]:
         """The marks of this very version; what is remembered of our last commit may be them.
 
-        One version after that from which it was made, there is our commit and nobody else's: asking the table, which
-        replays its log once a partition, would say the same. What failed, or had no answer, is not remembered.
+        One version after that from which it was made, there is our commit and nobody else's: asking the table would
+        say the same. What failed, or had no answer, is not remembered.
         """
         last, self._committed = self._committed, None
         if last is not None and (str(table.metadata().id), table.version()) == (last.table_id, last.since + 1):
@@ -398,14 +409,26 @@ class EventLog:
         return self._marks_of(table)
 
     def _marks_of(self, table: deltalake.DeltaTable) -> dict[int, Mark]:
+        version = table.version()
+        try:
+            return self._marks_in(self._kept.at(str(table.metadata().id), version))
+        except FileNotFoundError as error:
+            self._refuse_gone(version)
+            raise EventLogError(self.topic.name, f"entries of its version {version} are missing") from error
+
+    def _marks_in(self, kept: Mapping[str, int]) -> dict[int, Mark]:
+        # Of each place the topic that it was last read from; commits of before topics were noted have none.
+        ids: dict[str, tuple[int, str]] = {}
+        for name, offset in kept.items():
+            place, has_id, topic_id = name.partition(_TOPIC_ID)
+            if has_id:
+                ids[place] = max(ids.get(place, (-1, "")), (offset, topic_id))
         out = {}
         for partition in range(self.topic.partitions):
             place = f"{self.topic.name}/{partition}"
-            offset = table.transaction_version(place)
-            if offset is not None:
-                newest_us = table.transaction_version(f"{place}#newest_us")
-                assert newest_us is not None, "both transactions are written in one commit"
-                out[partition] = Mark(offset, newest_us)
+            if place in kept:
+                # Both are written in one commit.
+                out[partition] = Mark(kept[place], kept[f"{place}#newest_us"], ids.get(place, (-1, ""))[1])
         return out
 
 

@@ -292,3 +292,16 @@ def test_rows_that_one_node_of_a_cluster_lost_are_missed_while_nothing_comes(tmp
         assert not is_ready(store)
     finally:
         cluster.stop()
+
+
+def test_a_partition_that_the_broker_does_not_list_yet_is_filled_from_the_log(
+    redis_client: redis.Redis, unique: Callable[[str], str], tmp_path: Path
+) -> None:
+    store = OnlineStore(OneServer(redis_client), namespace=unique("serving"), buckets=2)
+    store.ensure_ready()
+    logged(tmp_path, 10)
+    sink = ServingSink(store, VIEW, EventLog(tmp_path, TOPIC), dict[int, Bounds], lambda: 1)
+    sink.open(0)
+    looked_until_sent_back(sink, store, time.monotonic() + 30)
+    sink.open(0)
+    assert sink.settled(0) == 10
