@@ -364,7 +364,10 @@ class RecordsGoneError(FeatureStoreError):
                 f"`featurestore skip-expired --topic {topic}` goes on without; a longer retention saves others"
             )
         else:
-            advice = "give the topic a longer retention and fill its views anew in another project"
+            advice = (
+                "give the topic a longer retention and fill its views anew in another project, with an offline_path of "
+                "its own"
+            )
         super().__init__(f"{gone} ({what}); nothing is skipped by itself: {advice}")
 
 

@@ -13,12 +13,15 @@ import feast
 from feast.data_format import JsonFormat
 from feast.infra.registry.sql import SqlRegistry, SqlRegistryConfig
 from feast.types import Array, Bool, Decimal, Float64, Int64, Map, PrimitiveFeastType, String, UnixTimestamp
+from sqlalchemy.exc import SQLAlchemyError
 
+from featurestore.errors import SettingError
 from featurestore.event_time import show_duration
 from featurestore.kernel import DataType, Feature, ValueType, decimal_type
 from featurestore.kernel.expressions import shown
 from featurestore.settings import Settings
 from featurestore.spec import Entity, FeatureService, FeatureView, Repository, Topic
+from featurestore.urls import shown_url
 
 _TYPES: dict[DataType, PrimitiveFeastType] = {
     "string": String,
@@ -49,7 +52,16 @@ class FeastRegistry:
         if settings.registry_url.startswith("sqlite:///"):
             Path(settings.registry_url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         config = SqlRegistryConfig(registry_type="sql", path=settings.registry_url, cache_ttl_seconds=0)
-        self._registry = SqlRegistry(config, self._project, None)
+        try:
+            self._registry = SqlRegistry(config, self._project, None)
+        # A URL that is none, a driver that is not installed, a server that does not answer.
+        except (SQLAlchemyError, ModuleNotFoundError, ValueError) as error:
+            why = str(error).partition("\n")[0]
+            raise SettingError(
+                "registry_url",
+                f"is {shown_url(settings.registry_url)!r}, and no registry can be opened there: {why}; write one such "
+                "as sqlite:///.local/registry.db or postgresql+psycopg://user:password@host/database",
+            ) from error
 
     def close(self) -> None:
         """Give the connections back."""

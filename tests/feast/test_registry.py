@@ -7,9 +7,11 @@ from contextlib import closing
 from pathlib import Path
 
 import polars as pl
+import pytest
 
 from featurestore import Entity, FeatureView, Topic, calendar, count, counts, last_n, ratio, session
 from featurestore import sum as total
+from featurestore.errors import SettingError
 from featurestore.feast.registry import FeastRegistry
 from featurestore.settings import Settings
 from featurestore.spec import collect, load
@@ -78,3 +80,14 @@ def test_lists_maps_and_expressions_are_told_without_code(tmp_path: Path) -> Non
     said = listed.tags["featurestore.features"]
     assert 'dear=count(where=[(col("fare")) >= (dyn int: 5)]).over(1h)' in said
     assert "share=ratio(sum(fare), count()).over(day)" in said
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["nonsense", "nosuch://host/db", "postgresql+psycopg://me:hidden@127.0.0.1:1/db", "postgresql+psycopg://h:x/db"],
+)
+def test_a_registry_that_cannot_be_opened_is_told_by_its_setting(url: str, tmp_path: Path) -> None:
+    settings = Settings(project="tried", registry_url=url, offline_path=tmp_path)
+    with pytest.raises(SettingError, match=r"setting registry_url is .*no registry can be opened there") as told:
+        FeastRegistry(settings)
+    assert "hidden" not in str(told.value)
