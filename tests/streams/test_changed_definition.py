@@ -90,12 +90,11 @@ def test_what_the_log_cannot_follow_is_refused_by_commands_and_at_a_workers_star
     assert worker.wait(30) == 0, made.said()
     moved = definitions(name, columns, "user", "amount", "").replace('event_time="at"', 'event_time="paid_at"')
     gained = definitions(name, columns + ', "shop": str', "user", "amount", "")
-    for changed, says in (
-        (moved, "have their times by column 'at', and its definition says event_time='paid_at'"),
-        (gained, "column 'shop' may not be null in its definition, and the events in its event log lack it"),
-    ):
+    times = "have their times by column 'at', and its definition says event_time='paid_at'"
+    lacking = "column 'shop' may not be null in its definition, and the events in its event log lack it"
+    for changed, says, commands in ((moved, times, ["plan"]), (gained, lacking, ["plan", "backfill by_user"])):
         made.define(changed)
-        for command in (("plan",), ("backfill", "by_user")):
+        for command in map(str.split, commands):
             done = made.command(*command)
             assert (done.returncode, says in done.stderr) == (1, True), (command, done.stderr)
             assert "Traceback" not in done.stderr
