@@ -22,7 +22,9 @@ from featurestore.errors import DeadLetterError
 from streams.broker import Broker, admin_client, client_config
 from streams.letters import DeadLetter, Pack, beginning_of, packs, size_bytes, unpacked
 
-_FLUSH_S, _POLL_S = 30.0, 0.1
+# A broker may be away or stand still for a while, which a worker without letters lives through as well; sooner than the
+# watchdog would end it, who knows less of the reason.
+_FLUSH_S, _POLL_S = 100.0, 0.1
 # Letters that wait to be packed, each with its record: more than two batches' worth of them where a tenth is bad.
 _WAITING_MAX, _WAITING_BYTES_MAX = 20_000, 32 << 20
 _SUFFIX = ".dead"
