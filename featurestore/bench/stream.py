@@ -45,7 +45,7 @@ _LIMIT_S = 300.0
 _FAUST_EVENTS = 60_000
 _STEADY_EVENTS_A_SECOND, _STEADY_S, _CORES_S = 20_000, 15.0, 10.0
 _KILLS = 3
-# From one batch to the next the cost of a record differs by a tenth, and a run has some twenty.
+# One run alone said 0.86 to 1.05 of the same code: all four partitions get their next batch only some twenty times.
 _BLOCKS_RUNS = 2
 _BLOCKS = "fraud, 10 % bad in every other block"
 
