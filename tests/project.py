@@ -13,6 +13,8 @@ from featurestore.settings import Settings
 from featurestore.spec import load
 from streams.progress import Progress
 from streams.topics import Topics
+from tests import processes
+from tests.processes import Process
 
 
 class Project:
@@ -38,7 +40,7 @@ class Project:
         )
         Topics(stack.kafka_bootstrap).create(self.repository.topics.values(), name)
         self.store = FeatureStore(self.settings, self.repository)
-        self._workers: list[subprocess.Popen[bytes]] = []
+        self._workers: list[Process] = []
 
     def define(self, definitions: str) -> None:
         """Other definitions, for whatever starts from now on."""
@@ -49,20 +51,20 @@ class Project:
     def command(self, *arguments: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
         """Run one of our commands.
 
-        given  what it finds in the pipe that is its standard input; by default it has the one of the tests
+        given  what it finds in the pipe that is its standard input; by default it has none
         """
-        command = [sys.executable, "-m", "featurestore.cli", *arguments]
         environment = {**environment_of(self.settings), "COLUMNS": "200"}
+        if given is None:
+            return processes.run("featurestore.cli", *arguments, environment=environment)
+        command = [sys.executable, "-m", "featurestore.cli", *arguments]
         return subprocess.run(
             command, env=environment, input=given, capture_output=True, text=True, check=False, timeout=120
         )
 
-    def start_worker(self, *module: str) -> subprocess.Popen[bytes]:
+    def start_worker(self, *module: str) -> Process:
         """A worker; `module` with its arguments has something happen to it."""
-        with self.log.open("ab") as output:
-            command = [sys.executable, "-m", *(module or ("featurestore.cli", "worker"))]
-            environment = environment_of(self.settings)
-            worker = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+        command, environment = module or ("featurestore.cli", "worker"), environment_of(self.settings)
+        worker = processes.start(*command, environment=environment, output=self.log)
         self._workers.append(worker)
         return worker
 
@@ -76,13 +78,19 @@ class Project:
             assert time.monotonic() < deadline, self.said()
             time.sleep(0.05)
 
-    def wait_until_applied(self, worker: subprocess.Popen[bytes] | None = None, limit_s: float = 120.0) -> None:
+    def wait_until_applied(self, worker: Process | None = None, limit_s: float = 120.0) -> None:
         """Until every sink holds every record of every topic, and lookups say so."""
         progress, deadline = Progress(self.settings, self.repository), time.monotonic() + limit_s
         while any(one.lag or one.stale for one in progress.look()):
             assert worker is None or worker.poll() is None, self.said()
             assert time.monotonic() < deadline, self.said()
             time.sleep(0.1)
+
+    def drain(self, worker: Process) -> None:
+        """Let it apply everything, and end as a deployment would end it."""
+        self.wait_until_applied(worker)
+        worker.terminate()
+        assert worker.wait(30) == 0, self.said()
 
     def stop(self) -> None:
         for worker in self._workers:

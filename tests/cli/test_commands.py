@@ -15,6 +15,7 @@ from featurestore.urls import shown_url
 from streams.dead_letters import DeadLetterBox
 from streams.letters import DeadLetter
 from streams.producer import EventProducer, kafka_producer
+from tests import processes
 from tests.project import Project
 
 DEFINITIONS = """
@@ -245,10 +246,9 @@ def test_plan_tells_what_apply_would_change_and_changes_nothing(made: Project) -
 
 def bare(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """A command in a folder, with no settings but these."""
-    command = [sys.executable, "-m", "featurestore.cli", *arguments]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("FEATURESTORE_")}
     environment = {**inherited, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **environment}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    return processes.run("featurestore.cli", *arguments, environment=environment, cwd=folder)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from streams.backfill import Backfill
 from streams.broker import admin_client
 from streams.build import online_store
 from streams.topics import Topics
+from tests import processes
 from tests.project import Project
 from tests.streams.test_rebuild import USERS, cut, looked_up, now_us, send
 
@@ -93,8 +93,8 @@ class Traffic:
 
 
 def killed(project: Project, point: str, nth: int = 1) -> None:
-    command = [sys.executable, "-m", "tests.streams.killed_backfill", "by_user", point, str(nth)]
-    done = subprocess.run(command, env=environment_of(project.settings), capture_output=True, text=True, timeout=120)
+    environment = environment_of(project.settings)
+    done = processes.run("tests.streams.killed_backfill", "by_user", point, str(nth), environment=environment)
     assert done.returncode == -signal.SIGKILL, done.stdout + done.stderr
 
 
@@ -176,9 +176,7 @@ def test_a_backfill_that_ended_before_its_flip_catches_up_first(project: Make, u
     made.wait_until_applied(worker)
     killed(made, "before-flip")
     send(made, topic, 400, HISTORY)
-    made.wait_until_applied(worker)
-    worker.terminate()
-    assert worker.wait(30) == 0
+    made.drain(worker)
     killed(made, "after-flip")
     table = made.store.get_many("by_user", {"user": USERS})
     assert set(table["by_user__status"].to_pylist()) == {"PRESENT"}
@@ -241,9 +239,7 @@ def test_a_shadow_that_the_store_lost_before_the_flip_is_not_flipped_to(
     send(made, topic, 200)
     if what != "all":
         worker = made.start_worker()
-        made.wait_until_applied(worker)
-        worker.terminate()
-        assert worker.wait(30) == 0
+        made.drain(worker)
     # In Kafka and in no log.
     send(made, topic, HISTORY - 200, 200)
     view, saved = made.repository.view("by_user"), dict[bytes, bytes]()
@@ -317,9 +313,7 @@ def filled_by_a_worker_and_cut(made: Project, topic: str) -> None:
     """Events that only the log has."""
     worker = made.start_worker()
     send(made, topic, HISTORY)
-    made.wait_until_applied(worker)
-    worker.terminate()
-    assert worker.wait(30) == 0
+    made.drain(worker)
     cut(made, topic)
 
 
@@ -458,9 +452,7 @@ def test_compact_keeps_the_version_at_which_a_killed_backfill_stands_and_refuses
     # A checkpoint behind that version, and another one that is as old: without the backfill, the version would go.
     compact_later()
     send(made, topic, 40, HISTORY)
-    made.wait_until_applied(worker)
-    worker.terminate()
-    assert worker.wait(30) == 0
+    made.drain(worker)
     compact_later()
     assert log.at(state.version).read(["offset"]).num_rows == before
     Aliases(online_store(made.settings)).end_backfill(view.id)

@@ -38,9 +38,7 @@ def test_renamed_columns_and_keys_have_their_history_served_by_backfill_and_work
     made = project(definitions(name, '"user": str, "amount": float', "user", "amount", 'format="avro"'))
     worker = made.start_worker()
     send(made, name, {"user": "a", "amount": 2.0}, 10)
-    made.wait_until_applied(worker)
-    worker.terminate()
-    assert worker.wait(30) == 0, made.said()
+    made.drain(worker)
     more = 'format="avro", renamed={"who": "user", "total": "amount"}'
     made.define(definitions(name, '"who": str, "total": float', "who", "total", more))
     if is_backfilled:
@@ -51,9 +49,7 @@ def test_renamed_columns_and_keys_have_their_history_served_by_backfill_and_work
     row = dict(made.store.get("by_user", {"who": "a"}))
     assert (row["by_user__n"], row["by_user__paid"], row["by_user__newest"]) == (10, 20.0, 2.0)
     send(made, name, {"who": "a", "total": 3.0}, 1)
-    made.wait_until_applied(worker)
-    worker.terminate()
-    assert worker.wait(30) == 0, made.said()
+    made.drain(worker)
     row = dict(made.store.get("by_user", {"who": "a"}))
     assert (row["by_user__n"], row["by_user__paid"], row["by_user__newest"]) == (11, 23.0, 3.0)
 
@@ -65,9 +61,7 @@ def test_a_view_by_a_new_column_is_backfilled_from_a_log_without_it(
     made = project(definitions(name, '"user": str, "amount": float', "user", "amount", ""))
     worker = made.start_worker()
     send(made, name, {"user": "a", "amount": 2.0}, 5)
-    made.wait_until_applied(worker)
-    worker.terminate()
-    assert worker.wait(30) == 0, made.said()
+    made.drain(worker)
     made.define(
         definitions(name, '"user": str, "amount": float, "shop": str', "user", "amount", 'nullable=("shop",)')
         + 'by_shop = FeatureView("by_shop", Entity("shop", key="shop"), paid, features={"n": count()})\n'
@@ -85,9 +79,7 @@ def test_what_the_log_cannot_follow_is_refused_by_commands_and_at_a_workers_star
     made = project(definitions(name, columns, "user", "amount", ""))
     worker = made.start_worker()
     send(made, name, {"user": "a", "amount": 2.0, "paid_at": 5}, 5)
-    made.wait_until_applied(worker)
-    worker.terminate()
-    assert worker.wait(30) == 0, made.said()
+    made.drain(worker)
     moved = definitions(name, columns, "user", "amount", "").replace('event_time="at"', 'event_time="paid_at"')
     gained = definitions(name, columns + ', "shop": str', "user", "amount", "")
     times = "have their times by column 'at', and its definition says event_time='paid_at'"

@@ -54,9 +54,7 @@ def test_a_changed_type_is_refused_by_every_command_before_anything_is_done_and_
     worker = made.start_worker()
     send(made, made.repository.topic(name), "amount", [2] * 20)
     send(made, floats, "amount", [1.5] * 10)
-    made.wait_until_applied(worker)
-    worker.terminate()
-    assert worker.wait(30) == 0, made.said()
+    made.drain(worker)
     end = bounds_of(admin_client(made.settings.kafka_bootstrap), name, range(1))[0].end
     keys = set(redis_client.scan_iter(f"{made.settings.project}:*"))
 
@@ -98,8 +96,6 @@ def test_a_changed_type_is_refused_by_every_command_before_anything_is_done_and_
     # Where the former name is read, what died of its type comes back under the new one; whole numbers of before count.
     back, before = (0, 0) if format == "json" else (10, 20 * 2)
     assert json.loads(again.stdout)["topics"][name]["replayed"] == back
-    made.wait_until_applied(worker)
-    worker.terminate()
-    assert worker.wait(30) == 0, made.said()
+    made.drain(worker)
     row = made.store.get("by_user", {"user": "a"})
     assert (row["by_user__n"], row["by_user__paid"]) == (25 + back, before + 5 * 2.5 + back * 1.5)

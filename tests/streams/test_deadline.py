@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from subprocess import Popen
 
 import pytest
 
@@ -23,6 +22,7 @@ from streams.producer import EventProducer
 from streams.watchdog import EXIT_ABANDONED, end_within
 from streams.worker import LEAVE_S
 from tests.campaign.servers import tell
+from tests.processes import Process
 from tests.project import Project
 from tests.streams.test_worker import Make, counted, definitions, now_us, send
 
@@ -41,7 +41,7 @@ def stopped(pid: int) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
-def terminated(made: Project, worker: Popen[bytes]) -> tuple[int, str]:
+def terminated(made: Project, worker: Process) -> tuple[int, str]:
     """Its code, and what it said; it ends in time."""
     began_s = time.monotonic()
     worker.send_signal(signal.SIGTERM)

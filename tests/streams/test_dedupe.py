@@ -118,9 +118,7 @@ def test_a_topic_may_begin_and_end_to_leave_repeats_out(project: Make, unique: C
             for name in ids:
                 event = {"user": "u1", "at": moment, "amount": 1.0, "id": name}
                 producer.send(made.repository.topic(topic), event)
-        made.wait_until_applied(worker)
-        worker.terminate()
-        assert worker.wait(30) == 0, made.said()
+        made.drain(worker)
         assert served(made) == joined(made)
         return served(made)["u1"][0]
 

@@ -108,9 +108,7 @@ def test_a_cut_behind_a_log_leaves_its_events_and_those_after_the_cut(
     made = project(definitions(topic))
     worker = made.start_worker()
     send(made, topic, 1_000)
-    made.wait_until_applied(worker)
-    worker.terminate()
-    assert worker.wait(30) == 0
+    made.drain(worker)
     stood = log_of(made, topic).marks()
     send(made, topic, 1_000, first=1_000)
     low = {partition: end - 100 for partition, end in ends(made, topic).items()}

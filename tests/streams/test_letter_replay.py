@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -33,6 +34,7 @@ from streams.ledger import ledgers
 from streams.letter_replay import LetterReplay, LetterReport, Step, Wanted
 from streams.letters import DeadLetter
 from streams.producer import EventProducer, kafka_producer
+from tests import processes
 from tests.project import Project
 
 Make = Callable[..., Project]
@@ -163,13 +165,13 @@ def test_a_replay_killed_at_a_step_of_a_batch_is_gone_on_with_and_nothing_comes_
 def test_a_replay_killed_at_random_moments_takes_every_letter_back_once(lettered: Project) -> None:
     seed = 20_261
     draw = random.Random(seed)
-    command = [sys.executable, "-m", "featurestore.cli", "dead-letters", "replay"]
+    environment = environment_of(lettered.settings)
     for _ in range(6):
-        running = subprocess.Popen(
-            command, env=environment_of(lettered.settings), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        running = processes.start(
+            "featurestore.cli", "dead-letters", "replay", environment=environment, output=Path(os.devnull)
         )
         try:
-            running.wait(draw.uniform(0.3, 2.0))
+            running.wait(draw.uniform(0.05, 1.5))
         except subprocess.TimeoutExpired:
             running.kill()
             running.wait()
@@ -320,9 +322,7 @@ def test_a_mended_definition_takes_its_letters_back_and_all_readers_count_each_e
             amount = None if n % 10 == 0 else 1.0
             producer.send_raw(topic, f"u{n % 50}".encode(), line(f"u{n % 50}", now_us(), amount))
         producer.send_raw(topic, b"x", b"{")
-    made.wait_until_applied(worker)
-    worker.terminate()
-    assert worker.wait(30) == 0, made.said()
+    made.drain(worker)
     # The mended view reads the topic from its beginning, where its letters decode by now.
     (made.folder / "definitions" / "all.py").write_text(definitions(topic, '("amount",)'))
     made.repository = load(made.folder / "definitions")

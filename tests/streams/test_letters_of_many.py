@@ -131,9 +131,7 @@ by_user = FeatureView("by_user", Entity("user", key="user"), paid, lateness="1m"
     with EventProducer(made.settings.kafka_bootstrap) as producer:
         for each in (*records, ipc(other)):
             producer.send_raw(topic, b"a", each)
-    made.wait_until_applied(worker)
-    worker.terminate()
-    assert worker.wait(30) == 0, made.said()
+    made.drain(worker)
     letters = read_letters(made.settings.kafka_bootstrap, made.settings.project, [topic])
     assert [(one.offset, one.reason) for one in letters] == [(n, "incompatible_schema") for n in range(3)]
     made.define(definitions("price").replace("partitions=1,", 'partitions=1, renamed={"price": "amount"},'))
@@ -143,9 +141,7 @@ by_user = FeatureView("by_user", Entity("user", key="user"), paid, lateness="1m"
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)["topics"][topic]
     assert (said["replayed"], said["left"]) == (2, {"too_late": 1})
-    made.wait_until_applied(worker)
-    worker.terminate()
-    assert worker.wait(30) == 0, made.said()
+    made.drain(worker)
     row = made.store.get("by_user", {"user": "a"})
     assert (row["by_user__n"], row["by_user__paid"]) == (1 + 9 + 2, 0.5 + 36 + 20)
     letters = read_letters(made.settings.kafka_bootstrap, made.settings.project, [topic])

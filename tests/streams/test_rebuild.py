@@ -128,9 +128,7 @@ def test_a_new_view_gets_the_history_that_only_the_log_still_has(project: Make, 
     made = project(definitions(topic))
     worker = made.start_worker()
     send(made, topic, 2_000)
-    made.wait_until_applied(worker)
-    worker.terminate()
-    assert worker.wait(30) == 0
+    made.drain(worker)
     cut(made, topic)
     more = 'total = FeatureView("total", Entity("user", key="user"), paid, features={"n": count()})\n'
     made.define(definitions(topic) + more)
@@ -161,9 +159,7 @@ def test_a_server_that_comes_back_with_less_is_brought_up_to_date(
     made = project(definitions(topic), redis_url=f"redis://127.0.0.1:{port}/0")
     worker = made.start_worker()
     send(made, topic, 2_000)
-    made.wait_until_applied(worker)
-    worker.terminate()
-    assert worker.wait(30) == 0
+    made.drain(worker)
     # A cold backup of everything that the server keeps.
     running[-1].stop()
     backup = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -196,9 +192,7 @@ def test_another_number_of_buckets_is_refused_until_the_store_is_empty(
     made = project(definitions(topic))
     worker = made.start_worker()
     send(made, topic, 400)
-    made.wait_until_applied(worker)
-    worker.terminate()
-    assert worker.wait(30) == 0
+    made.drain(worker)
     made.settings = made.settings.model_copy(update={"buckets": 4})
     made.store = FeatureStore(made.settings, made.repository)
     for _ in range(2):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 
@@ -24,6 +22,7 @@ from streams.producer import EventProducer
 from streams.replay import Replay
 from streams.tail import Tail
 from streams.transport import Batch
+from tests import processes
 from tests.project import Project
 from tests.streams.test_rebuild import cut, definitions, now_us, send
 
@@ -51,19 +50,14 @@ def test_a_replayed_range_is_exact_and_leaves_what_is_served_alone_whatever_is_k
         producer.send(made.repository.topic(topic), late)
         producer.send(made.repository.topic(topic), {**late, "at": moment - 7_200_000_000})
     send(made, topic, 500, first=1_000)
-    made.wait_until_applied(worker)
-    worker.terminate()
-    assert worker.wait(30) == 0
+    made.drain(worker)
     before, version = served(made, redis_client), made.store.event_log(made.repository.topic(topic)).version()
     if source == "log":
         cut(made, topic, partitions=1)
         with pytest.raises(ReplayError, match="say --source log"):
             Replay(made.settings, made.repository, topic, first="600", end="1100").run()
-    killed = subprocess.run(
-        [sys.executable, "-m", "tests.streams.killed_replay", topic, "600", "1100", source, "1"],
-        env=environment_of(made.settings),
-        capture_output=True,
-        timeout=120,
+    killed = processes.run(
+        *("tests.streams.killed_replay", topic, "600", "1100", source, "1"), environment=environment_of(made.settings)
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     command = ("replay", topic, "--from", "600", "--to", "1100", "--source", source)
@@ -102,9 +96,7 @@ def test_what_was_taken_back_counts_once_in_a_replay_as_it_does_where_it_is_serv
             broken = {"user": "u1", "at": now_us() + number, "amount": None}
             producer.send_raw(topic, b"u1", msgspec.json.encode(broken))
     send(made, topic, 2)
-    made.wait_until_applied(worker)
-    worker.terminate()
-    assert worker.wait(30) == 0
+    made.drain(worker)
     made.define(definitions(topic, partitions=1).replace("partitions=1)", 'partitions=1, nullable=("amount",))'))
     worker = made.start_worker()
     made.wait_until_applied(worker)
@@ -147,9 +139,7 @@ def test_a_range_that_retention_cut_since_the_replay_began_says_the_way_on(
     made = project(definitions(topic, partitions=1))
     worker = made.start_worker()
     send(made, topic, 400)
-    made.wait_until_applied(worker)
-    worker.terminate()
-    assert worker.wait(30) == 0
+    made.drain(worker)
 
     def cut_off(point: str) -> None:
         raise KeyboardInterrupt(point)

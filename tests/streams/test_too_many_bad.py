@@ -149,9 +149,7 @@ by_user = FeatureView("by_user", Entity("user", key="user"), paid, lateness="1h"
         for each in (bad, record([10, None], now_us)):
             producer.send_raw(topic, b"u", each)
     worker = made.start_worker()
-    made.wait_until_applied(worker)
-    worker.terminate()
-    assert worker.wait(30) == 0, made.said()
+    made.drain(worker)
     whole, other = read_letters(made.settings.kafka_bootstrap, made.settings.project, [topic])
     assert (whole.place, whole.reason, whole.payload) == (f"{topic}/0/0", "too_many_bad", bad)
     assert (other.place, other.reason) == (f"{topic}/0/1/1", "missing_field")
@@ -164,9 +162,7 @@ by_user = FeatureView("by_user", Entity("user", key="user"), paid, lateness="1h"
     made.wait_until_applied(worker)
     back = made.command("dead-letters", "replay", "--json")
     assert json.loads(back.stdout)["topics"][topic]["replayed"] == 2, back.stderr
-    made.wait_until_applied(worker)
-    worker.terminate()
-    assert worker.wait(30) == 0, made.said()
+    made.drain(worker)
     row = made.store.get("by_user", {"user": "u"})
     assert (row["by_user__times"], row["by_user__total"]) == (BAD_EVENTS_MAX + 5, 17)
     [ledger] = ledgers(made.settings, made.repository)

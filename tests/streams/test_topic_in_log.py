@@ -100,9 +100,7 @@ def test_a_worker_without_online_views_ends_and_goes_on_where_it_is_told_to(
     made = project(DEFINITIONS.replace("TOPIC", topic))
     worker = made.start_worker()
     send(made, topic, range(30))
-    made.wait_until_applied(worker)
-    worker.terminate()
-    assert worker.wait(30) == 0
+    made.drain(worker)
     admin, topics = (
         AdminClient({"bootstrap.servers": made.settings.kafka_bootstrap}),
         Topics(made.settings.kafka_bootstrap),

@@ -140,9 +140,7 @@ def test_deleted_group_offsets_lose_nothing_and_double_nothing(project: Make, un
     made = project(definitions(topic))
     worker = made.start_worker()
     send(made, topic, 2_000)
-    made.wait_until_applied(worker)
-    worker.terminate()
-    assert worker.wait(30) == 0, made.said()
+    made.drain(worker)
     admin = AdminClient({"bootstrap.servers": made.settings.kafka_bootstrap})
     for done in admin.delete_consumer_groups([f"{made.settings.project}-worker"]).values():
         done.result()
@@ -159,9 +157,7 @@ def test_records_that_the_broker_has_no_more_stop_the_worker_with_an_error(
     made = project(definitions(topic, partitions=1))
     worker = made.start_worker()
     send(made, topic, 1_000)
-    made.wait_until_applied(worker)
-    worker.terminate()
-    assert worker.wait(30) == 0
+    made.drain(worker)
     send(made, topic, 1_000, first=1_000)
     admin = AdminClient({"bootstrap.servers": made.settings.kafka_bootstrap})
     for done in admin.delete_records([TopicPartition(topic, 0, 1_500)]).values():
@@ -373,9 +369,7 @@ def test_a_topic_made_again_ends_the_worker_before_it_mixes_two_topics(
     made = project(definitions(topic, partitions=1))
     worker = made.start_worker()
     send(made, topic, 300)
-    made.wait_until_applied(worker)
-    worker.terminate()
-    assert worker.wait(30) == 0
+    made.drain(worker)
     admin = AdminClient({"bootstrap.servers": made.settings.kafka_bootstrap})
     for done in admin.delete_topics([topic], operation_timeout=30).values():
         done.result()
@@ -396,9 +390,7 @@ def test_partitions_may_grow_with_their_definition(project: Make, unique: Callab
     made = project(definitions(topic, partitions=1))
     worker = made.start_worker()
     send(made, topic, 500)
-    made.wait_until_applied(worker)
-    worker.terminate()
-    assert worker.wait(30) == 0
+    made.drain(worker)
     # The broker's topic grows first: what its definition does not know is not read.
     admin = AdminClient({"bootstrap.servers": made.settings.kafka_bootstrap})
     for done in admin.create_partitions([NewPartitions(topic, 2)]).values():

@@ -205,9 +205,7 @@ def test_a_definition_that_gains_a_column_goes_on_in_the_same_log(
     worker = made.start_worker()
     with EventProducer(made.settings.kafka_bootstrap, schemas=schemas) as producer:
         producer.send(made.repository.topic(names["avro"]), {"user": "u1", "at": moment, "amount": 1.0})
-    made.wait_until_applied(worker)
-    worker.terminate()
-    assert worker.wait(30) == 0
+    made.drain(worker)
     said = (
         definitions(names).replace('"kind": str', '"kind": str, "shop": str').replace('("kind",)', '("kind", "shop")')
     )

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +19,8 @@ from confluent_kafka.admin import AdminClient
 from featurestore.local import LocalStack
 from streams.watchdog import EXIT_ABANDONED, EXIT_STALLED
 from streams.worker import LEAVE_S
+from tests import processes
+from tests.processes import Process
 from tests.streams.transport.harness import LIMIT_S, fill, make_topic
 
 # What a busy machine takes to notice, and to end a process.
@@ -31,16 +32,16 @@ class Workers:
 
     def __init__(self, bootstrap: str, topic: str, folder: Path) -> None:
         self.bootstrap, self.topic, self.folder = bootstrap, topic, folder
-        self._running: list[subprocess.Popen[str]] = []
+        self._running: list[Process] = []
 
-    def start(self, options: dict[str, Any] | None = None, **spec: Any) -> subprocess.Popen[str]:
+    def start(self, options: dict[str, Any] | None = None, **spec: Any) -> Process:
         said = {
             "name": len(self._running), "topic": self.topic, "group": self.topic, "bootstrap": self.bootstrap,
             "folder": str(self.folder), "options": {"session_s": 4.0, **(options or {})}, **spec,
         }  # fmt: skip
-        command = [sys.executable, "-m", "tests.streams.transport.recorder", json.dumps(said)]
-        with (self.folder / "said").open("a") as out:
-            worker = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, text=True)
+        worker = processes.start(
+            "tests.streams.transport.recorder", json.dumps(said), environment=os.environ, output=self.folder / "said"
+        )
         self._running.append(worker)
         return worker
 
