@@ -13,7 +13,7 @@ from featurestore.kernel import warm_up
 from featurestore.offline import EventLog, check_types
 from featurestore.online import OnlineStore
 from featurestore.settings import Settings
-from featurestore.spec import FeatureView, Repository
+from featurestore.spec import FeatureView, Repository, Topic
 from streams.bounds import bounds_of
 from streams.broker import admin_client, broker_of
 from streams.codecs import codec_of
@@ -22,6 +22,7 @@ from streams.engine import Engine, steady_us
 from streams.producer import kafka_producer
 from streams.schemas import schemas_at
 from streams.serving_sink import ServingSink
+from streams.taken_back import TakenBack
 from streams.topics import Topics
 from streams.transport import ReaderOptions
 from streams.worker import EnginePort, StreamApp, stream_app
@@ -65,6 +66,10 @@ def build_worker(settings: Settings, repository: Repository) -> StreamApp:
 
     bounds = {"message.max.bytes": LETTER_BYTES_MAX, "queue.buffering.max.kbytes": LETTER_QUEUE_BYTES_MAX >> 10}
     letters = DeadLetterBox(kafka_producer(broker, more=bounds), settings.project)
+
+    def taken_back(topic: Topic) -> TakenBack:
+        return TakenBack(broker, admin, settings.project, worker_group(settings), topic)
+
     engines = {
         name: Engine(
             repository.topic(name),
@@ -75,6 +80,7 @@ def build_worker(settings: Settings, repository: Repository) -> StreamApp:
             letters,
             steady_us,
             codec=codec_of(repository.topic(name), schemas),
+            taken_back=taken_back(repository.topic(name)).behind,
         )
         for name in topics
     }

@@ -9,7 +9,7 @@ the broker's compaction may bring one back that has been replayed.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +20,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 
 from featurestore.errors import DeadLetterError
 from streams.broker import Broker, admin_client, client_config
-from streams.letters import DeadLetter, Pack, beginning_of, packs, size_bytes, unpacked
+from streams.letters import NO_POSITION, DeadLetter, Pack, beginning_of, packs, size_bytes, unpacked
 
 # A broker may be away or stand still for a while, which a worker without letters lives through as well; sooner than the
 # watchdog would end it, who knows less of the reason.
@@ -242,6 +242,29 @@ def held_letters(broker: Broker | str, project: str, topics: Sequence[str], time
     return Held([replace(each, replayed=taken_back.get(place)) for place, each in letters.items()], unreadable)
 
 
+def said_to_be_replayed(
+    broker: Broker | str, project: str, topic: str, begin: dict[int, int], timeout_s: float = 10.0
+) -> Iterator[tuple[int, int, int, bool]]:
+    """Partition, offset and position of letters, each time that one was said to be taken back, or that was erased.
+
+    begin    partition of the letters' topic -> where to read from; moves along
+    returns  NO_POSITION where the letter is of a whole record, and False where it was erased
+    """
+    for message in _records(broker, [dead_letter_topic(topic, project)], timeout_s, begin):
+        begin[message.partition() or 0] = (message.offset() or 0) + 1
+        key, value = message.key() or b"", message.value()
+        if not key.endswith(_REPLAYED):
+            continue
+        try:
+            _, partition, offset, *position = key.removesuffix(_REPLAYED).decode().split("/")
+            place = int(partition), int(offset), int(position[0]) if position else NO_POSITION
+            if value is not None:
+                msgspec.json.decode(value, type=Replayed)
+        except ValueError:
+            continue  # no letter's; `held_letters` tells of it
+        yield *place, value is not None
+
+
 def _held(key: bytes, value: bytes, written_us: int) -> list[HeldLetter] | Replayed:
     """What a record holds; raises ValueError or RecursionError where that is neither."""
     if key.endswith(_REPLAYED):
@@ -249,8 +272,13 @@ def _held(key: bytes, value: bytes, written_us: int) -> list[HeldLetter] | Repla
     return [HeldLetter(letter, written_us, key) for letter in unpacked(value)]
 
 
-def _records(broker: Broker | str, topics: Sequence[str], timeout_s: float) -> Iterator[Message]:
-    """The records of the topics that exist, up to their ends as of now."""
+def _records(
+    broker: Broker | str, topics: Sequence[str], timeout_s: float, begin: Mapping[int, int] | None = None
+) -> Iterator[Message]:
+    """The records of the topics that exist, up to their ends as of now.
+
+    begin  partition -> where to read from
+    """
     existing = admin_client(broker).list_topics(timeout=timeout_s).topics
     consumer = Consumer(
         {
@@ -274,8 +302,8 @@ def _records(broker: Broker | str, topics: Sequence[str], timeout_s: float) -> I
         ends = {}
         for place in places:
             low, high = consumer.get_watermark_offsets(place, timeout=timeout_s)
-            place.offset = low
-            if low < high:
+            place.offset = max(low, (begin or {}).get(place.partition, 0))
+            if place.offset < high:
                 ends[place.topic, place.partition] = high
         consumer.assign([place for place in places if (place.topic, place.partition) in ends])
         while ends:

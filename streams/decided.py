@@ -10,7 +10,7 @@ that said so, which says another thing at another reading: rows made again would
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -21,6 +21,7 @@ import pyarrow as pa
 from featurestore.event_time import REPEATED_US
 from featurestore.kernel import PLACES_MAX, in_records
 from streams.codecs import Decoded
+from streams.letters import NO_POSITION
 from streams.sink import Log
 
 Ints = npt.NDArray[np.int64]
@@ -122,19 +123,21 @@ def _places(decoded: Decoded, offsets: Ints) -> Ints:
     return places if decoded.position is None else in_records(places, decoded.position)
 
 
-def dead_at(places: Iterable[tuple[int, int | None]], *, is_batched: bool) -> Decided:
-    """As if a log had decided nothing but that these were dead letters.
+def dead_at(offsets: Ints, positions: Ints, *, is_batched: bool) -> Decided:
+    """As if a log that ends behind the last of these had decided nothing but that they were dead letters.
 
-    places  offset and position of each; of no position is a whole record
+    positions  of each in its record; NO_POSITION where the whole record was one
     """
     all_of = PLACES_MAX if is_batched else 1
-    gaps = sorted(
-        (offset * all_of + (position or 0), offset * all_of + (all_of if position is None else position + 1))
-        for offset, position in places
-    )
-    begins, ends = np.array(gaps, dtype=np.int64).reshape(-1, 2).T
+    begins = offsets * all_of + np.maximum(positions, 0)
+    ends = np.where(positions == NO_POSITION, offsets * all_of + all_of, begins + 1)
+    order = np.lexsort((ends, begins))
+    end = int(offsets.max()) + 1 if len(offsets) else 0
     # A row of a record that is dead as a whole lies in the gap of before: that one goes on.
-    return Decided(0, 0, begins, np.maximum.accumulate(ends), _NONE, None)
+    return Decided(0, end, begins[order], np.maximum.accumulate(ends[order]), _NONE, None)
+
+
+NOTHING = dead_at(_NONE, _NONE, is_batched=False)
 
 
 def decided(log: Log, partition: int, first: int, end: int, *, is_batched: bool = False) -> Decided:

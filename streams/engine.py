@@ -28,7 +28,7 @@ from featurestore.spec import Topic
 from streams.codecs import Codec, Decoded, codec_of
 from streams.codecs.codec import without_records
 from streams.counts import Counts, counts_of
-from streams.decided import Decided, decided
+from streams.decided import NOTHING, Decided, decided
 from streams.log_writer import LogWriter
 from streams.payloads import Parts, Payloads
 from streams.repeats import Repeats
@@ -121,8 +121,8 @@ class Engine:
     log_thread  where the log is written; one of its own by default
     codec       of the topic's records; needed where a schema registry is
     part_bytes_max  of values that are decoded in one go
-    taken_back  partition -> places of letters whose events stand in the topic again; they count there alone. The log
-                that the workers keep says so itself
+    taken_back  of a partition whose log ends at an offset, the letters from there on whose events stand in the topic
+                again: they count there alone. What the log has decided it says itself
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class Engine:
         log_thread: Executor | None = None,
         codec: Codec | None = None,
         part_bytes_max: int = PART_BYTES_MAX,
-        taken_back: Mapping[int, Decided] | None = None,
+        taken_back: Callable[[int, int], Decided] = lambda partition, end: NOTHING,
     ) -> None:
         self.topic, self.topic_id, self._part_bytes_max = topic, topic_id, part_bytes_max
         # Replaced, never changed: who looks from another thread sees numbers that belong together.
@@ -149,7 +149,8 @@ class Engine:
         self._sinks, self._letters, self._clock_us = sinks, letters, clock_us
         self._log = LogWriter(log, clock_us, letters.flush, log_thread)
         self._held, self._decided, self._repeats = log, dict[int, Decided](), Repeats(topic, log)
-        self._codec, self._taken_back = codec or codec_of(topic), taken_back or {}
+        self._codec = codec or codec_of(topic)
+        self._ask_taken_back, self._taken_back = taken_back, dict[int, Decided]()
         self._lateness_max_us = lateness_us
         self._marks: dict[int, Mark] = {}
         # Partition -> end offset that the log was seen to hold when that was last asked.
@@ -190,6 +191,7 @@ class Engine:
         self._decided[partition] = decided(
             self._held, partition, start.offset, log_end.offset, is_batched=self.topic.is_batched
         )
+        self._taken_back[partition] = self._ask_taken_back(partition, log_end.offset)
         self._repeats.open(partition, log_end.offset, log_end.newest_us)
         for sink, mark in zip(self._sinks, stand, strict=True):
             self._settled.pop((sink.view.name, partition), None)
@@ -234,6 +236,7 @@ class Engine:
         end = self.settled().get(partition)
         self._marks.pop(partition, None)
         self._decided.pop(partition, None)
+        self._taken_back.pop(partition, None)
         self._repeats.close(partition)
         for sink in self._sinks:
             sink.close(partition)
@@ -337,14 +340,19 @@ class Engine:
         self._log.write({partition: mark for partition, mark in self._marks.items() if mark.offset})
 
     def settled(self) -> dict[int, int]:
-        """Partition -> offset before which every sink holds everything."""
+        """Partition -> offset before which every sink holds everything.
+
+        Not of one whose log is made again and lacks letters that were taken back: the group would be told less than
+        before, and nobody would see by that where the log had been, were it to be made again from there.
+        """
         logged = self._log.marks()
         self._logged = {partition: mark.offset for partition, mark in logged.items()}
-        return {
+        ends = {
             partition: min([mark.offset, *(sink.settled(partition) for sink in self._sinks)])
             for partition, mark in logged.items()
             if partition in self._marks
         }
+        return {partition: end for partition, end in ends.items() if end >= self._taken_back[partition].end}
 
     def undrained(self) -> list[str]:
         """Who is not known to hold all that was passed, in words; safe to ask from any thread, and waits for nobody."""
@@ -368,8 +376,8 @@ class Engine:
         for batch, values, decoded in self._decoded(batches):
             before, past, read = self._marks[batch.partition], self._decided[batch.partition], decoded
             decoded = past.undecided(read, batch.offsets)
-            if (again := self._taken_back.get(batch.partition)) is not None:
-                decoded = again.left(decoded, batch.offsets)
+            # A log that was lost decides anew, but not on events that stand in the topic again.
+            decoded = self._taken_back[batch.partition].left(decoded, batch.offsets)
             event = _times(decoded, self.topic)
             arrival_us = past.arrival_us(decoded, batch.offsets, batch.timestamps_us, event)
             judged = judge(event, arrival_us, before.newest_us)

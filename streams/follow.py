@@ -14,12 +14,14 @@ from featurestore.settings import Settings
 from featurestore.spec import FeatureView
 from streams.bounds import bounds_of
 from streams.broker import admin_client, broker_of
+from streams.build import worker_group
 from streams.codecs import codec_of
 from streams.engine import Engine, steady_us
 from streams.online_sink import OnlineSink
 from streams.schemas import schemas_at
 from streams.sink import NoLetters, NoLog
 from streams.tail import Tail, gone
+from streams.taken_back import TakenBack
 
 _READ_S = 0.1
 
@@ -63,6 +65,7 @@ class Follower:
             NoLetters(),
             steady_us,
             codec=codec_of(topic, schemas_at(settings.schema_address)),
+            taken_back=TakenBack(broker, self._admin, settings.project, worker_group(settings), topic).behind,
         )
         starts = {partition: self._engine.open(partition) for partition in range(topic.partitions)}
         self._topic = topic

@@ -31,7 +31,7 @@ PACK_BYTES_MAX = 256 << 10
 BEGINNING_BYTES = 16 << 10
 _TEXT_CHARACTERS_MAX = 1_000
 _DIGEST_BYTES = 12
-_NO_POSITION = -1
+NO_POSITION = -1
 _ENCODER = msgspec.json.Encoder()
 
 
@@ -111,7 +111,7 @@ class LettersOfRecords(Sequence[DeadLetter]):
     def places(self) -> npt.NDArray[np.int64]:
         """(3, n) as `_places` has them."""
         count = len(self)
-        return np.stack([self._offsets, np.full(count, self._alike[1]), np.full(count, _NO_POSITION)])
+        return np.stack([self._offsets, np.full(count, self._alike[1]), np.full(count, NO_POSITION)])
 
     @property
     def size_bytes(self) -> int:
@@ -201,7 +201,7 @@ def _places(letters: Sequence[DeadLetter]) -> npt.NDArray[np.int64]:
     """(3, n) offset, partition, and position or none: topics are alike in a pack."""
     if isinstance(letters, LettersOfRecords):
         return letters.places
-    positions = [_NO_POSITION if letter.position is None else letter.position for letter in letters]
+    positions = [NO_POSITION if letter.position is None else letter.position for letter in letters]
     return np.array(
         [[each.offset for each in letters], [each.partition for each in letters], positions], dtype=np.int64
     )

@@ -36,15 +36,15 @@ from featurestore.settings import Settings
 from featurestore.spec import FeatureView, Repository
 from streams.bounds import bounds_of
 from streams.broker import admin_client, broker_of
+from streams.build import worker_group
 from streams.codecs import codec_of
-from streams.dead_letters import held_letters
-from streams.decided import dead_at
 from streams.engine import Engine, steady_us
 from streams.fill import LogFill
 from streams.letters import DeadLetter
 from streams.online_sink import OnlineSink
 from streams.schemas import schemas_at
 from streams.tail import Tail
+from streams.taken_back import TakenBack
 from streams.topics import Topics
 
 _TIMEOUT_S = 10.0
@@ -159,6 +159,9 @@ class Replay:
         )
         self._log = EventLog(self.folder / "log", self._topic)
         self._admin = admin_client(broker_of(settings))
+        self._taken_back = TakenBack(
+            broker_of(settings), self._admin, settings.project, worker_group(settings), self._topic
+        )
 
     def run(self) -> Replayed:
         """Replay what is left of the range, and say what came out.
@@ -292,7 +295,6 @@ class Replay:
         letters = _FileLetters(self.folder / "letters.jsonl")
         sinks = self._sinks(asked, topic_id)
         codec = codec_of(self._topic, schemas_at(self._settings.schema_address))
-        taken_back = self._taken_back(asked)
         engine = Engine(
             self._topic,
             topic_id,
@@ -302,10 +304,7 @@ class Replay:
             letters,
             steady_us,
             codec=codec,
-            taken_back={
-                partition: dead_at(places, is_batched=self._topic.is_batched)
-                for partition, places in taken_back.items()
-            },
+            taken_back=lambda partition, first: self._taken_back.between(partition, first, asked.end[partition]),
         )
         opened = {partition: engine.open(partition) for partition in asked.first}
         # Of one that is done already, Kafka may have deleted what stands there.
@@ -332,16 +331,6 @@ class Replay:
                 self._moved("replay", done, total)
                 engine.tick()
         engine.flush()
-
-    def _taken_back(self, asked: Range) -> dict[int, set[tuple[int, int | None]]]:
-        """Partition -> offset and position of the letters of the range that stand in the topic again."""
-        found: dict[int, set[tuple[int, int | None]]] = {}
-        for held in held_letters(broker_of(self._settings), self._settings.project, [self._topic.name]).letters:
-            letter = held.letter
-            first, _ = asked.first.get(letter.partition, (0, 0))
-            if held.replayed is not None and first <= letter.offset < asked.end.get(letter.partition, 0):
-                found.setdefault(letter.partition, set()).add((letter.offset, letter.position))
-        return found
 
     def _cut(self, engine: Engine, lacking: Sequence[int]) -> ReplayError | None:
         """What to say where Kafka has deleted some of a range that was there when it was understood."""
@@ -388,8 +377,12 @@ class Replay:
                 for view in self._views:
                     self._count(view, part, counts[view.name], entities[view.name])
                 start = stop if len(part) else slices.next_offset(partition, stop, end)
-        taken_back = self._taken_back(asked) if asked.source == "kafka" else {}
-        again = sum(map(len, taken_back.values()))
+        taken_back = [
+            self._taken_back.between(partition, first, asked.end[partition])
+            for partition, (first, _) in asked.first.items()
+            if asked.source == "kafka"
+        ]
+        again = sum(len(letters.gap_first) for letters in taken_back)
         dead = Counter(letter.reason for letter in _FileLetters(self.folder / "letters.jsonl").read())
         views = [self._of_view(view, counts[view.name], entities[view.name], moment) for view in self._views]
         offsets = sum(asked.end[partition] - first for partition, (first, _) in asked.first.items())

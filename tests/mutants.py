@@ -119,6 +119,11 @@ def in_replays(test: str) -> tuple[str, ...]:
     return (f"tests/streams/test_replay.py::test_{test}",)
 
 
+def in_letter_replays(test: str) -> tuple[str, ...]:
+    """One test of letters that are taken back."""
+    return (f"tests/streams/test_letter_replay.py::test_{test}",)
+
+
 # What a store lost while a backfill was under way.
 FLUSHED = in_backfills("what_only_the_log_has_is_not_left_out_where_the_store_is_flushed_between_fill_and_follow")
 BEHIND_FLIP = in_backfills("a_backfill_that_goes_on_behind_its_flip_fills_what_the_store_lost_since[before-drop]")
@@ -391,7 +396,9 @@ MUTANTS = (
     Mutant("repeats are looked for where the log has them in another order", S + "decided.py", "places, is_repeat = places[order], is_repeat[order]", "places, is_repeat = places[order], is_repeat", FILL),
     Mutant("a replay calls repeats too late", S + "replay.py", "((late_by > view.lateness_us) & (late_by != REPEATED_US)).sum()", "(late_by > view.lateness_us).sum()", in_replays("events_left_out_as_repeats_are_not_called_too_late")),
     Mutant("another range under a replay's name shows the earlier one", S + "replay.py", "self._view_ids(), (self._first, self._end))\n            if", "self._view_ids(), held.said)\n            if", in_replays("a_name_stands_for_one_question")),
-    Mutant("a replay counts what was taken back at both of its places", S + "engine.py", "decoded = again.left(decoded, batch.offsets)", "pass", in_replays("what_was_taken_back_counts_once_in_a_replay_as_it_does_where_it_is_served")),
+    Mutant("a replay counts what was taken back at both of its places", S + "engine.py", "decoded = self._taken_back[batch.partition].left(decoded, batch.offsets)", "pass", in_replays("what_was_taken_back_counts_once_in_a_replay_as_it_does_where_it_is_served")),
+    Mutant("a log that is made again counts what was taken back at both of its places", S + "build.py", "            taken_back=taken_back(repository.topic(name)).behind,\n", "", in_letter_replays("a_mended_definition_takes_its_letters_back_and_all_readers_count_each_event_once")),
+    Mutant("the group is told how far a log is made again that lacks what was taken back", S + "engine.py", " if end >= self._taken_back[partition].end}", "}", in_letter_replays("a_log_that_is_made_again_takes_an_event_where_it_came_back_to_also_after_a_kill")),
     Mutant("retention that cut a replay's range is told as a worker's", S + "replay.py", "raise (self._cut(engine, lacking) or error) from error", "raise", in_replays("a_range_that_retention_cut_since_the_replay_began_says_the_way_on")),
     Mutant("secrets in the query of a URL are shown", "featurestore/urls.py", "    rest = _PARAMETER.sub(_shown_parameter, rest)\n", "", ("tests/cli/test_commands.py::test_no_secret_of_a_url_is_shown_wherever_it_stands",)),
     Mutant("what int does not read is taken for an offset", S + "replay.py", "text.isdecimal()", "text.isdigit()", in_replays("a_name_stands_for_one_question")),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,11 +16,13 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
 from confluent_kafka.cimpl import NewTopic
 
+from featurestore import Topic
 from featurestore.client import FeatureStore
 from featurestore.errors import LetterReplayError
 from featurestore.event_time import Mark
@@ -27,18 +30,25 @@ from featurestore.local import LocalStack, environment_of
 from featurestore.offline import EventLog, log_schema
 from featurestore.spec import load
 from streams.broker import admin_client
+from streams.build import worker_group
 from streams.codecs import Decoded
 from streams.codecs.json import JsonCodec
 from streams.dead_letters import DeadLetterBox, held_letters
+from streams.decided import Decided, dead_at
+from streams.engine import Engine
 from streams.ledger import ledgers
 from streams.letter_replay import LetterReplay, LetterReport, Step, Wanted
-from streams.letters import DeadLetter
+from streams.letters import NO_POSITION, DeadLetter
 from streams.producer import EventProducer, kafka_producer
+from streams.taken_back import TakenBack
+from streams.transport import Batch
 from tests import processes
+from tests.parity.test_parity import Letters
 from tests.project import Project
 
 Make = Callable[..., Project]
 DAY_US = 86_400_000_000
+ORDER = [("partition", "ascending"), ("offset", "ascending")]
 
 
 def definitions(topic: str, nullable: str = "()", lateness: str = "1h") -> str:
@@ -342,12 +352,54 @@ def test_a_mended_definition_takes_its_letters_back_and_all_readers_count_each_e
         for partition_key in names:
             producer.send_raw(topic, partition_key.encode(), line(partition_key, now_us(), 1.0))
     made.wait_until_applied(worker)
-    online = made.store.get_many("by_user", {"user": names})
-    assert sum(online["by_user__n"].to_pylist()) == 2_050
-    assert sum(online["by_user__paid"].to_pylist()) == 1_850.0
+    online = served(made, names)
+    assert (sum(n for n, _ in online), sum(paid for _, paid in online)) == (2_050, 1_850.0)
     [ledger] = ledgers(made.settings, made.repository)
     assert ledger.balanced, ledger
     assert (ledger.applied, ledger.dead, ledger.replayed) == (2_050, {"broken_json": 1, "wrong_type": 200}, 200)
+    made.drain(worker)
+    # The mended definition would take their events where they stood at first, too, once the log is lost.
+    log = made.store.event_log(made.repository.topic(topic))
+    before, ends = log.read(["partition", "offset"]), {p: mark.offset for p, mark in log.marks().items()}
+    shutil.rmtree(made.settings.offline_path)
+    filled = made.command("backfill", "by_user", "--keep-following", "0")
+    assert filled.returncode == 0, filled.stderr
+    assert served(made, names) == online
+    made.drain(made.start_worker())
+    assert served(made, names) == online
+    again = made.store.event_log(made.repository.topic(topic)).read(["partition", "offset"])
+    assert again.sort_by(ORDER).equals(before.sort_by(ORDER))
+    assert ledgers(made.settings, made.repository) == [ledger]
+    check_what_is_read_of_them(made, ends, 200)
+
+
+def served(made: Project, names: Sequence[str]) -> list[tuple[int, float]]:
+    table = made.store.get_many("by_user", {"user": names})
+    return list(zip(table["by_user__n"].to_pylist(), table["by_user__paid"].to_pylist(), strict=True))
+
+
+def check_what_is_read_of_them(made: Project, ends: dict[int, int], count: int) -> None:
+    """Of letters that were taken back, by where a log ends that is read on from there."""
+    settings, [topic] = made.settings, made.repository.topics.values()
+    broker, admin = settings.kafka_bootstrap, admin_client(settings.kafka_bootstrap)
+
+    def behind(group: str, at: dict[int, int]) -> list[tuple[int, int]]:
+        taken = TakenBack(broker, admin, settings.project, group, topic)
+        return [(p, int(place)) for p, end in at.items() for place in taken.behind(p, end).gap_first]
+
+    group = worker_group(settings)
+    whole = behind(group, dict.fromkeys(ends, 0))
+    assert len(whole) == count
+    # As a backup has it, or a worker that was killed while it made the log again: the group was told more.
+    middle = {p: sorted(offset for partition, offset in whole if partition == p)[20] for p in ends}
+    assert behind(group, middle) == [(p, offset) for p, offset in whole if offset >= middle[p]]
+    # A group of which nothing is known, up to the end of the topic.
+    assert (behind("none", middle), behind("none", ends)) == (behind(group, middle), [])
+    # Of a log that is whole nothing is asked.
+    consumer = Consumer({"bootstrap.servers": broker, "group.id": group})
+    consumer.commit(offsets=[TopicPartition(topic.name, p, end) for p, end in middle.items()], asynchronous=False)
+    consumer.close()
+    assert behind(group, middle) == []
 
 
 def test_a_letter_larger_than_a_record_may_be_does_not_stop_its_worker(
@@ -520,3 +572,29 @@ def test_what_one_project_takes_back_counts_for_no_other_that_reads_the_topic(
     # Who reads the topic beside the workers leaves them out as well.
     assert lenient.command("backfill", "by_user", "--keep-following", "0").returncode == 0
     assert counted(lenient) == 4
+
+
+def test_a_log_that_is_made_again_takes_an_event_where_it_came_back_to_also_after_a_kill(tmp_path: Path) -> None:
+    paid = Topic("t", {"user": str, "at": "timestamp", "amount": float}, "at", partitions=1)
+    log, values = EventLog(tmp_path, paid), [line("a", now_us(), 1.0)] * 6
+    # What died at 1 and 3 stands again at 4 and 5, and all of it is good by now.
+    letters = np.array([1, 3])
+
+    def started() -> Engine:
+        def behind(_: int, end: int) -> Decided:
+            some = letters[letters >= end]
+            return dead_at(some, np.full(len(some), NO_POSITION), is_batched=False)
+
+        return Engine(paid, "id", [], 3_600_000_000, log, Letters(), lambda: 0, taken_back=behind)
+
+    told = []
+    for first, end in [(0, 3), (3, 6)]:
+        engine = started()
+        assert engine.open(0) == first
+        offsets = np.arange(first, end)
+        engine.apply(Batch("t", 0, first, end, values[first:end], offsets, np.full(len(offsets), now_us())))
+        engine.flush()
+        told.append(engine.settled())
+    assert log.between(0, 0, 6, ["offset"])["offset"].to_pylist() == [0, 2, 4, 5]
+    # Were the group told 3, the second one could not see that the log had been longer.
+    assert told == [{}, {0: 6}]

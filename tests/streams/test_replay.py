@@ -17,7 +17,7 @@ from featurestore.event_time import HOUR_US
 from featurestore.kernel import in_records
 from featurestore.local import environment_of
 from streams.decided import dead_at
-from streams.letters import DeadLetter
+from streams.letters import NO_POSITION, DeadLetter
 from streams.producer import EventProducer
 from streams.replay import Replay
 from streams.tail import Tail
@@ -118,7 +118,7 @@ def test_what_was_taken_back_counts_once_in_a_replay_as_it_does_where_it_is_serv
 
 
 def test_rows_and_whole_records_that_were_taken_back_are_left_out_by_their_places() -> None:
-    rows = dead_at([(3, 2), (1, None), (1, 5), (3, 4)], is_batched=True)
+    rows = dead_at(np.array([3, 1, 1, 3]), np.array([2, NO_POSITION, 5, 4]), is_batched=True)
     places = [(0, 9), (1, 0), (1, 5), (1, 9), (2, 0), (3, 1), (3, 2), (3, 3), (3, 4), (3, 5)]
     offsets, positions = np.array(places).T
     dead = rows.is_dead(in_records(offsets, positions))
@@ -129,7 +129,8 @@ def test_rows_and_whole_records_that_were_taken_back_are_left_out_by_their_place
         (3, 2),
         (3, 4),
     ]
-    assert dead_at([(7, None), (5, None)], is_batched=False).is_dead(np.arange(4, 9)).tolist() == [0, 1, 0, 1, 0]
+    whole = dead_at(np.array([7, 5]), np.full(2, NO_POSITION), is_batched=False)
+    assert whole.is_dead(np.arange(4, 9)).tolist() == [0, 1, 0, 1, 0]
 
 
 def test_a_range_that_retention_cut_since_the_replay_began_says_the_way_on(
