@@ -28,7 +28,7 @@ from featurestore.kernel import PLACES_MAX, in_records
 from featurestore.spec import Topic
 from streams.broker import Broker
 from streams.codecs import Codec, codec_of
-from streams.dead_letters import LETTER_BYTES_MAX, Replayed, dead_letter_topic, held_letters
+from streams.dead_letters import LETTER_BYTES_MAX, HeldLetter, Replayed, dead_letter_topic, held_letters
 from streams.decided import decided
 from streams.headers import REPLAYED_FOR, REPLAYED_FROM
 from streams.letters import DeadLetter, size_bytes
@@ -222,7 +222,9 @@ class LetterReplay:
         open_letters = [each.letter for each in held if each.replayed is None]
         # Events of one partition come back in the order in which they came.
         open_letters.sort(key=lambda letter: (letter.partition, letter.offset))
-        for letter, why in zip(open_letters, self.faults(open_letters), strict=True):
+        twofold = self.twofold(found.letters)
+        for letter, fault in zip(open_letters, self.faults(open_letters), strict=True):
+            why = fault or twofold.get(letter.place)
             if why is None:
                 good.append(letter)
             else:
@@ -240,6 +242,40 @@ class LetterReplay:
         for index, why in self._unsure(letters):
             faults[index] = faults[index] or why
         return faults
+
+    def twofold(self, held: Sequence[HeldLetter]) -> dict[str, tuple[str, str]]:
+        """By place, why a letter is left whose events come back with another letter of the same record.
+
+        A worker that is killed before the log has its decision leaves letters of one kind, and the next one, with
+        another definition, may send those of the other: of the whole record, and of its events. The record has them
+        all, so it is the one that comes back, unless one of its events has.
+        """
+        events: dict[tuple[int, int], list[HeldLetter]] = {}
+        for each in held:
+            if each.letter.position is not None:
+                events.setdefault((each.letter.partition, each.letter.offset), []).append(each)
+        # One that is cut never comes back, and takes nothing with it.
+        whole = [
+            each
+            for each in held
+            if each.letter.position is None
+            and not each.letter.is_cut
+            and (each.letter.partition, each.letter.offset) in events
+        ]
+        # Where the log has some of its events, the others are letters for good.
+        counted = {index for index, _ in self._unsure([each.letter for each in whole])}
+        out = {}
+        for index, record in enumerate(whole):
+            if index in counted:
+                continue
+            of_it = events[record.letter.partition, record.letter.offset]
+            back = next((each.letter.place for each in of_it if each.replayed is not None), None)
+            if back is not None and record.replayed is None:
+                out[record.letter.place] = "in_events", f"its event {back} was taken back by itself"
+            else:
+                why = "in_record", f"it comes back with all of its record, {record.letter.place}"
+                out.update(dict.fromkeys([each.letter.place for each in of_it], why))
+        return out
 
     def _faults_of_part(self, letters: Sequence[DeadLetter]) -> list[tuple[str, str] | None]:
         """The same by what the letters themselves say."""

@@ -43,6 +43,7 @@ from streams.fill import LogFill
 from streams.letters import DeadLetter
 from streams.online_sink import OnlineSink
 from streams.schemas import schemas_at
+from streams.sink import refuse_other_topic
 from streams.tail import Tail
 from streams.taken_back import TakenBack
 from streams.topics import Topics
@@ -167,11 +168,14 @@ class Replay:
         """Replay what is left of the range, and say what came out.
 
         Raises ReplayError, GrownTopicError where the topic has partitions that its definition does not have, TopicError
-        where the log does not fit the definition.
+        where the log does not fit the definition, or is of another topic of that name.
         """
         self._refuse_unread()
-        EventLog(self._settings.offline_path, self._topic).check_types()
+        log = EventLog(self._settings.offline_path, self._topic)
+        log.check_types()
         topic_id = Topics(broker_of(self._settings)).whole_ids([self._topic])[self._topic.name]
+        # Also of a range from Kafka: what it means, and how late its events are, is asked of the log.
+        refuse_other_topic(self._topic, topic_id, log.marks().items())
         asked = self._range()
         # Only now: what is refused leaves nothing behind.
         self._store.ensure_ready()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -17,12 +19,12 @@ from featurestore import Topic
 from featurestore.event_time import FUTURE_MAX_US, HOUR_US
 from featurestore.offline import EventLog
 from streams.codecs.arrow import ArrowCodec
-from streams.dead_letters import read_letters
+from streams.dead_letters import DeadLetterBox, HeldLetter, Replayed, read_letters
 from streams.engine import Engine
 from streams.ledger import ledgers
 from streams.letter_replay import LetterReplay
 from streams.letters import DeadLetter
-from streams.producer import EventProducer
+from streams.producer import EventProducer, kafka_producer
 from streams.transport import Batch
 from tests.parity.test_parity import Letters
 from tests.project import Project
@@ -30,6 +32,11 @@ from tests.streams.codecs.test_evolution import ipc
 
 Make = Callable[..., Project]
 TOPIC = Topic("t", {"user": str, "at": "timestamp", "amount": float}, "at", format="arrow", partitions=2)
+LETTERS_OF_BOTH_KINDS = {
+    "other": Topic("t", {"user": str, "at": "timestamp", "price": float}, "at", format="arrow", partitions=2),
+    "strict": replace(TOPIC, ranges={"amount": (0.0, 1.0)}),
+    "mended": TOPIC,
+}
 NOW_US, LATENESS_US = 1_000 * HOUR_US, HOUR_US
 # Event time before now, whether the amount is there; among them the edges of what is late and what is ahead.
 ROW = st.tuples(
@@ -103,6 +110,36 @@ def test_a_letter_of_a_record_of_which_any_event_is_in_the_log_is_left(
     assert [None if why is None else why[0] for why in replay.faults(rows)] == there
 
 
+def test_a_record_with_letters_of_both_kinds_comes_back_once(tmp_path: Path) -> None:
+    at, sent = LETTERS_OF_BOTH_KINDS, Letters()
+    payload, log = record([(NOW_US, 5.0), (NOW_US, 7.0)]), EventLog(tmp_path, at["mended"])
+    for which in ("other", "strict"):
+        # Killed before the log had its decision; started again with another definition.
+        engine = Engine(at[which], "id", [], LATENESS_US, log, sent, lambda: 0)
+        assert engine.open(0) == 0
+        engine.apply(Batch("t", 0, 0, 1, [payload], np.arange(1), np.full(1, NOW_US)))
+    engine.flush()
+    whole, *events = sent.held.values()
+    assert [(each.position, each.reason) for each in (whole, *events)] == [
+        (None, "incompatible_schema"),
+        (0, "out_of_range"),
+        (1, "out_of_range"),
+    ]
+    replay = LetterReplay("", "p", at["mended"], LATENESS_US, {}, lambda: NOW_US, codec=ArrowCodec(TOPIC), log=log)
+    assert replay.faults([whole, *events]) == [None] * 3
+
+    def left(*letters: DeadLetter, back: DeadLetter | None = None) -> dict[str, str]:
+        replayed = {each: Replayed(each.place, 9) if each == back else None for each in letters}
+        held = [HeldLetter(each, 0, b"", taken) for each, taken in replayed.items()]
+        return {place: reason for place, (reason, _) in replay.twofold(held).items()}
+
+    assert left(whole, *events) == {"t/0/0/0": "in_record", "t/0/0/1": "in_record"}
+    assert left(whole, *events, back=whole) == {"t/0/0/0": "in_record", "t/0/0/1": "in_record"}
+    assert left(whole, *events, back=events[1]) == {"t/0/0": "in_events"}
+    # One alone, and where nothing else of the record will ever come back.
+    assert left(whole) == left(*events) == left(msgspec.structs.replace(whole, whole_bytes=9), *events) == {}
+
+
 def test_of_a_record_that_comes_back_what_is_in_time_counts_and_the_rest_are_letters_of_their_own(
     project: Make, unique: Callable[[str], str]
 ) -> None:
@@ -137,15 +174,19 @@ by_user = FeatureView("by_user", Entity("user", key="user"), paid, lateness="1m"
     made.define(definitions("price").replace("partitions=1,", 'partitions=1, renamed={"price": "amount"},'))
     worker = made.start_worker()
     made.wait_until_applied(worker)
+    # As one leaves it that was killed before the log had its decision.
+    box = DeadLetterBox(kafka_producer(made.settings.kafka_bootstrap), made.settings.project)
+    box.put([DeadLetter(topic, 0, 0, "out_of_range", "was", record([(moment, 1.0)]), b"a", 1)])
+    box.flush()
     done = made.command("dead-letters", "replay", "--json")
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)["topics"][topic]
-    assert (said["replayed"], said["left"]) == (2, {"too_late": 1})
+    assert (said["replayed"], said["left"]) == (2, {"too_late": 1, "in_record": 1})
     made.drain(worker)
     row = made.store.get("by_user", {"user": "a"})
     assert (row["by_user__n"], row["by_user__paid"]) == (1 + 9 + 2, 0.5 + 36 + 20)
     letters = read_letters(made.settings.kafka_bootstrap, made.settings.project, [topic])
-    assert [(one.offset, one.position, one.reason) for one in letters[3:]] == [(4, 9, "too_late"), (5, 0, "too_late")]
+    assert [(one.offset, one.position, one.reason) for one in letters[4:]] == [(4, 9, "too_late"), (5, 0, "too_late")]
     [ledger] = ledgers(made.settings, made.repository)
     assert ledger.balanced, ledger
 

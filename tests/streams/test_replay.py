@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 import redis
 
-from featurestore.errors import ReplayError
-from featurestore.event_time import HOUR_US
+from featurestore.errors import ReplayError, TopicError
+from featurestore.event_time import HOUR_US, Mark
 from featurestore.kernel import in_records
 from featurestore.local import environment_of
+from featurestore.offline import log_schema
 from streams.decided import dead_at
 from streams.letters import NO_POSITION, DeadLetter
 from streams.producer import EventProducer
-from streams.replay import Replay
+from streams.replay import Replay, Source
 from streams.tail import Tail
 from streams.transport import Batch
 from tests import processes
@@ -186,6 +187,21 @@ def test_a_topic_that_no_view_reads_is_not_replayed(project: Make, unique: Calla
     assert made.command("replay", topic, "--name", "kept").returncode == 0
     made.define(definitions(topic, partitions=1).split("by_user =")[0])
     assert made.command("replay", topic, "--name", "kept", "--drop").stdout.strip() == "dropped"
+
+
+@pytest.mark.parametrize("source", ["kafka", "log"])
+def test_of_a_topic_that_was_made_again_nothing_is_replayed(
+    source: Source, project: Make, unique: Callable[[str], str]
+) -> None:
+    topic = unique("remade")
+    made = project(definitions(topic, partitions=1))
+    send(made, topic, 3)
+    log = made.store.event_log(made.repository.topic(topic))
+    log.append(log_schema(log.topic).empty_table(), {0: Mark(3, now_us(), "the one before")})
+    replay = Replay(made.settings, made.repository, topic, source=source)
+    with pytest.raises(TopicError, match=r"deleted and made again.*another name"):
+        replay.run()
+    assert not replay.folder.exists()
 
 
 def test_events_left_out_as_repeats_are_not_called_too_late(project: Make, unique: Callable[[str], str]) -> None:
