@@ -187,11 +187,11 @@ class Engine:
         if self.topic.dedupe is not None and log_end.offset < start.offset:
             # Rows of a follower that are ahead of the workers' log: the ids in between are in no log, so they are read.
             start = log_end
+        self._taken_back[partition] = self._ask_taken_back(partition, log_end.offset)
         self._marks[partition] = start
         self._decided[partition] = decided(
             self._held, partition, start.offset, log_end.offset, is_batched=self.topic.is_batched
         )
-        self._taken_back[partition] = self._ask_taken_back(partition, log_end.offset)
         self._repeats.open(partition, log_end.offset, log_end.newest_us)
         for sink, mark in zip(self._sinks, stand, strict=True):
             self._settled.pop((sink.view.name, partition), None)

@@ -13,7 +13,7 @@ from array import array
 from typing import NamedTuple
 
 import numpy as np
-from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from featurestore.spec import Topic
@@ -100,17 +100,20 @@ class TakenBack:
 
     def _ask(self) -> _Asked:
         if self._asked is None or time.monotonic() - self._asked_s > _SHARED_S:
-            name, partitions = self._topic.name, range(self._topic.partitions)
-            places = [TopicPartition(name, partition) for partition in partitions]
-            [told] = self._admin.list_consumer_group_offsets(
-                [ConsumerGroupTopicPartitions(self._group, places)], request_timeout=_TIMEOUT_S
-            ).values()
-            self._asked = _Asked(
-                {place.partition: place.offset for place in answer_of(told, _TIMEOUT_S).topic_partitions},
-                {partition: bounds.end for partition, bounds in bounds_of(self._admin, name, partitions).items()},
-            )
+            bounds = bounds_of(self._admin, self._topic.name, range(self._topic.partitions))
+            self._asked = _Asked(self._told(), {partition: each.end for partition, each in bounds.items()})
             self._asked_s = time.monotonic()
         return self._asked
+
+    def _told(self) -> dict[int, int]:
+        places = [TopicPartition(self._topic.name, partition) for partition in range(self._topic.partitions)]
+        groups = [ConsumerGroupTopicPartitions(self._group, places)]
+        [told] = self._admin.list_consumer_group_offsets(groups, request_timeout=_TIMEOUT_S).values()
+        try:
+            return {place.partition: place.offset for place in answer_of(told, _TIMEOUT_S).topic_partitions}
+        except KafkaException:
+            # Whoever may not ask, or has no answer, knows nothing of the group, and reads the letters.
+            return {}
 
     def _read(self) -> None:
         """Read what was said since the last time."""
