@@ -20,7 +20,18 @@ from featurestore.kernel import DataType, arrow_type, decimal_type, decimals_fro
 from featurestore.kernel.keys import encode_keys
 from featurestore.online import Aliases, OnlineStore, Served
 from featurestore.settings import Settings
-from featurestore.spec import FeatureService, FeatureView, Repository, Topic, ViewSelection, load, typed_column
+from featurestore.spec import (
+    AGE_S,
+    STATUS,
+    WATERMARK,
+    FeatureService,
+    FeatureView,
+    Repository,
+    Topic,
+    ViewSelection,
+    load,
+    typed_column,
+)
 
 if TYPE_CHECKING:
     from featurestore.offline import EventLog, TrainingSet
@@ -97,7 +108,7 @@ class FeatureStore:
         for selection, (_, encoded), served in zip(service.selections, asked, found, strict=True):
             columns.update(_values(selection, served, moment_us))
             if watermark:
-                columns[f"{selection.view.name}__watermark"] = self._watermark(selection.view, served.id, encoded)
+                columns[f"{selection.view.name}__{WATERMARK}"] = self._watermark(selection.view, served.id, encoded)
         columns.update(service.derive(columns))
         return columns
 
@@ -152,9 +163,9 @@ def _values(selection: ViewSelection, served: Served, moment_us: int) -> dict[st
     ages_us = [None if event_us is None else max(0, moment_us - event_us) for event_us in newest]
     out = {column: values[feature] for feature, column in zip(selection.features, selection.columns, strict=True)}
     statuses = [_status(age_us, view.max_age_us) if served.is_ready else "STALE" for age_us in ages_us]
-    out[f"{view.name}__status"] = pa.array(statuses, pa.string())
+    out[f"{view.name}__{STATUS}"] = pa.array(statuses, pa.string())
     seconds = [None if age_us is None else age_us / 1e6 for age_us in ages_us]
-    out[f"{view.name}__age_s"] = pa.array(seconds, pa.float64())
+    out[f"{view.name}__{AGE_S}"] = pa.array(seconds, pa.float64())
     return out
 
 

@@ -555,6 +555,8 @@ MUTANTS = (
     Mutant("a purge behind a refusal ends the replay", S + "letter_replay.py", "elif was_refused and", "elif False and", LETTER_REPLAY),
     Mutant("the beginning of a record comes back as an event", S + "letter_replay.py", "if letter.is_cut:", "if False:", LETTER_REPLAY),
     Mutant("all letters of a topic are decoded at once", S + "letter_replay.py", "for part in _batches(letters) for why", "for part in [letters] for why", LETTER_REPLAY),
+    Mutant("a feature may be called like what lookups tell", "featurestore/spec/objects.py", "if taken is not None:", "if False:", DEFINITIONS),
+    Mutant("copies without a key are told apart by partition", "featurestore/spec/objects.py", "if self.key in self.nullable:", "if False:", DEFINITIONS),
     Mutant("a column may be called like the log's own", "featurestore/spec/objects.py", "        checked_columns(owner, typed, self.format)\n", "", DEFINITIONS),
     Mutant("a renamed column has no history", "featurestore/offline/log_parts.py", "    for name in former:\n", "    for name in ():\n", LOG_COLUMNS),
     Mutant("another event time is taken", "featurestore/offline/event_log.py", "        self._refuse_other_times(table)\n", "", LOG_COLUMNS),
