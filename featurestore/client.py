@@ -123,11 +123,9 @@ class FeatureStore:
 
     def point_in_time(self, name: str, spine: pa.Table, *, event_time: str = "event_timestamp") -> pa.Table:
         """The spine with the features that each row's entities had at its moment; spine order, one row a row."""
-        from featurestore.offline import point_in_time_join, with_derived
+        from featurestore.offline import service_join
 
-        service = self.repository.service(name)
-        joined = point_in_time_join(spine, service.selections, self.event_log, event_time=event_time)
-        return with_derived(joined, service)
+        return service_join(spine, self.repository.service(name), self.event_log, event_time=event_time)
 
     def training_set(
         self, name: str, spine: pa.Table, *, label: str | None = None, event_time: str = "event_timestamp"

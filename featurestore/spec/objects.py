@@ -462,7 +462,7 @@ def typed_column(name: str, values: pa.Array, kind: DataType) -> pa.Array:
     try:
         return values.cast(ARROW_TYPES[kind]) if decimals is None else as_decimals(values, decimals)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise WrongTypeError(name, kind, str(values.type)) from error
+        raise WrongTypeError(name, kind, str(values.type), str(error)) from error
     except ValueError as error:
         raise WrongTypeError(name, kind, str(values.type), str(error)) from error
 
