@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
+import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -192,11 +193,11 @@ def _of_text(key: str, dtype: DataType, text: str) -> Any:
 
 
 def _moment(key: str, text: str) -> datetime:
-    """ISO 8601 text with its zone, as events have it."""
+    """ISO 8601 text with its zone, to the same microsecond as in an event."""
     try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise WrongTypeError(key, "timestamp", text) from error
+        moment = msgspec.convert(text, datetime)
+    except msgspec.ValidationError as error:
+        raise WrongTypeError(key, "timestamp", text, f"{text!r} is not ISO 8601, as events have it") from error
     if moment.tzinfo is None:
         raise WrongTypeError(key, "timestamp", text, f"{text} has no zone; write {text}Z")
     return moment
