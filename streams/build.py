@@ -10,7 +10,7 @@ from threading import Lock
 import pyarrow as pa
 
 from featurestore.kernel import warm_up
-from featurestore.offline import EventLog, check_types
+from featurestore.offline import EventLog
 from featurestore.online import OnlineStore
 from featurestore.settings import Settings
 from featurestore.spec import FeatureView, Repository
@@ -44,8 +44,10 @@ def build_worker(settings: Settings, repository: Repository) -> StreamApp:
     warm_up()
     pa.array([0])
     topics = sorted({view.source.name for view in repository.views.values()})
+    logs = {name: EventLog(settings.offline_path, repository.topic(name), project=settings.project) for name in topics}
     # The log would refuse their events at its first commit, seconds after rows have counted them.
-    check_types(settings.offline_path, [repository.topic(name) for name in topics])
+    for log in logs.values():
+        log.check_types()
     store = online_store(settings)
     store.ensure_ready()
     broker = broker_of(settings)
@@ -54,6 +56,7 @@ def build_worker(settings: Settings, repository: Repository) -> StreamApp:
     ids = known.whole_ids(map(repository.topic, topics))
     # A letter that finds no topic would end the worker at the first event that cannot be applied.
     known.ids(dead_letter_topic(name, settings.project) for name in topics)
+    store.share_logs({name: log.claim() for name, log in logs.items()})
     schemas = schemas_at(settings.schema_address)
     admin, turn = admin_client(broker), Lock()
 
@@ -71,7 +74,7 @@ def build_worker(settings: Settings, repository: Repository) -> StreamApp:
             ids[name],
             [sink(view) for view in repository.views_of(name) if view.online],
             max(view.lateness_us for view in repository.views_of(name)),
-            EventLog(settings.offline_path, repository.topic(name)),
+            logs[name],
             letters,
             steady_us,
             codec=codec_of(repository.topic(name), schemas),

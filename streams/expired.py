@@ -72,10 +72,10 @@ def skip_expired(settings: Settings, repository: Repository, topic: str | None =
 
     Raises WorkersRunningError, and as `expired`.
     """
-    _refuse_workers(settings)
+    refuse_workers(settings)
     found = expired(settings, repository, topic)
     for name, parts in groupby(found, attrgetter("topic")):
-        log = EventLog(settings.offline_path, repository.topic(name))
+        log = EventLog(settings.offline_path, repository.topic(name), project=settings.project)
         held = log.marks()
         # Lateness is judged on from the newest event that is known: those that expired are not.
         marks = {part.partition: replace(held.get(part.partition, Mark(0, 0)), offset=part.end) for part in parts}
@@ -83,8 +83,11 @@ def skip_expired(settings: Settings, repository: Repository, topic: str | None =
     return found
 
 
-def _refuse_workers(settings: Settings) -> None:
-    """A worker at work may hold events from before the skip, and would find the log behind them."""
+def refuse_workers(settings: Settings) -> None:
+    """Raises WorkersRunningError: a worker at work holds events, and knows the log as it was before.
+
+    After a skip it would find the log ahead of them.
+    """
     group = worker_group(settings)
     # By its name until the answer is there: a client that nobody holds ends what was asked of it.
     admin = admin_client(broker_of(settings))
