@@ -7,11 +7,13 @@ does not refuse repeats by itself, but it does refuse a commit from a handle tha
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+from uuid import uuid4
 
 import deltalake
 import pyarrow as pa
@@ -335,11 +337,15 @@ class EventLog:
             raise GoneVersionError(self.topic.name, version, first) from None
 
     def _create(self) -> deltalake.DeltaTable:
+        """Made beside, then moved into place, which one alone can do.
+
+        Of two that make a table in one place, Delta may let the second one say anew what it is, and whose.
+        """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        return deltalake.DeltaTable.create(
-            str(self.path),
+        made = self.path.with_name(f".{self.path.name}.{uuid4().hex}")
+        deltalake.DeltaTable.create(
+            str(made),
             schema=log_schema(self.topic),
-            mode="ignore",
             partition_by=["date"],
             name=self.topic.name,
             description=f"{_TIMED}{self.topic.event_time}",
@@ -351,6 +357,14 @@ class EventLog:
             # Of Delta's own ones.
             raise_if_key_not_exists=False,
         )
+        try:
+            made.rename(self.path)
+        except OSError as error:
+            shutil.rmtree(made)
+            if not self.exists():
+                what = f"{self.path} is there, and is no Delta table ({error}); move it away"
+                raise EventLogError(self.topic.name, what) from error
+        return deltalake.DeltaTable(str(self.path))
 
     def _widen(self, table: deltalake.DeltaTable) -> bool:
         """A definition may gain columns: events of before have nulls there. It may not change the type of one.
