@@ -276,6 +276,19 @@ class OtherLogError(OnlineStoreError):
         )
 
 
+class OtherStoreError(OnlineStoreError):
+    """Workers of a project that live write into another online store than this one."""
+
+    def __init__(self, project: str, group: str) -> None:
+        self.project, self.group = project, group
+        super().__init__(
+            f"workers of project {project!r} (members of the group {group!r}) write into another online store than the "
+            "one of this worker's redis_url: each would have a part of the events; all workers of a project share one "
+            "redis_url, so set it to theirs. To move to another store, stop all workers first (one that was killed, or "
+            "has a worker_id, is counted until worker_session_s have passed)"
+        )
+
+
 # --- local ----------------------------------------------------------------------------------------------------------
 
 

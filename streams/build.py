@@ -19,6 +19,7 @@ from streams.broker import admin_client, broker_of
 from streams.codecs import codec_of
 from streams.dead_letters import LETTER_BYTES_MAX, LETTER_QUEUE_BYTES_MAX, DeadLetterBox, dead_letter_topic
 from streams.engine import Engine, steady_us
+from streams.group import OneStore, worker_group
 from streams.producer import kafka_producer
 from streams.schemas import schemas_at
 from streams.serving_sink import ServingSink
@@ -30,11 +31,6 @@ from streams.worker import EnginePort, StreamApp, stream_app
 def online_store(settings: Settings) -> OnlineStore:
     """The online store of these settings."""
     return OnlineStore.at(settings.redis_url, namespace=settings.project, buckets=settings.buckets)
-
-
-def worker_group(settings: Settings) -> str:
-    """The consumer group of a project's workers."""
-    return f"{settings.project}-worker"
 
 
 def build_worker(settings: Settings, repository: Repository) -> StreamApp:
@@ -56,9 +52,12 @@ def build_worker(settings: Settings, repository: Repository) -> StreamApp:
     ids = known.whole_ids(map(repository.topic, topics))
     # A letter that finds no topic would end the worker at the first event that cannot be applied.
     known.ids(dead_letter_topic(name, settings.project) for name in topics)
+    admin, turn = admin_client(broker), Lock()
+    one_store = OneStore(admin, settings, store)
+    # Who writes no rows looks at no store, and would not say again what it is called after it was emptied.
+    client_id = one_store.join() if any(view.online for view in repository.views.values()) else "featurestore"
     store.share_logs({name: log.claim() for name, log in logs.items()})
     schemas = schemas_at(settings.schema_address)
-    admin, turn = admin_client(broker), Lock()
 
     def sink(view: FeatureView) -> ServingSink:
         topic = view.source
@@ -93,11 +92,11 @@ def build_worker(settings: Settings, repository: Repository) -> StreamApp:
         drain_s=settings.worker_drain_s,
         project=settings.project,
     )
-    port = EnginePort(engines, options, broker.login, partial(known.told, topics), letters)
+    port = EnginePort(engines, options, broker.login, partial(known.told, topics), letters, one_store.check)
     folder = Path(settings.offline_path).parent / "faust"
     # Faust makes the last part of a path alone, and an offline_path may be new.
     folder.parent.mkdir(parents=True, exist_ok=True)
-    return stream_app(worker_group(settings), settings.kafka_bootstrap, port, str(folder))
+    return stream_app(worker_group(settings), settings.kafka_bootstrap, port, str(folder), client_id)
 
 
 def _now_us() -> int:

@@ -16,7 +16,7 @@ def forget_log(topic: Annotated[str, typer.Argument(help="whose event log is los
     from featurestore.settings import Settings
     from featurestore.spec import load
     from streams.build import online_store
-    from streams.expired import refuse_workers
+    from streams.group import refuse_workers
 
     chosen = Settings()
     name = load(chosen.definitions).topic(topic).name

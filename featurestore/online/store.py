@@ -37,6 +37,8 @@ _ROWS_TOGETHER, _BYTES_TOGETHER = 250, 128 << 10
 _BUCKETS = "buckets"
 # And before the name of a topic, of which it says what its event log is. No view's name has a ":".
 _LOG = "log:"
+# By which workers know whether they write into one store.
+_IDENTITY = "store"
 # Of so many rows that are read it is looked how large they are.
 _ROWS_LOOKED_AT = 50
 
@@ -161,6 +163,8 @@ class OnlineStore:
         self._servers, self._namespace, self.buckets, self._new_token = servers, namespace, buckets, new_token
         # Topic -> identity of its event log, where that is known.
         self._logs: dict[str, str] = {}
+        # Of the store, as this worker has told the others.
+        self._identity: str | None = None
         # View id -> mean size of those of its rows that were read last.
         self._row_bytes: dict[str, int] = {}
 
@@ -197,13 +201,28 @@ class OnlineStore:
             **{f"{_LOG}{topic}": log for topic, log in self._logs.items()},
         }
         asked: Call = ("HMGET", name, *ours)
-        held = self.ask(*asked)
+        held, identity = self._call([asked, ("HGET", name, _IDENTITY)])
         if None in held:
             [*_, held] = self._call([*(("HSETNX", name, field, value) for field, value in ours.items()), asked])
+        if self._identity is not None and identity != self._identity.encode():
+            # It was emptied, or came back older: it is what those call it who live.
+            self.ask("HSET", name, _IDENTITY, self._identity)
         self._refuse_other(held[0])
         for (topic, log), other in zip(self._logs.items(), held[1:], strict=True):
             if other is not None and other != log.encode():
                 raise OtherLogError(self._namespace, topic, other.decode(), log)
+
+    def identity(self) -> str | None:
+        """What workers call the store; None where none has called it anything."""
+        held = self.ask("HGET", self.name("aliases"), _IDENTITY)
+        return None if held is None else str(held.decode())
+
+    def be_identified(self) -> str:
+        """Give the store an identity where it has none; what it is. `claim` writes it again from now on."""
+        name = self.name("aliases")
+        _, held = self._call([("HSETNX", name, _IDENTITY, os.urandom(8).hex()), ("HGET", name, _IDENTITY)])
+        self._identity = str(held.decode())
+        return self._identity
 
     def share_logs(self, logs: Mapping[str, str]) -> None:
         """Topic -> identity of the event log that this worker writes: `claim` compares them from now on, and now."""

@@ -18,8 +18,8 @@ from featurestore.offline import EventLog, LogSlices, log_schema
 from featurestore.online import OneServer, OnlineStore
 from streams.build import build_worker
 from streams.engine import Engine
-from streams.expired import refuse_workers
 from streams.fill import LogFill
+from streams.group import refuse_workers
 from streams.online_sink import OnlineSink
 from streams.producer import EventProducer
 from streams.topics import Topics
