@@ -78,7 +78,7 @@ def members(admin: AdminClient, settings: Settings, timeout_s: float) -> list[Me
             if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
                 return []
             if error.args[0].code() not in _NOT_YET or time.monotonic() > deadline:
-                raise refusal(error.args[0]) or BrokerError(settings.kafka_bootstrap, error.args[0].str()) from error
+                raise refusal(error.args[0]) or BrokerError(str(broker_of(settings)), error.args[0].str()) from error
             time.sleep(_LOOK_S)
 
 
