@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
+import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -20,7 +21,18 @@ from featurestore.kernel import DataType, arrow_type, decimal_type, decimals_fro
 from featurestore.kernel.keys import encode_keys
 from featurestore.online import Aliases, OnlineStore, Served
 from featurestore.settings import Settings
-from featurestore.spec import FeatureService, FeatureView, Repository, Topic, ViewSelection, load, typed_column
+from featurestore.spec import (
+    AGE_S,
+    STATUS,
+    WATERMARK,
+    FeatureService,
+    FeatureView,
+    Repository,
+    Topic,
+    ViewSelection,
+    load,
+    typed_column,
+)
 
 if TYPE_CHECKING:
     from featurestore.offline import EventLog, TrainingSet
@@ -97,7 +109,7 @@ class FeatureStore:
         for selection, (_, encoded), served in zip(service.selections, asked, found, strict=True):
             columns.update(_values(selection, served, moment_us))
             if watermark:
-                columns[f"{selection.view.name}__watermark"] = self._watermark(selection.view, served.id, encoded)
+                columns[f"{selection.view.name}__{WATERMARK}"] = self._watermark(selection.view, served.id, encoded)
         columns.update(service.derive(columns))
         return columns
 
@@ -112,11 +124,9 @@ class FeatureStore:
 
     def point_in_time(self, name: str, spine: pa.Table, *, event_time: str = "event_timestamp") -> pa.Table:
         """The spine with the features that each row's entities had at its moment; spine order, one row a row."""
-        from featurestore.offline import point_in_time_join, with_derived
+        from featurestore.offline import service_join
 
-        service = self.repository.service(name)
-        joined = point_in_time_join(spine, service.selections, self.event_log, event_time=event_time)
-        return with_derived(joined, service)
+        return service_join(spine, self.repository.service(name), self.event_log, event_time=event_time)
 
     def training_set(
         self, name: str, spine: pa.Table, *, label: str | None = None, event_time: str = "event_timestamp"
@@ -152,9 +162,9 @@ def _values(selection: ViewSelection, served: Served, moment_us: int) -> dict[st
     ages_us = [None if event_us is None else max(0, moment_us - event_us) for event_us in newest]
     out = {column: values[feature] for feature, column in zip(selection.features, selection.columns, strict=True)}
     statuses = [_status(age_us, view.max_age_us) if served.is_ready else "STALE" for age_us in ages_us]
-    out[f"{view.name}__status"] = pa.array(statuses, pa.string())
+    out[f"{view.name}__{STATUS}"] = pa.array(statuses, pa.string())
     seconds = [None if age_us is None else age_us / 1e6 for age_us in ages_us]
-    out[f"{view.name}__age_s"] = pa.array(seconds, pa.float64())
+    out[f"{view.name}__{AGE_S}"] = pa.array(seconds, pa.float64())
     return out
 
 
@@ -183,11 +193,11 @@ def _of_text(key: str, dtype: DataType, text: str) -> Any:
 
 
 def _moment(key: str, text: str) -> datetime:
-    """ISO 8601 text with its zone, as events have it."""
+    """ISO 8601 text with its zone, to the same microsecond as in an event."""
     try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise WrongTypeError(key, "timestamp", text) from error
+        moment = msgspec.convert(text, datetime)
+    except msgspec.ValidationError as error:
+        raise WrongTypeError(key, "timestamp", text, f"{text!r} is not ISO 8601, as events have it") from error
     if moment.tzinfo is None:
         raise WrongTypeError(key, "timestamp", text, f"{text} has no zone; write {text}Z")
     return moment

@@ -137,6 +137,15 @@ class WrongTypeError(RequestError):
         )
 
 
+class RepeatedColumnError(RequestError):
+    """A training set would have two columns of one name."""
+
+    def __init__(self, column: str, *, is_served: bool) -> None:
+        self.column, self.is_served = column, is_served
+        what = f"has a column {column!r}, which the join adds itself" if is_served else f"has two columns {column!r}"
+        super().__init__(f"the spine {what}; rename it, or leave it out")
+
+
 class NotServedError(RequestError):
     """A view without online rows was looked up."""
 

@@ -15,9 +15,6 @@ from streams.watermark import Judged
 
 Ints = npt.NDArray[np.int64]
 
-# Of a record that the log passed as a dead letter before this engine read it: the reason is in its letter alone.
-DECIDED_BEFORE = "decided_before"
-
 
 @dataclass(frozen=True, slots=True)
 class Counts:
@@ -30,7 +27,7 @@ class Counts:
     applied   taken by a view at least
     repeated  left out, since their id was seen already
     clamped   of the future by a little: they count, as of their arrival
-    dead      by reason, `DECIDED_BEFORE` among them
+    dead      by reason
     """
 
     batches: int = 0
@@ -53,8 +50,7 @@ class Counts:
 
 def counts_of(
     batch: Batch,
-    read: Decoded,
-    undecided: Decoded,
+    decoded: Decoded,
     event_us: Ints,
     judged: Judged,
     late: npt.NDArray[np.bool_],
@@ -62,20 +58,16 @@ def counts_of(
 ) -> Counts:
     """One batch, of which the records before offset `first` have been counted.
 
-    read       what its bytes hold ...
-    undecided  ... without what the log has passed as dead letters, as what follows
-    late       (n) which events are later than any view waits
+    late  (n) which events are later than any view waits
     """
     cut = int(np.searchsorted(batch.offsets, first))
-    begin = int(np.searchsorted(undecided.index, cut))
+    begin = int(np.searchsorted(decoded.index, cut))
     future, late = judged.future[begin:], late[begin:]
     repeated = judged.late_by_us[begin:] == REPEATED_US
     clamped = judged.effective_us[begin:] < event_us[begin:]
-    rejected = undecided.rejected
+    rejected = decoded.rejected
     dead = Counter(rejected.reasons[int(np.searchsorted(rejected.records, cut)) :])
     dead += Counter(future=int(future.sum()), too_late=int(late.sum()))
-    if passed := _held(read, cut) - _held(undecided, cut):
-        dead[DECIDED_BEFORE] = passed
     return Counts(
         1,
         len(batch.offsets) - cut,
@@ -84,9 +76,3 @@ def counts_of(
         int((clamped & ~future).sum()),
         dead,
     )
-
-
-def _held(decoded: Decoded, cut: int) -> int:
-    """Events and bad records, from a place in the batch on."""
-    events = len(decoded.index) - int(np.searchsorted(decoded.index, cut))
-    return events + len(decoded.rejected) - int(np.searchsorted(decoded.rejected.records, cut))

@@ -1,11 +1,13 @@
 """The engine of one topic: decode, judge time, commit to the online store, append to the log, post dead letters.
 
 A batch goes to the online store at once (freshness), while the next one is decoded. For the log, batches gather. The
-two sinks move on their own; a restart begins at the lower of them and what the other holds already is dropped.
+two sinks move on their own. After a restart records are read from where the log stands: rows that are ahead drop what
+they hold already, and those that are behind get what they lack from the log (`catch_up.py`).
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
@@ -25,10 +27,11 @@ from featurestore.kernel import BATCHED_OFFSETS_MAX, Column, Events, in_records
 from featurestore.kernel.expressions import from_arrow
 from featurestore.kernel.keys import group_keys
 from featurestore.spec import Topic
+from streams.catch_up import catch_up
 from streams.codecs import Codec, Decoded, codec_of
 from streams.codecs.codec import without_records
 from streams.counts import Counts, counts_of
-from streams.decided import Decided, decided
+from streams.decided import Decided
 from streams.log_writer import LogWriter
 from streams.payloads import Parts, Payloads
 from streams.repeats import Repeats
@@ -43,6 +46,8 @@ HEARTBEAT_US = SECOND_US
 # What is decoded in one go takes several times its bytes. Batches have a bound, but one may be what a single poll
 # brought, and a megabyte of the wire may become a gigabyte of large records. As much as two full batches by default.
 PART_BYTES_MAX = 32 << 20
+
+log = logging.getLogger("featurestore.worker")
 
 # Event times are not negative, so before the first event nothing is late.
 _BEGIN = Mark(0, 0)
@@ -148,10 +153,12 @@ class Engine:
         self._counted: dict[int, int] = {}
         self._sinks, self._letters, self._clock_us = sinks, letters, clock_us
         self._log = LogWriter(log, clock_us, letters.flush, log_thread)
-        self._held, self._decided, self._repeats = log, dict[int, Decided](), Repeats(topic, log)
+        self._held, self._repeats = log, Repeats(topic, log)
         self._codec, self._taken_back = codec or codec_of(topic), taken_back or {}
         self._lateness_max_us = lateness_us
         self._marks: dict[int, Mark] = {}
+        # Partition -> up to where the log has what its rows lack: no record is taken before they do not.
+        self._behind: dict[int, Mark] = {}
         # Partition -> end offset that the log was seen to hold when that was last asked.
         self._logged: dict[int, int] = {}
         # By view and partition, up to where all its rows are known to hold everything.
@@ -160,7 +167,9 @@ class Engine:
         self._beat_us = clock_us()
 
     def open(self, partition: int) -> int:
-        """Take a partition over; where to read from: the lowest offset that a sink still lacks.
+        """Take a partition over; where to read from: the lowest offset that a sink, or the log, still lacks.
+
+        What the log has and a sink lacks is folded later, by `apply` and `tick`.
 
         Raises TopicError when the topic is another one than before, GrownTopicError when it has more partitions than
         its definition says.
@@ -187,16 +196,16 @@ class Engine:
             # Rows of a follower that are ahead of the workers' log: the ids in between are in no log, so they are read.
             start = log_end
         self._marks[partition] = start
-        self._decided[partition] = decided(
-            self._held, partition, start.offset, log_end.offset, is_batched=self.topic.is_batched
-        )
+        self._behind.pop(partition, None)
+        if start.offset < log_end.offset:
+            self._behind[partition] = replace(log_end, topic_id=self.topic_id)
         self._repeats.open(partition, log_end.offset, log_end.newest_us)
         for sink, mark in zip(self._sinks, stand, strict=True):
             self._settled.pop((sink.view.name, partition), None)
             if mark is not None:
                 self._settle(sink, {partition: mark})
         self._watermarks = self._lowest()
-        return start.offset
+        return max(start.offset, log_end.offset)
 
     def reopen(self, partition: int) -> None:
         """Learn where the sinks stand now, after one of them was found to stand earlier than it was left."""
@@ -205,7 +214,7 @@ class Engine:
 
     def stands(self, partition: int) -> int | None:
         """The next offset that this engine takes; None of a partition that is not its own."""
-        mark = self._marks.get(partition)
+        mark = self._behind.get(partition) or self._marks.get(partition)
         return None if mark is None else mark.offset
 
     def rows_written(self) -> dict[str, int]:
@@ -233,7 +242,7 @@ class Engine:
             self._beat()
         end = self.settled().get(partition)
         self._marks.pop(partition, None)
-        self._decided.pop(partition, None)
+        self._behind.pop(partition, None)
         self._repeats.close(partition)
         for sink in self._sinks:
             sink.close(partition)
@@ -251,6 +260,8 @@ class Engine:
         A batch that begins after where the engine stands was read before a seek back: it comes again, so it is
         left alone. One that begins earlier is cut: lateness is judged from where the engine stands.
         """
+        for batch in batches:
+            self._catch_up(batch.partition)
         while coming := [
             batch.after(self._marks[batch.partition].offset)
             for batch in batches
@@ -273,9 +284,8 @@ class Engine:
             events = _chooser(sink, self.topic, taken, chosen)
             sink.apply(grouped, taken.partition[chosen], taken.offsets[chosen], new, events)
         self._marks.update(new)
-        for partition, mark in new.items():
+        for partition in new:
             self._repeats.keep(partition)
-            self._decided[partition] = self._decided[partition].beyond(mark.offset)
         self._gather(taken)
         # Only now: a batch that a sink refused comes again.
         self._counted.update({p: max(mark.offset, self._counted.get(p, 0)) for p, mark in new.items()})
@@ -285,12 +295,26 @@ class Engine:
     def tick(self) -> None:
         """Let time pass: heartbeats, and the log when it has waited long enough. Raises LostTailError like `apply`."""
         now_us = self._clock_us()
+        # One at a time: they may be many, and the process may be told to end meanwhile.
+        for partition in list(self._behind)[:1]:
+            self._catch_up(partition)
         self._log.look()
         if self._log.is_due:
             self._write_log()
         if now_us - self._beat_us >= HEARTBEAT_US:
             self._beat_us = now_us
             self.beat()
+
+    def _catch_up(self, partition: int) -> None:
+        """Bring the rows of a partition to where the log stands, where they are behind it."""
+        if (end := self._behind.get(partition)) is None:
+            return
+        stands = self._marks[partition]
+        place = f"{self.topic.name}/{partition}"
+        log.info("bringing rows of %s from %d to %d, from the event log", place, stands.offset, end.offset)
+        for mark in catch_up(self._held, self.topic, self._sinks, partition, stands, end):
+            self._marks[partition] = mark
+        del self._behind[partition]
 
     def beat(self) -> None:
         """Let the sinks look after themselves, and bring the buckets that no event touched to where the others are."""
@@ -315,7 +339,7 @@ class Engine:
 
     def _lowest(self) -> dict[str, int]:
         # One without a record, here or in the log, holds nothing back.
-        some = {p for p, mark in self._marks.items() if mark.offset or self._decided[p].end}
+        some = {p for p, mark in self._marks.items() if mark.offset or p in self._behind}
         out = {}
         for view in [sink.view for sink in self._sinks]:
             settled = [self._settled.get((view.name, partition)) for partition in some]
@@ -359,28 +383,26 @@ class Engine:
         return out
 
     def _judged(self, batches: Sequence[Batch]) -> list[_Part]:
-        """Decode, leave out what the log has decided, judge time and repeats, post what is not applied."""
+        """Decode, judge time and repeats, post what is not applied."""
         for batch in batches:
             if self.topic.is_batched and batch.end_offset > BATCHED_OFFSETS_MAX:
                 what = f"offset {batch.end_offset} is beyond what records of many events may have"
                 raise TopicError(self.topic.name, f"{what} ({BATCHED_OFFSETS_MAX})")
         out = []
         for batch, values, decoded in self._decoded(batches):
-            before, past, read = self._marks[batch.partition], self._decided[batch.partition], decoded
-            decoded = past.undecided(read, batch.offsets)
+            before = self._marks[batch.partition]
             if (again := self._taken_back.get(batch.partition)) is not None:
                 decoded = again.left(decoded, batch.offsets)
             event = _times(decoded, self.topic)
-            arrival_us = past.arrival_us(decoded, batch.offsets, batch.timestamps_us, event)
-            judged = judge(event, arrival_us, before.newest_us)
-            judged = self._repeats.mark(batch.partition, decoded.arrays, batch.offsets[decoded.index], judged, past)
+            judged = judge(event, batch.timestamps_us[decoded.index], before.newest_us)
+            judged = self._repeats.mark(batch.partition, decoded.arrays, judged)
             late = ~judged.future & (judged.late_by_us > self._lateness_max_us) & (judged.late_by_us != REPEATED_US)
             together = replace(batch, values=values)
             for letters in letters_of(self.topic, together, decoded, event, judged, late, self._lateness_max_us):
                 self._letters.put(letters)
                 self.letters_put += len(letters)
             first = self._counted.get(batch.partition, 0)
-            counts = counts_of(batch, read, decoded, event, judged, late, first)
+            counts = counts_of(batch, decoded, event, judged, late, first)
             out.append(_Part(batch, decoded, judged, event, before, counts))
         return out
 

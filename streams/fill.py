@@ -6,7 +6,7 @@ same rows is harmless, and nothing is counted twice. Batches are large, so that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,11 +17,11 @@ import pyarrow.compute as pc
 from featurestore.event_time import DAY_US, Mark
 from featurestore.kernel import Column, Events, in_records, row_bytes
 from featurestore.kernel.expressions import from_arrow
-from featurestore.kernel.keys import group_keys
+from featurestore.kernel.keys import Grouped, group_keys
 from featurestore.offline import LogSlices, Stride
 from featurestore.spec import FeatureView
 from streams.online_sink import OnlineSink
-from streams.sink import Ints, refuse_other_topic
+from streams.sink import Ints, Sink, refuse_other_topic
 
 # A batch may touch as many rows as it has events: it is cut so that their bytes, as read and as folded, stay bounded.
 # A row with every tile full is large and rare: the rows themselves say how many events fit, once there are some.
@@ -59,6 +59,7 @@ class LogFill:
         # What no window of now can reach changes no value; a day more, as rows themselves expire.
         floor_us = None if reach_us is None else newest_us - reach_us - view.lateness_us - DAY_US
         self._since_us = floor_us if floor_us is not None and floor_us > 0 else None
+        self._columns = columns_of_views([view])
 
     def fill(
         self,
@@ -82,9 +83,7 @@ class LogFill:
         end = replace(end, topic_id=topic_id)
         while stands.offset < end.offset:
             most = self._slices.end_within(partition, stands.offset, end.offset, self._events_max, self._since_us)
-            table, stop = self._slices.read(
-                self._columns(), partition, stands.offset, most, self._stride, self._since_us
-            )
+            table, stop = self._slices.read(self._columns, partition, stands.offset, most, self._stride, self._since_us)
             if not len(table):
                 # What expired unread, or what no window reaches, may be billions of offsets.
                 stop = self._slices.next_offset(partition, stop, end.offset, self._since_us)
@@ -99,30 +98,42 @@ class LogFill:
         sink.heartbeat({partition: end})
         return end
 
-    def _columns(self) -> list[str]:
-        view = self._view
-        position = ["position"] if view.source.is_batched else []
-        where = ["offset", "effective_us", "late_by_us", *position]
-        return list(dict.fromkeys([*where, *view.entity.keys, *view.plan.columns]))
-
     def _apply(self, sink: OnlineSink, partition: int, table: pa.Table, new: Mark) -> None:
-        view = self._view
-        taken = pc.less_equal(table["late_by_us"], view.lateness_us)
-        for key in view.entity.keys:
-            taken = pc.and_(taken, table[key].is_valid())
-        table = table.filter(taken).combine_chunks()
-        if not len(table):
+        grouped = fold(sink, partition, table, new)
+        if grouped is None:
             return
-        grouped = group_keys([table[key].combine_chunks() for key in view.entity.keys])
-        offsets = table["offset"].to_numpy()
-        place = np.full(len(offsets), partition, dtype=np.int32)
-        sink.apply(grouped, place, offsets, {partition: new}, _chooser(view, partition, table, offsets))
         # The batch is still on its way: what is seen are the rows of those before, which grow slowly.
         seen_bytes = sink.row_bytes(
             list(grouped.keys.take(np.arange(0, len(grouped.keys), max(1, len(grouped.keys) // _LOOKED_AT))))
         )
         if seen_bytes and not self._is_fixed:
             self._events_max = _events_that_fit(1.5 * seen_bytes)
+
+
+def columns_of_views(views: Sequence[FeatureView]) -> list[str]:
+    """What `fold` needs of the log for these views of one topic."""
+    position = ["position"] if views[0].source.is_batched else []
+    of_views = [name for view in views for name in (*view.entity.keys, *view.plan.columns)]
+    return list(dict.fromkeys(["offset", "effective_us", "late_by_us", *position, *of_views]))
+
+
+def fold(sink: Sink, partition: int, table: pa.Table, new: Mark) -> Grouped | None:
+    """Apply a view's share of the log's events before `new`; their entities, None where no event counts for one.
+
+    table  `columns_of_views`, in any order
+    """
+    view = sink.view
+    taken = pc.less_equal(table["late_by_us"], view.lateness_us)
+    for key in view.entity.keys:
+        taken = pc.and_(taken, table[key].is_valid())
+    table = table.filter(taken).combine_chunks()
+    if not len(table):
+        return None
+    grouped = group_keys([table[key].combine_chunks() for key in view.entity.keys])
+    offsets = table["offset"].to_numpy()
+    place = np.full(len(offsets), partition, dtype=np.int32)
+    sink.apply(grouped, place, offsets, {partition: new}, _chooser(view, partition, table, offsets))
+    return grouped
 
 
 def _events_that_fit(row_bytes: float) -> int:

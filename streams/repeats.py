@@ -22,7 +22,6 @@ from featurestore.errors import TooManyIdsError
 from featurestore.event_time import REPEATED_US
 from featurestore.offline import Stride
 from featurestore.spec import Topic
-from streams.decided import Decided
 from streams.sink import Log
 from streams.watermark import Judged
 
@@ -151,19 +150,16 @@ class Repeats:
     def close(self, partition: int) -> None:
         self._seen.pop(partition, None)
 
-    def mark(
-        self, partition: int, columns: Mapping[str, pa.Array], offsets: Ints, judged: Judged, past: Decided
-    ) -> Judged:
+    def mark(self, partition: int, columns: Mapping[str, pa.Array], judged: Judged) -> Judged:
         """The batch as `judge` of time found it, with repeats later than any view waits.
 
-        columns, offsets  (n) of the batch's events
-        past              what the log has decided: there it is asked, and not judged again
+        columns  (n) of the batch's events
         """
         if self._column is None:
             return judged
-        repeat = past.is_repeat(offsets)
-        # Also where none is new: what a batch of before left, which was not kept, must be forgotten.
-        new = np.flatnonzero((offsets >= past.end) & ~judged.future)
+        repeat = np.zeros(len(judged.future), dtype=np.bool_)
+        # Also where none is left: what a batch of before left, which was not kept, must be forgotten.
+        new = np.flatnonzero(~judged.future)
         repeat[new] = self._seen[partition].judge(columns[self._column].take(pa.array(new)), judged.newest_us[new])
         return replace(judged, late_by_us=np.where(repeat, REPEATED_US, judged.late_by_us))
 

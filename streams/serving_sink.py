@@ -3,9 +3,8 @@
 Around an `OnlineSink` it adds four things, each noticed about once a second or when a partition is taken over:
 
 - the alias moved (a backfill flipped): go on with the other generation, from where its rows stand;
-- the rows stand so far behind that Kafka cannot give, or could only slowly give, what they lack (a new view, an
-  empty store, an old backup): they are filled from the event log, in another thread, while the topic is read on for
-  the other views; then the topic is read again from where the fill ended;
+- the rows stand far behind the event log (a new view, an empty store, an old backup): they are filled from it in
+  another thread, while the topic is read on for the other views; then it is read again from where the fill ended;
 - the store lost rows: its readers are told `STALE` until everything that the broker held at that moment is in;
 - rows that have never been complete get their alias, once they are.
 """
@@ -31,8 +30,9 @@ from streams.fill import LogFill
 from streams.online_sink import OnlineSink
 from streams.sink import Ints, Partitions
 
-# Fewer events than this are read again from Kafka sooner than a fill has begun.
-READ_AGAIN_MAX = 100_000
+# So many offsets of the log the engine folds by itself, before it goes on (`catch_up.py`): a second's work. Of more, it
+# goes on with the other views meanwhile.
+AT_ONCE_MAX = 100_000
 
 log = logging.getLogger("featurestore.worker")
 
@@ -107,7 +107,7 @@ class ServingSink:
         self._inner = OnlineSink(store, view, commits)
         self._rows_before = 0
         self._filling: dict[int, _Filling] = {}
-        # Filled just now, and how far: what is left is read from Kafka, however fast the log grows meanwhile.
+        # Filled just now, and how far: what is left the engine folds, however fast the log grows meanwhile.
         self._filled: dict[int, int] = {}
         self._topic_ids: dict[int, str] = {}
         # Partitions that the engine must read again from earlier: it learns of one at a time.
@@ -243,10 +243,7 @@ class ServingSink:
         logged = self._events.marks().get(partition)
         if logged is None or logged.offset <= stands:
             return mark
-        bounds = self._bounds().get(partition)
-        # A broker may not list a partition yet that was made a moment ago: what the log has is right in any case.
-        lost = bounds is None or bounds.low > stands
-        if mark is not None and not lost and (is_filled or logged.offset - stands <= READ_AGAIN_MAX):
+        if mark is not None and (is_filled or logged.offset - stands <= AT_ONCE_MAX):
             return mark
         log.info(
             "filling %s from the event log: %s/%d from %d to %d",
@@ -276,8 +273,8 @@ class ServingSink:
             stands = 0
             while True:
                 slices = LogSlices.newest(EventLog(self._events.path.parent, self._view.source))
-                # The log went on meanwhile; what is left at last is read from Kafka.
-                if stands and slices.marks[partition].offset - stands <= READ_AGAIN_MAX:
+                # The log went on meanwhile; what is left at last the engine folds.
+                if stands and slices.marks[partition].offset - stands <= AT_ONCE_MAX:
                     return stands
                 LogFill(slices, self._view).fill(sink, partition, topic_id, moved)
                 stands = slices.marks[partition].offset
@@ -312,7 +309,9 @@ class ServingSink:
 
     def _incomplete(self, alias: Alias | None) -> None:
         """Tell readers that the rows lack something, until they hold what the broker has now."""
-        self._barrier = self._ends()
+        # What the rows held before this or an earlier loss is known to nobody else, once they were opened again.
+        asked = self._barrier or {}
+        self._barrier = {partition: max(end, asked.get(partition, 0)) for partition, end in self._ends().items()}
         if alias is not None:
             # Also over `filling`: who has looked at the rows before they were lost may not call them ready.
             self._point(alias, Alias(alias.id, False, self._clock_us()))

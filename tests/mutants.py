@@ -64,6 +64,7 @@ TOO_MANY_BAD = ("tests/streams/test_too_many_bad.py::test_one_bad_event_more_tha
 PLACES = ("tests/streams/codecs/test_records_of_many.py",)
 NATIVE = ("tests/streams/transport/test_native.py",)
 FILL = ("tests/streams/test_fill.py",)
+CATCH_UP = ("tests/streams/test_catch_up.py",)
 TOPIC_IDS = ("tests/streams/test_topic_ids.py",)
 SERVING = ("tests/streams/test_serving_sink.py",)
 SLICED = ("tests/streams/test_online_sink.py",)
@@ -391,7 +392,9 @@ MUTANTS = (
     Mutant("a stretch without events is read in small steps", "featurestore/offline/log_parts.py", "if table.nbytes else None", "if table.nbytes else self._offsets", ("tests/offline/test_log_parts.py",)),
     Mutant("rows of any texts are decoded together", "featurestore/offline/log_parts.py", "                    return _TEXTS\n", "                    pass\n", ("tests/offline/test_log_parts.py",)),
     Mutant("the log's decisions are read by offsets, whatever these hold", S + "decided.py", "            high = log.end_within(partition, low, high, _EVENTS_MAX)\n", "            pass\n", FILL),
-    Mutant("repeats are looked for where the log has them in another order", S + "decided.py", "places, is_repeat = places[order], is_repeat[order]", "places, is_repeat = places[order], is_repeat", FILL),
+    Mutant("a record is taken before what the log has of its partition", S + "engine.py", "        for batch in batches:\n            self._catch_up(batch.partition)\n", "", CATCH_UP),
+    Mutant("what rows lack ends where a part of it does", S + "catch_up.py", "if sink.settled(partition) < stop:", "if sink.settled(partition) < stop and stop == end.offset:", CATCH_UP),
+    Mutant("what rows held before they were lost is asked for no more", S + "serving_sink.py", "max(end, asked.get(partition, 0))", "end", SERVING),
     Mutant("a replay calls repeats too late", S + "replay.py", "((late_by > view.lateness_us) & (late_by != REPEATED_US)).sum()", "(late_by > view.lateness_us).sum()", in_replays("events_left_out_as_repeats_are_not_called_too_late")),
     Mutant("another range under a replay's name shows the earlier one", S + "replay.py", "self._view_ids(), (self._first, self._end))\n            if", "self._view_ids(), held.said)\n            if", in_replays("a_name_stands_for_one_question")),
     Mutant("a replay counts what was taken back at both of its places", S + "engine.py", "decoded = again.left(decoded, batch.offsets)", "pass", in_replays("what_was_taken_back_counts_once_in_a_replay_as_it_does_where_it_is_served")),
@@ -562,6 +565,8 @@ MUTANTS = (
     Mutant("a purge behind a refusal ends the replay", S + "letter_replay.py", "elif was_refused and", "elif False and", LETTER_REPLAY),
     Mutant("the beginning of a record comes back as an event", S + "letter_replay.py", "if letter.is_cut:", "if False:", LETTER_REPLAY),
     Mutant("all letters of a topic are decoded at once", S + "letter_replay.py", "for part in _batches(letters) for why", "for part in [letters] for why", LETTER_REPLAY),
+    Mutant("a feature may be called like what lookups tell", "featurestore/spec/objects.py", "if taken is not None:", "if False:", DEFINITIONS),
+    Mutant("copies without a key are told apart by partition", "featurestore/spec/objects.py", "if self.key in self.nullable:", "if False:", DEFINITIONS),
     Mutant("a column may be called like the log's own", "featurestore/spec/objects.py", "        checked_columns(owner, typed, self.format)\n", "", DEFINITIONS),
     Mutant("a renamed column has no history", "featurestore/offline/log_parts.py", "    for name in former:\n", "    for name in ():\n", LOG_COLUMNS),
     Mutant("another event time is taken", "featurestore/offline/event_log.py", "        self._refuse_other_times(table)\n", "", LOG_COLUMNS),
@@ -584,10 +589,6 @@ MUTANTS = (
     Mutant("keys have no bytes", T + "batch.py", "Parts([self.values, self.keys]).parts", "Parts([self.values]).parts", PAYLOADS),
     Mutant("a producer says that a record is of the future", T + "message_loop.py", "not 0 <= stamps[at] <= now_ms", "stamps[at] < 0", ("tests/streams/test_arrival.py",)),
     Mutant("a broker's stamp is held to our clock", T + "message_loop.py", "if kind[0] != BY_BROKER and", "if", ("tests/streams/test_arrival.py",)),
-    Mutant("what the log clamped is clamped anew", S + "decided.py", "            logged[is_there] = clamped_to_us[at[is_there]]\n", "", ARRIVAL),
-    Mutant("what the log did not clamp is clamped by a slow clock", S + "decided.py", "logged = np.maximum(arrival_us, event_us)", "logged = arrival_us", ARRIVAL),
-    Mutant("events that the log lacks arrive when they happen", S + "decided.py", "np.where(offsets[decoded.index] < self.end, logged, arrival_us)", "logged", ARRIVAL),
-    Mutant("arrivals of the log belong to other events of a record", S + "decided.py", "    chosen = chosen[np.argsort(places[chosen])]\n", "", FILL),
     Mutant("a stop has no deadline", S + "worker.py", "        if self._signal_stop_time is None:\n            self.begins_to_end()\n", "", DEADLINE),
     Mutant("last words wait for who reads them", S + "watchdog.py", "    if end is None:\n        threading.Thread(target=run, name=\"end\"", "    if False:\n        threading.Thread(target=run, name=\"end\"", DEADLINE),
     Mutant("who cannot say what is left does not end", S + "watchdog.py", "        except Exception as error:  # the other", "        except OSError as error:  # the other", DEADLINE),

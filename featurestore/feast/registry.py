@@ -122,7 +122,8 @@ class FeastRegistry:
         ]
 
     def _objects(self, repository: Repository) -> list[tuple[str, Any]]:
-        types = {key: v.source.schema[key] for v in repository.views.values() for key in v.entity.keys}
+        # Of each entity by itself: another one may have a key of the same name and another type.
+        types = {(v.entity.name, key): v.source.schema[key] for v in repository.views.values() for key in v.entity.keys}
         entities = {part.name: part for entity in repository.entities.values() for part in _entities(entity, types)}
         sources = {topic.name: self._source(topic) for topic in repository.topics.values()}
         views = {
@@ -172,12 +173,12 @@ def _entity_names(entity: Entity) -> list[str]:
     return [entity.name] if len(entity.keys) == 1 else [f"{entity.name}-{key}" for key in entity.keys]
 
 
-def _entities(entity: Entity, types: dict[str, DataType]) -> list[feast.Entity]:
+def _entities(entity: Entity, types: dict[tuple[str, str], DataType]) -> list[feast.Entity]:
     return [
         feast.Entity(
             name=name,
             join_keys=[key],
-            value_type=_PYTHON_TYPES.get(types.get(key, "string"), feast.ValueType.UNIX_TIMESTAMP),
+            value_type=_PYTHON_TYPES.get(types.get((entity.name, key), "string"), feast.ValueType.UNIX_TIMESTAMP),
             owner=entity.owner,
             description=entity.description,
             tags=dict(entity.tags),

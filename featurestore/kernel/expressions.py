@@ -1,8 +1,9 @@
 """Polars expressions as values: what `where=`, added columns and derived features are made of.
 
 Enter: an expression that an author wrote. Leave: a value compared by what it says, and its columns. Promise: each row
-is computed from that row alone, so a batch, a tile and a training set cannot give it different values. A result that
-is NaN or infinite, or a moment that no calendar of the clients can write, is null: there is no such feature value.
+is computed from that row alone, with nothing drawn, so a batch, a tile and a training set cannot give it different
+values. A result that is NaN or infinite, or a moment that no calendar of the clients can write, is null: there is no
+such feature value.
 """
 
 from __future__ import annotations
@@ -84,7 +85,13 @@ def expression(owner: str, text: str, types: Mapping[str, ValueType]) -> Express
         raise DefinitionError(
             f"{alone}, but what {whole} looks in is a whole column; give it constants, or use list.contains of a list"
         )
-    if "Categorical" in _keys(json.loads(text)):
+    words = _keys(json.loads(text))
+    for word, why in _UNSTEADY.items():
+        if word in words:
+            raise DefinitionError(
+                f"{owner}, {written}, {why}, but a value is the same whenever it is computed; leave it out"
+            )
+    if "Categorical" in words:
         # Its numbers are given in the order in which a process has seen the texts.
         raise DefinitionError(f"{owner}, {written}, numbers categories as they come; use pl.Enum with fixed ones")
     empty = {column: _series(pa.array([], arrow_type(types[column]))) for column in columns}
@@ -174,6 +181,8 @@ def _every_part_row_by_row(written: pl.Expr) -> bool:
     return alone and not meta.has_multiple_outputs() and all(_every_part_row_by_row(part) for part in meta.pop())
 
 
+# They look at one row, but do not always give the same for it.
+_UNSTEADY = {"Sample": "draws at random", "Hash": "gives other numbers in another version of Polars"}
 # Polars calls these separable, and they are in their first input; the next one or two they read as sets, from top to
 # bottom. A fourth is a default, row by row.
 _SETS = frozenset({"IsIn", "Replace", "ReplaceStrict", "ContainsAny", "ReplaceMany", "ExtractMany", "FindMany"})

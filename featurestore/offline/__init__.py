@@ -8,7 +8,7 @@ from featurestore.offline.event_log import EventLog, check_types, log_schema
 from featurestore.offline.log_cleaning import KEEP_MIN_US
 from featurestore.offline.log_parts import Stride
 from featurestore.offline.log_slices import LogSlices
-from featurestore.offline.point_in_time import point_in_time_join, with_derived
+from featurestore.offline.point_in_time import point_in_time_join, service_join
 from featurestore.offline.training_set import TrainingSet, make_training_set
 
 __all__ = [
@@ -21,5 +21,5 @@ __all__ = [
     "log_schema",
     "make_training_set",
     "point_in_time_join",
-    "with_derived",
+    "service_join",
 ]

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featurestore.errors import MissingEntityKeyError, WrongTypeError
+from featurestore.errors import MissingEntityKeyError, RepeatedColumnError, WrongTypeError
 from featurestore.kernel import ARROW_TYPES, DataType, Events, in_records, values_at
 from featurestore.kernel.expressions import from_arrow
 from featurestore.kernel.keys import bucket_of, encode_keys
@@ -32,7 +32,8 @@ def point_in_time_join(
     """Give each spine row the values that its entities had at its moment.
 
     spine       (n rows) entity keys, `event_time` (aware time stamp, or int64 microseconds), labels; any order
-    event_time  an event of this very microsecond counts, a later one does not
+    event_time  an event of this very microsecond counts, a later one does not; a moment between two microseconds
+                stands for the earlier one, since no event lies between them
     returns     (n rows) the spine's columns, then `view__feature` columns; spine order
 
     Raises MissingEntityKeyError, WrongTypeError.
@@ -49,8 +50,22 @@ def point_in_time_join(
     return out
 
 
-def with_derived(joined: pa.Table, service: FeatureService) -> pa.Table:
-    """The join's table with the service's derived features; raises MissingEntityKeyError, WrongTypeError."""
+def service_join(
+    spine: pa.Table,
+    service: FeatureService,
+    log_of: Callable[[Topic], EventLog],
+    *,
+    event_time: str = "event_timestamp",
+) -> pa.Table:
+    """The join with all views of a service, then its derived features.
+
+    Raises RepeatedColumnError, MissingEntityKeyError, WrongTypeError.
+    """
+    names = [*spine.column_names, *service.columns]
+    for name in spine.column_names:
+        if names.count(name) > 1:
+            raise RepeatedColumnError(name, is_served=name in service.columns)
+    joined = point_in_time_join(spine, service.selections, log_of, event_time=event_time)
     columns = {name: joined[name].combine_chunks() for name in joined.column_names}
     for name, values in service.derive(columns).items():
         joined = joined.append_column(name, values)
@@ -108,7 +123,7 @@ def _key(table: pa.Table, name: str, dtype: DataType) -> pa.Array:
     try:
         return table[name].combine_chunks().cast(ARROW_TYPES[dtype])
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise WrongTypeError(name, dtype, str(table[name].type)) from error
+        raise WrongTypeError(name, dtype, str(table[name].type), str(error)) from error
 
 
 def _all_valid(keys: Sequence[pa.Array]) -> pa.Array:
@@ -125,7 +140,15 @@ def _moments(spine: pa.Table, event_time: str) -> Ints:
     if pa.types.is_timestamp(column.type):
         if column.type.tz is None:
             raise WrongTypeError(event_time, "a time stamp with a zone", str(column.type))
-        column = column.cast(pa.timestamp("us", tz="UTC")).cast(pa.int64())
+        if column.type.unit == "ns":
+            nanoseconds: Ints = column.cast(pa.int64()).to_numpy()
+            return nanoseconds // 1_000
+        try:
+            column = column.cast(pa.timestamp("us", tz="UTC")).cast(pa.int64())
+        except pa.ArrowInvalid as error:
+            raise WrongTypeError(
+                event_time, "moments that microseconds can say", str(column.type), str(error)
+            ) from error
     elif column.type != pa.int64():
         raise WrongTypeError(event_time, "an aware time stamp or int64 microseconds", str(column.type))
     moments: Ints = column.to_numpy()

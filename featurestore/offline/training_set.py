@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from featurestore.errors import MissingEntityKeyError
 from featurestore.offline.event_log import EventLog
-from featurestore.offline.point_in_time import point_in_time_join, with_derived
+from featurestore.offline.point_in_time import service_join
 from featurestore.spec import FeatureService, Topic
 
 _DATA, _MANIFEST = "data.parquet", "manifest.json"
@@ -72,7 +72,7 @@ def make_training_set(
     label: str | None,
     event_time: str,
 ) -> TrainingSet:
-    """Join, or find the same join again; raises MissingEntityKeyError, WrongTypeError."""
+    """Join, or find the same join again; raises MissingEntityKeyError, WrongTypeError, RepeatedColumnError."""
     if label is not None and label not in spine.column_names:
         raise MissingEntityKeyError("the training set's label", [label], spine.column_names)
     topics = {selection.view.source.name: selection.view.source for selection in service.selections}
@@ -84,10 +84,9 @@ def make_training_set(
     found = folder / name
     if not (found / _MANIFEST).exists():
         # Read each log at the version that the name says, however far the worker has come meanwhile.
-        joined = point_in_time_join(
-            spine, service.selections, lambda topic: log_of(topic).at(versions[topic.name]), event_time=event_time
+        joined = service_join(
+            spine, service, lambda topic: log_of(topic).at(versions[topic.name]), event_time=event_time
         )
-        joined = with_derived(joined, service)
         manifest = Manifest(
             *(name, service.name, service.version, logs, versions, _hash(spine), event_time, label),
             *(len(spine), service.columns),

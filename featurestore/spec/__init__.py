@@ -37,6 +37,7 @@ from featurestore.spec.aggregates import (
     values,
     variance,
 )
+from featurestore.spec.names import AGE_S, LOOKUP_NAMES, STATUS, WATERMARK
 from featurestore.spec.objects import (
     Entity,
     FeatureService,
@@ -49,6 +50,10 @@ from featurestore.spec.objects import (
 from featurestore.spec.repository import Repository, collect, load
 
 __all__ = [
+    "AGE_S",
+    "LOOKUP_NAMES",
+    "STATUS",
+    "WATERMARK",
     "Entity",
     "FeatureService",
     "FeatureView",

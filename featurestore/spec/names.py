@@ -6,6 +6,9 @@ import re
 
 from featurestore.errors import InvalidNameError
 
+# What a lookup says of a view, each as `view__name` like the view's features: so no feature is called so.
+LOOKUP_NAMES = STATUS, AGE_S, WATERMARK = "status", "age_s", "watermark"
+
 # "__" separates view and feature in a served column, so no name may hold it.
 _NAME = re.compile(r"[a-z](?:[a-z0-9-]|_(?!_)){0,63}")
 

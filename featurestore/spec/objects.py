@@ -42,7 +42,7 @@ from featurestore.spec.contract import (
     checked_ranges,
     checked_renamed,
 )
-from featurestore.spec.names import checked_name
+from featurestore.spec.names import LOOKUP_NAMES, checked_name
 
 _PYTHON_TYPES: dict[object, DataType] = {
     str: "string",
@@ -69,8 +69,11 @@ class Entity:
 
     def __post_init__(self) -> None:
         checked_name("entity", self.name)
+        if not self.keys:
+            raise DefinitionError(f"entity {self.name!r} has no key; name the column that tells one from another")
         for column in self.keys:
-            checked_name("entity key", column)
+            if self.keys.count(checked_name("entity key", column)) > 1:
+                raise DefinitionError(f"entity {self.name!r} has the key {column!r} twice; name each column once")
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -120,13 +123,16 @@ class Topic:
             typed[column] = _typed(f"column {column!r} of topic {self.name!r}", kind)
         object.__setattr__(self, "schema", typed)
         owner = f"topic {self.name!r}"
+        if isinstance(self.nullable, str):
+            # A text is many names of one letter.
+            raise DefinitionError(f"{owner} has nullable={self.nullable!r}; write names, as ({self.nullable!r},)")
         for column in (self.event_time, *self.nullable, *([self.key] if self.key else [])):
             if column not in typed:
                 raise UnknownColumnError(owner, column, typed)
         if typed[self.event_time] != "timestamp" or self.event_time in self.nullable:
             raise DefinitionError(f"event time {self.event_time!r} of {owner} must be a 'timestamp' that is never null")
-        if not 1 <= self.partitions <= 10_000:
-            raise DefinitionError(f"{owner} has {self.partitions} partitions; use 1 to 10000")
+        if type(self.partitions) is not int or not 1 <= self.partitions <= 10_000:
+            raise DefinitionError(f"{owner} has {self.partitions!r} partitions; use 1 to 10000")
         object.__setattr__(self, "format", checked_format(owner, self.format, typed))
         checked_columns(owner, typed, self.format)
         object.__setattr__(self, "ranges", checked_ranges(owner, self.ranges, typed))
@@ -170,6 +176,11 @@ class Topic:
                 f"{owner} has dedupe={self.dedupe!r}, but no key: each partition remembers the ids that it has seen, "
                 "so an event sent twice must come to the same one; set key to a column that both copies share"
             )
+        if self.key in self.nullable:
+            raise DefinitionError(
+                f"{owner} has dedupe={self.dedupe!r}, but its key {self.key!r} may be null: events without a key go to "
+                "any partition, and each remembers its own ids; set key to a column that is never null"
+            )
         if not self.within_us:
             raise DefinitionError(f"{owner} has within={self.within!r}; ids are remembered for longer than no time")
 
@@ -188,7 +199,8 @@ class Topic:
 class FeatureView:
     """Named features of one entity from one topic.
 
-    features  name -> aggregate, such as count().over("24h") or last("delay")
+    features  name -> aggregate, such as count().over("24h") or last("delay"); not "status", "age_s" or "watermark",
+              which lookups tell of the view
     columns   name -> Polars expression over an event's columns: columns that the features read as well
     lateness  how far behind the newest event of its partition an event may be and still count
     online    whether rows are kept for lookups; without them the view is for training sets alone
@@ -234,6 +246,12 @@ class FeatureView:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise DefinitionError(f"{owner} would serve {twice[0]!r} twice; rename one of the features")
+        taken = next((name for name in names if name in LOOKUP_NAMES), None)
+        if taken is not None:
+            raise DefinitionError(
+                f"{owner} would serve {taken!r}, but lookups tell {', '.join(map(repr, LOOKUP_NAMES))} of the view "
+                f"itself under such names; rename the feature, such as 'its_{taken}'"
+            )
 
     def __getitem__(self, features: str | tuple[str, ...]) -> ViewSelection:
         """Some of the view's features: `view["delay_mean_24h", "flights_7d"]`."""
@@ -321,6 +339,7 @@ class FeatureService:
         if len(set(names)) < len(names):
             raise DefinitionError(f"feature service {self.name!r} names a view twice; select all its features at once")
         owner = f"feature service {self.name!r}"
+        self._check_keys(owner)
         typed = {}
         for column, kind in self.request.items():
             if checked_name("request column", column) in self.entity_keys:
@@ -330,6 +349,20 @@ class FeatureService:
         known = {**self.features, **self.asked}
         derived = _expressions(f"derived feature of {owner}", self.derived, known, chained=True)
         object.__setattr__(self, "derived", derived)
+
+    def _check_keys(self, owner: str) -> None:
+        """One value is given for each key column, and names entities of all views that have it."""
+        first: dict[str, FeatureView] = {}
+        for view in (selection.view for selection in self.selections):
+            for key in view.entity.keys:
+                other = first.setdefault(key, view)
+                kind, before = view.source.schema[key], other.source.schema[key]
+                if kind != before:
+                    raise DefinitionError(
+                        f"entity key {key!r} of {owner} is {before} in view {other.name!r} and {kind} in view "
+                        f"{view.name!r}, but a lookup gives one value for both; rename the column in one topic, or "
+                        "make a service of each view"
+                    )
 
     @cached_property
     def selections(self) -> tuple[ViewSelection, ...]:
@@ -429,7 +462,7 @@ def typed_column(name: str, values: pa.Array, kind: DataType) -> pa.Array:
     try:
         return values.cast(ARROW_TYPES[kind]) if decimals is None else as_decimals(values, decimals)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise WrongTypeError(name, kind, str(values.type)) from error
+        raise WrongTypeError(name, kind, str(values.type), str(error)) from error
     except ValueError as error:
         raise WrongTypeError(name, kind, str(values.type), str(error)) from error
 

@@ -57,17 +57,22 @@ class Repository:
 
 
 def collect(values: Iterable[object]) -> Repository:
-    """The repository of these values, and of all that they mention; anything else is ignored."""
+    """The repository of these values, and of all that they mention; anything else is ignored.
+
+    Raises DefinitionError where they do not go together.
+    """
     found: list[object] = []
     for value in values:
         found.extend(_with_parts(value))
-    return Repository(
+    repository = Repository(
         _by_name("entity", found, Entity),
         _by_name("topic", found, Topic),
         _by_name("feature view", found, FeatureView),
         _by_name("feature service", found, FeatureService),
         _by_name("training job", found, TrainingJob),
     )
+    _check_entities(repository.views.values())
+    return repository
 
 
 def load(folder: Path) -> Repository:
@@ -127,6 +132,20 @@ def _by_name(kind: str, values: list[object], wanted: type[_Kind]) -> dict[str, 
         if isinstance(value, wanted) and out.setdefault(value.name, value) != value:
             raise DefinitionError(f"two different definitions name the {kind} {value.name!r}; rename one of them")
     return dict(sorted(out.items()))
+
+
+def _check_entities(views: Iterable[FeatureView]) -> None:
+    """What names one entity is of one type, whichever topic tells of it; Feast knows no other entities."""
+    first: dict[tuple[str, str], FeatureView] = {}
+    for view in views:
+        for key in view.entity.keys:
+            other = first.setdefault((view.entity.name, key), view)
+            kind, before = view.source.schema[key], other.source.schema[key]
+            if kind != before:
+                raise DefinitionError(
+                    f"key {key!r} of entity {view.entity.name!r} is {before} in view {other.name!r} and {kind} in view "
+                    f"{view.name!r}; give one of the views an entity of its own"
+                )
 
 
 _Named = TypeVar("_Named")

@@ -82,6 +82,19 @@ def test_lists_maps_and_expressions_are_told_without_code(tmp_path: Path) -> Non
     assert "share=ratio(sum(fare), count()).over(day)" in said
 
 
+def test_keys_of_two_entities_share_a_name_and_not_a_type(tmp_path: Path) -> None:
+    topics = [Topic(f"of_{kind.__name__}", {"user": kind, "at": "timestamp"}, event_time="at") for kind in (str, int)]
+    views = [
+        FeatureView(name, Entity(name, key="user"), topic, {"n": count()})
+        for name, topic in zip(("shopper", "account"), topics, strict=True)
+    ]
+    with FeastRegistry(settings_in(tmp_path)) as registry:
+        registry.apply(collect(views))
+        listed = {one.name: one.schema for one in registry.listing() if one.kind == "view"}
+    assert "user: String" in listed["shopper"]
+    assert "user: Int64" in listed["account"]
+
+
 @pytest.mark.parametrize(
     "url",
     ["nonsense", "nosuch://host/db", "postgresql+psycopg://me:hidden@127.0.0.1:1/db", "postgresql+psycopg://h:x/db"],

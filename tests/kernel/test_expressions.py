@@ -91,6 +91,19 @@ def test_sets_of_constants_are_fine(written: pl.Expr) -> None:
     assert expression("where of 'x'", said("where of 'x'", written), TYPES).dtype in ("bool", "int64")
 
 
+@pytest.mark.parametrize(
+    ("written", "why"),
+    [
+        (pl.col("s").str.split("").list.sample(1).list.first(), "draws at random"),
+        (pl.when(pl.col("q")).then(pl.col("s").str.split("").list.sample(fraction=1, seed=1).list.get(0)), "draws at"),
+        (pl.col("s").hash(), "gives other numbers in another version"),
+    ],
+)
+def test_what_does_not_always_give_the_same_is_refused(written: pl.Expr, why: str) -> None:
+    with pytest.raises(DefinitionError, match=why):
+        expression("where of 'x'", said("where of 'x'", written), TYPES)
+
+
 def test_a_column_that_is_not_there_is_named() -> None:
     with pytest.raises(UnknownColumnError, match=r"'amout'.*did you mean 'amount'"):
         FeatureView("v", USER, PAYMENTS, {"n": count(where=pl.col("amout") > 1)})

@@ -118,7 +118,9 @@ def test_decimals_are_text_in_answers_and_text_or_numbers_in_questions(served: t
 
 def test_moments_are_asked_for_as_events_say_them(served: tuple[Project, httpx.Client]) -> None:
     _, client = served
-    for since in ("2025-12-31T23:30:00-01:00", "2026-01-01T00:00:00Z", 1_767_225_600_000_000):
+    # A text is rounded to its microsecond, as in an event.
+    rounded_up = "2025-12-31T23:59:59.9999996Z"
+    for since in ("2025-12-31T23:30:00-01:00", "2026-01-01T00:00:00Z", 1_767_225_600_000_000, rounded_up):
         asked = {"service": "waited", "entities": {"rider": ["ann"], "since": [since]}}
         assert client.post("/v1/features", json=asked).json()["columns"]["year"] == [2026]
     assert (

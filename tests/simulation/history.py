@@ -41,7 +41,7 @@ from tests.simulation.world import (
 _EVENTS_MAX = 60
 _STEPS = 100
 # Of a step, in the order of `_step`.
-_WEIGHTS = [40, 12, 14, 4, 4, 5, 4, 4]
+_WEIGHTS = [40, 12, 14, 4, 4, 5, 4, 4, 4]
 # A round of everybody reading to the end and ticking mends one thing that was lost, at the least.
 _ROUNDS_MAX = 20
 _CRASHES = (OnlineStoreError, EventLogError, CommitRetriesError)
@@ -87,6 +87,8 @@ class History:
         # Of four events each bucket can have a slice of its own, or all of them go in one.
         self._slice_events = self._draw.choice([2, 1_000])
         self._letters: dict[tuple[int, int], str] = {}
+        # Places of records that the broker has no more.
+        self._gone: set[tuple[int, int]] = set()
         self._workers: list[Worker] = []
         self._zombies: list[Worker] = []
         self._faulty = True
@@ -126,6 +128,7 @@ class History:
             self._move,
             self._lose_tail,
             self._lose_what_was_read,
+            self._compact,
         ]
         self._draw.choices(may_happen, weights)[0]()
 
@@ -169,7 +172,7 @@ class History:
         self._apply(worker, (partition, first, end))
 
     def _apply(self, worker: Worker, *spans: tuple[int, int, int]) -> None:
-        batches = [batch_of(partition, self._held[partition], first, end) for partition, first, end in spans]
+        batches = [batch_of(partition, self._records(partition), first, end) for partition, first, end in spans]
 
         def apply(worker: Worker) -> None:
             # As the port does it for bodies that wait each for their own batch.
@@ -271,6 +274,20 @@ class History:
     def _do_all(worker: Worker) -> None:
         for step in worker.steps():
             step.step()
+
+    def _compact(self) -> None:
+        """The broker forgets some of the records that all have read, and that the log has."""
+        for partition, logged in self._table.marks.items():
+            stands = [worker.engine.stands(partition) for worker in [*self._workers, *self._zombies]]
+            end = min([logged.offset, *(offset for offset in stands if offset is not None)])
+            passed = [record.offset for record in self._held[partition] if record.offset < end]
+            gone = self._draw.sample(passed, self._draw.randint(0, len(passed)))
+            self.trace.append(f"the broker forgets {sorted(gone)} of {partition}")
+            self._gone.update((partition, offset) for offset in gone)
+
+    def _records(self, partition: int) -> list[Record]:
+        """What the broker gives to whoever reads."""
+        return [record for record in self._held[partition] if (partition, record.offset) not in self._gone]
 
     # -- workers ----------------------------------------------------------------------------------------------------
 

@@ -283,8 +283,7 @@ class SimulatedLog:
         held = self._table.marks
         moved = {p: mark for p, mark in marks.items() if p not in held or held[p].offset < mark.offset}
         if moved:
-            kept = ["partition", "offset", "event_us", "effective_us", "arrival_us", "late_by_us", "id"]
-            told = rows.select(kept).to_pylist()
+            told = rows.to_pylist()
             lacking = [r for r in told if r["partition"] not in held or r["offset"] >= held[r["partition"]].offset]
             self._table.rows.extend(lacking)
             self._table.marks = {**held, **moved}

@@ -20,6 +20,12 @@ from featurestore import *
 user = Entity("user", key="user")
 paid = Topic("paid", schema={"user": str, "at": "timestamp", "x": float}, event_time="at")
 """
+# Fine each by itself: two things, of two types, that have a column of one name.
+TWO_TYPES = """
+other = Topic("other", schema={"user": int, "at": "timestamp"}, event_time="at")
+v = FeatureView("v", user, paid, features={"a": count()})
+w = FeatureView("w", Entity("account", key="user"), other, features={"a": count()})
+"""
 
 
 def read(folder: Path, text: str) -> str:
@@ -59,6 +65,36 @@ def read(folder: Path, text: str) -> str:
         ("v = FeatureView('v', Entity('w', key='nope'), paid, features={'a': count()})", "'nope'"),
         ("v = FeatureView('v', Entity('w', key='x'), paid, features={'a': count()})", "floats do not name"),
         ("v = FeatureView('v', user, paid, features={'a': count().over('1h'), 'a_1h': count()})", "twice"),
+        (
+            "v = FeatureView('v', user, paid, features={'status': last('x')})",
+            "rename the feature, such as 'its_status'",
+        ),
+        (
+            "v = FeatureView('v', user, paid, features={'a': count(), 'age_s': last('x')})",
+            "would serve 'age_s', but look",
+        ),
+        ("v = FeatureView('v', user, paid, features={'watermark': ratio(sum('x'), count())})", "'its_watermark'"),
+        ("v = FeatureView('v', Entity('w', key=()), paid, features={'a': count()})", "entity 'w' has no key; name the"),
+        ("e = Entity('w', key=('user', 'user'))", "entity 'w' has the key 'user' twice"),
+        ("t = Topic('t', schema={'at': 'timestamp'}, event_time='at', partitions=2.5)", "has 2.5 partitions"),
+        ("t = Topic('t', schema={'at': 'timestamp', 'u': str}, event_time='at', nullable='u')", "names, as ('u',)"),
+        (
+            "t = Topic('t', schema={'at': 'timestamp', 'u': str}, event_time='at', dedupe='u', within='1h')",
+            "but no key",
+        ),
+        (
+            "t = Topic('t', schema={'at': 'timestamp', 'u': str, 'k': str}, event_time='at', key='k', nullable=('k',), "
+            "dedupe='u', within='1h')",
+            "its key 'k' may be null: events without a key go to any partition",
+        ),
+        (
+            TWO_TYPES + "s = FeatureService('s', [v, w])",
+            "'user' of feature service 's' is string in view 'v' and int64 in",
+        ),
+        (
+            TWO_TYPES + "z = FeatureView('z', user, other, features={'a': count()})",
+            "key 'user' of entity 'user' is string in view 'v' and int64 in view 'z'; give one of the views an",
+        ),
         ("t = Topic('t', schema={'at': list}, event_time='at')", "use one of"),
         ("t = Topic('t', schema={'at': 'timestamp', 'x': 'decimal(19, 2)'}, event_time='at')", "1 to 18 digits"),
         (

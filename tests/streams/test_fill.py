@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from featurestore import Entity, FeatureView, Topic, count, last
-from featurestore.event_time import DAY_US, HOUR_US, MINUTE_US, REPEATED_US, Mark
+from featurestore.event_time import DAY_US, HOUR_US, MINUTE_US, Mark
 from featurestore.kernel import PLACES_MAX, in_records, roll_up
 from featurestore.kernel.keys import encode_keys
 from featurestore.monitoring import compare_shadow
@@ -159,25 +159,20 @@ def test_a_batch_of_a_fill_has_a_bounded_number_of_bytes_whatever_its_texts(
 MANY = Topic("many", schema={"user": str, "at": "timestamp"}, event_time="at", format="arrow", partitions=1)
 
 
-def of_many(folder: Path, sizes: list[int], repeats: set[tuple[int, int]] = frozenset()) -> EventLog:  # type: ignore[assignment]
-    """A log of records that hold so many events each, in several commits; `repeats` are places of repeats."""
+def of_many(folder: Path, sizes: list[int]) -> EventLog:
+    """A log of records that hold so many events each, in several commits."""
     log = EventLog(folder, MANY)
     for first in range(0, len(sizes), 7):
         some = sizes[first : first + 7]
         offset = np.repeat(np.arange(first, first + len(some)), some)
         position = np.concatenate([np.arange(size) for size in some])
-        late = [
-            REPEATED_US if place in repeats else 0 for place in zip(offset.tolist(), position.tolist(), strict=True)
-        ]
         moments = dict.fromkeys(("event_us", "effective_us", "arrival_us"), np.full(len(offset), BASE_US))
-        # Every third is ahead of its arrival, by which it is known again.
-        moments["event_us"] = moments["event_us"] + np.where(position % 3 == 0, 1 + position, 0)
         columns = {
             **moments,
             "partition": np.zeros(len(offset), dtype=np.int32),
             "offset": offset,
             "position": position,
-            "late_by_us": pa.array(late, pa.int64()),
+            "late_by_us": np.zeros(len(offset), dtype=np.int64),
             "date": ["2026-01-01"] * len(offset),
             "user": [f"u{place % 3}" for place in position],
             "at": pa.array(moments["event_us"], pa.timestamp("us", tz="UTC")),
@@ -226,8 +221,7 @@ def test_what_the_log_decided_is_read_in_bounded_parts_whatever_records_hold(
     monkeypatch.setattr("streams.decided._EVENTS_MAX", most)
     sizes = draw.choices([0, 1, 3, 40, 300], k=60)
     places = [(offset, position) for offset, size in enumerate(sizes) for position in range(size)]
-    repeats = set(draw.sample(places, len(places) // 5))
-    log, read = of_many(tmp_path, sizes, repeats), []
+    log, read = of_many(tmp_path, sizes), []
     whole = EventLog.between
 
     def between(self: EventLog, partition: int, first: int, end: int, columns: list[str]) -> pa.Table:
@@ -243,15 +237,3 @@ def test_what_the_log_decided_is_read_in_bounded_parts_whatever_records_hold(
     asked = np.array([in_records(np.int64(o), np.int64(p)) for o in range(first, len(sizes)) for p in range(302)])
     held = {offset * PLACES_MAX + position for offset, position in places}
     assert found.is_dead(asked).tolist() == [place not in held for place in asked.tolist()]
-    told = {offset * PLACES_MAX + position for offset, position in repeats}
-    assert found.is_repeat(asked).tolist() == [place in told for place in asked.tolist()]
-    ahead = [place for place in held if place >= first * PLACES_MAX and place % PLACES_MAX % 3 == 0]
-    monkeypatch.setattr(EventLog, "between", whole)
-    for low, high in ((first, len(sizes)), (first + 7, first + 20)):
-        assert found.clamped is not None
-        clamped, clamped_to_us = found.clamped(low, high)
-        assert clamped.tolist() == sorted(place for place in ahead if low <= place // PLACES_MAX < high)
-        assert set(clamped_to_us.tolist()) <= {BASE_US}
-    assert found.beyond(len(sizes) - 1) is found
-    past = found.beyond(len(sizes))
-    assert (past.end, len(past.gap_first), len(past.repeated), past.clamped) == (len(sizes), 0, 0, None)

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from featurestore import Topic
 from featurestore.errors import DefinitionError, TooManyIdsError, UnknownColumnError
 from featurestore.event_time import REPEATED_US, SECOND_US
-from streams.decided import decided
 from streams.repeats import Repeats, Seen
 from streams.watermark import judge
 
@@ -56,17 +55,14 @@ class Held:
 
 
 class Worker:
-    """Judges one partition as the engine does: time first, then repeats; `stop` leaves the log behind."""
+    """Judges one partition from where its log ends, as the engine does: time first, then repeats."""
 
-    def __init__(self, events: list[Event], log: Held, start: int) -> None:
-        self._events, self._log, self._at = events, log, start
-        logged = len(log.rows)
-        newest_us = max((e for _, e in events[:logged]), default=0)
-        self._newest_us = max((e for _, e in events[:start]), default=0)
+    def __init__(self, events: list[Event], log: Held) -> None:
+        self._events, self._log, self._at = events, log, len(log.rows)
+        self._newest_us = max((e for _, e in events[: self._at]), default=0)
         # So few that all that is read of the log is cut, in every way.
-        self._repeats = Repeats(TOPIC, log, look_back=1 + start % 3, read_bytes_max=20 + 7 * logged)
-        self._past = decided(log, 0, start, logged)
-        self._repeats.open(0, logged, newest_us)
+        self._repeats = Repeats(TOPIC, log, look_back=1 + self._at % 3, read_bytes_max=20 + 7 * self._at)
+        self._repeats.open(0, self._at, self._newest_us)
 
     def judge(self, count: int, keep: bool = True) -> list[bool]:
         part = self._events[self._at : self._at + count]
@@ -74,16 +70,15 @@ class Worker:
         offsets = np.arange(self._at, self._at + len(part))
         judged = judge(event_us, event_us, self._newest_us)
         columns = {"id": pa.array([name for name, _ in part], pa.string())}
-        marked = self._repeats.mark(0, columns, offsets, judged, self._past)
+        marked = self._repeats.mark(0, columns, judged)
         if keep:
             self._repeats.keep(0)
             self._at += len(part)
             self._newest_us = int(judged.newest_us[-1]) if len(part) else self._newest_us
             for index, offset in enumerate(offsets.tolist()):
-                if offset >= len(self._log.rows):
-                    moments = dict.fromkeys(("event_us", "effective_us", "arrival_us"), int(event_us[index]))
-                    row = {"offset": offset, **moments, "id": part[index][0]}
-                    self._log.rows.append({**row, "late_by_us": int(marked.late_by_us[index])})
+                moments = dict.fromkeys(("event_us", "effective_us", "arrival_us"), int(event_us[index]))
+                row = {"offset": offset, **moments, "id": part[index][0]}
+                self._log.rows.append({**row, "late_by_us": int(marked.late_by_us[index])})
         return (marked.late_by_us == REPEATED_US).tolist()
 
 
@@ -94,16 +89,17 @@ def test_any_batches_some_judged_again_and_any_restarts_give_the_definition(
     events: list[Event], cuts: list[int], data: st.DataObject
 ) -> None:
     wanted, log = naive(events), Held()
-    worker, at = Worker(events, log, 0), 0
+    worker, at = Worker(events, log), 0
     for count in [*cuts, len(events)]:
         match data.draw(st.sampled_from(["go on", "again", "restart"])):
             case "again":
                 # A batch that was not applied, since a commit of before failed, comes again with other edges.
                 worker.judge(data.draw(st.integers(0, 9)), keep=False)
             case "restart":
-                # The online store may be behind the log: then what the log has is read again.
+                # What the log did not get any more is judged again.
                 at = data.draw(st.integers(0, at))
-                worker = Worker(events, log, at)
+                del log.rows[at:]
+                worker = Worker(events, log)
         assert worker.judge(count) == wanted[at : at + count]
         at = min(at + count, len(events))
 
