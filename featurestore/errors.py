@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from difflib import get_close_matches
+from pathlib import Path
 
 
 class FeatureStoreError(Exception):
@@ -266,7 +267,34 @@ class ChangedBucketsError(OnlineStoreError):
         self.project, self.held, self.buckets = project, held, buckets
         super().__init__(
             f"the setting buckets is {buckets}, and the online store has the rows of {project!r} in {held}; "
-            f"set buckets back to {held}, or take another project: this one can have {buckets} in an empty store only"
+            f"set buckets back to {held}, or take another project, with an offline_path of its own: this one can have "
+            f"{buckets} in an empty store only"
+        )
+
+
+class OtherLogError(OnlineStoreError):
+    """The workers of a project keep the events of a topic in another event log than this one."""
+
+    def __init__(self, project: str, topic: str, held: str, log_id: str) -> None:
+        self.project, self.topic, self.held, self.log_id = project, topic, held, log_id
+        super().__init__(
+            f"the workers of project {project!r} keep the events of topic {topic!r} in the event log (Delta table) "
+            f"{held}, and the one in this worker's offline_path is {log_id}: each would have a part of them; all "
+            "workers of a project share one offline_path, so set it to theirs. Where their log is lost, stop all "
+            f"workers and run `featurestore forget-log {topic}`: the next worker goes on with the log that it finds"
+        )
+
+
+class OtherStoreError(OnlineStoreError):
+    """Workers of a project that live write into another online store than this one."""
+
+    def __init__(self, project: str, group: str) -> None:
+        self.project, self.group = project, group
+        super().__init__(
+            f"workers of project {project!r} (members of the group {group!r}) write into another online store than the "
+            "one of this worker's redis_url: each would have a part of the events; all workers of a project share one "
+            "redis_url, so set it to theirs. To move to another store, stop all workers first (one that was killed, or "
+            "has a worker_id, is counted until worker_session_s have passed)"
         )
 
 
@@ -290,6 +318,18 @@ class EventLogError(FeatureStoreError):
     def __init__(self, topic: str, what: str) -> None:
         self.topic = topic
         super().__init__(f"the event log of topic {topic!r} cannot be written: {what}; check for other writers")
+
+
+class OtherProjectError(EventLogError):
+    """The event log of a topic is another project's, so it has what that one's definitions took."""
+
+    def __init__(self, topic: str, path: Path, owner: str, project: str) -> None:
+        self.topic, self.path, self.owner, self.project = topic, path, owner, project
+        FeatureStoreError.__init__(
+            self,
+            f"the event log of topic {topic!r} in {path} is written by project {owner!r}, and has no event that its "
+            f"definitions refuse; give project {project!r} an offline_path of its own",
+        )
 
 
 class GoneVersionError(FeatureStoreError):

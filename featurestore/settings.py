@@ -47,9 +47,13 @@ class Settings(BaseSettings):
     kafka_ssl_certificate: Path | None = Field(None, description="our certificate, where brokers want one")
     kafka_ssl_key: Path | None = Field(None, description="its private key")
     kafka_ssl_key_password: SecretStr = Field(SecretStr(""), description="password of that key")
-    redis_url: str = Field("redis://127.0.0.1:6379/0", description="online store; redis+cluster:// for a cluster")
+    redis_url: str = Field(
+        "redis://127.0.0.1:6379/0", description="online store, one for all workers; redis+cluster:// for a cluster"
+    )
     buckets: int = Field(64, ge=1, le=16_384, description="buckets of the online store; written into it, then fixed")
-    offline_path: Path = Field(Path(".local/offline"), description="folder of the event logs")
+    offline_path: Path = Field(
+        Path(".local/offline"), description="folder of the event logs, one for all workers of a project"
+    )
     training_path: Path = Field(Path(".local/training"), description="folder of training sets and models")
     registry_url: str = Field("sqlite:///.local/registry.db", description="Feast's SQL registry, any SQLAlchemy URL")
     schema_registry: str = Field(

@@ -78,7 +78,7 @@ class Backfill:
         self._moved, self._at, self._events_max = moved, at, events_max
         self._store = online_store(settings)
         self._aliases = Aliases(self._store)
-        self._log = EventLog(settings.offline_path, view.source)
+        self._log = EventLog(settings.offline_path, view.source, project=settings.project)
 
     def run(self, *, keep_following_s: float = HAND_OVER_S) -> Backfilled:
         """From wherever the last process left it to the end.
@@ -87,7 +87,7 @@ class Backfill:
 
         Raises BackfillError where the rows differ from the log, somebody else flipped, or another run is at work;
         GrownTopicError where the topic has partitions that its definition does not have; TopicError where the log does
-        not fit the definition.
+        not fit the definition, OtherProjectError where it is another project's.
         """
         self._log.check_types()
         with self._alone():

@@ -10,7 +10,7 @@ from threading import Lock
 import pyarrow as pa
 
 from featurestore.kernel import warm_up
-from featurestore.offline import EventLog, check_types
+from featurestore.offline import EventLog
 from featurestore.online import OnlineStore
 from featurestore.settings import Settings
 from featurestore.spec import FeatureView, Repository, Topic
@@ -19,6 +19,7 @@ from streams.broker import admin_client, broker_of
 from streams.codecs import codec_of
 from streams.dead_letters import LETTER_BYTES_MAX, LETTER_QUEUE_BYTES_MAX, DeadLetterBox, dead_letter_topic
 from streams.engine import Engine, steady_us
+from streams.group import OneStore, worker_group
 from streams.producer import kafka_producer
 from streams.schemas import schemas_at
 from streams.serving_sink import ServingSink
@@ -33,11 +34,6 @@ def online_store(settings: Settings) -> OnlineStore:
     return OnlineStore.at(settings.redis_url, namespace=settings.project, buckets=settings.buckets)
 
 
-def worker_group(settings: Settings) -> str:
-    """The consumer group of a project's workers."""
-    return f"{settings.project}-worker"
-
-
 def build_worker(settings: Settings, repository: Repository) -> StreamApp:
     """One worker for all topics that a view reads."""
     # What takes long at its first use is used now, before a partition is taken over. Outside a worker's own process the
@@ -45,8 +41,10 @@ def build_worker(settings: Settings, repository: Repository) -> StreamApp:
     warm_up()
     pa.array([0])
     topics = sorted({view.source.name for view in repository.views.values()})
+    logs = {name: EventLog(settings.offline_path, repository.topic(name), project=settings.project) for name in topics}
     # The log would refuse their events at its first commit, seconds after rows have counted them.
-    check_types(settings.offline_path, [repository.topic(name) for name in topics])
+    for log in logs.values():
+        log.check_types()
     store = online_store(settings)
     store.ensure_ready()
     broker = broker_of(settings)
@@ -55,8 +53,12 @@ def build_worker(settings: Settings, repository: Repository) -> StreamApp:
     ids = known.whole_ids(map(repository.topic, topics))
     # A letter that finds no topic would end the worker at the first event that cannot be applied.
     known.ids(dead_letter_topic(name, settings.project) for name in topics)
-    schemas = schemas_at(settings.schema_address)
     admin, turn = admin_client(broker), Lock()
+    one_store = OneStore(admin, settings, store)
+    # Who writes no rows looks at no store, and would not say again what it is called after it was emptied.
+    client_id = one_store.join() if any(view.online for view in repository.views.values()) else "featurestore"
+    store.share_logs({name: log.claim() for name, log in logs.items()})
+    schemas = schemas_at(settings.schema_address)
 
     def sink(view: FeatureView) -> ServingSink:
         topic = view.source
@@ -76,7 +78,7 @@ def build_worker(settings: Settings, repository: Repository) -> StreamApp:
             ids[name],
             [sink(view) for view in repository.views_of(name) if view.online],
             max(view.lateness_us for view in repository.views_of(name)),
-            EventLog(settings.offline_path, repository.topic(name)),
+            logs[name],
             letters,
             steady_us,
             codec=codec_of(repository.topic(name), schemas),
@@ -96,11 +98,11 @@ def build_worker(settings: Settings, repository: Repository) -> StreamApp:
         drain_s=settings.worker_drain_s,
         project=settings.project,
     )
-    port = EnginePort(engines, options, broker.login, partial(known.told, topics), letters)
+    port = EnginePort(engines, options, broker.login, partial(known.told, topics), letters, one_store.check)
     folder = Path(settings.offline_path).parent / "faust"
     # Faust makes the last part of a path alone, and an offline_path may be new.
     folder.parent.mkdir(parents=True, exist_ok=True)
-    return stream_app(worker_group(settings), settings.kafka_bootstrap, port, str(folder))
+    return stream_app(worker_group(settings), settings.kafka_bootstrap, port, str(folder), client_id)
 
 
 def _now_us() -> int:

@@ -10,20 +10,15 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import attrgetter
 
-from confluent_kafka import KafkaError, KafkaException
-
-from featurestore.errors import WorkersRunningError
 from featurestore.event_time import Mark
 from featurestore.offline import EventLog, log_schema
 from featurestore.settings import Settings
 from featurestore.spec import Repository
 from streams.bounds import bounds_of
-from streams.broker import admin_client, answer_of, broker_of, refusal
-from streams.build import worker_group
+from streams.broker import admin_client, broker_of
+from streams.group import refuse_workers
 from streams.sink import refuse_other_topic
 from streams.topics import Topics
-
-_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,29 +67,12 @@ def skip_expired(settings: Settings, repository: Repository, topic: str | None =
 
     Raises WorkersRunningError, and as `expired`.
     """
-    _refuse_workers(settings)
+    refuse_workers(settings)
     found = expired(settings, repository, topic)
     for name, parts in groupby(found, attrgetter("topic")):
-        log = EventLog(settings.offline_path, repository.topic(name))
+        log = EventLog(settings.offline_path, repository.topic(name), project=settings.project)
         held = log.marks()
         # Lateness is judged on from the newest event that is known: those that expired are not.
         marks = {part.partition: replace(held.get(part.partition, Mark(0, 0)), offset=part.end) for part in parts}
         log.append(log_schema(log.topic).empty_table(), marks)
     return found
-
-
-def _refuse_workers(settings: Settings) -> None:
-    """A worker at work may hold events from before the skip, and would find the log behind them."""
-    group = worker_group(settings)
-    # By its name until the answer is there: a client that nobody holds ends what was asked of it.
-    admin = admin_client(broker_of(settings))
-    asked = admin.describe_consumer_groups([group], request_timeout=_TIMEOUT_S)
-    try:
-        members = len(answer_of(asked[group], _TIMEOUT_S).members)
-    except KafkaException as error:
-        # What a newer broker says of a group that never was; an older one describes it without members.
-        if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
-            return
-        raise refusal(error.args[0]) or error from error
-    if members:
-        raise WorkersRunningError(group, members)

@@ -81,6 +81,12 @@ class LetterReport:
         self.example.setdefault(reason, f"{letter.place}: {detail}")
 
 
+def transactional_id(project: str, topic: str) -> str:
+    """Of the runs that take back a project's letters of one topic, and end each other by it."""
+    # Both names may hold "-", and neither holds ".".
+    return f"featurestore-dead-letters.{project}.{topic}"
+
+
 class LetterReplay:
     """Takes a project's letters of one topic back; for others that read the topic, nothing has come.
 
@@ -119,7 +125,7 @@ class LetterReplay:
         Raises UnknownObjectError where the one that is wanted by its place is not there.
         """
         more = {
-            "transactional.id": f"featurestore-dead-letters-{self._project}-{self._topic.name}",
+            "transactional.id": transactional_id(self._project, self._topic.name),
             "transaction.timeout.ms": _TRANSACTION_MS,
             "message.timeout.ms": _TRANSACTION_MS,
             "message.max.bytes": LETTER_BYTES_MAX,

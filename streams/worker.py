@@ -53,6 +53,7 @@ class EnginePort:
 
     ask      asks the broker who the topics are; None where nobody compares them
     letters  where the engines put their dead letters
+    allowed  raises what keeps this worker from taking partitions over
     """
 
     def __init__(
@@ -62,8 +63,9 @@ class EnginePort:
         login: Mapping[str, str] | None = None,
         ask: Callable[[], Mapping[str, Told]] | None = None,
         letters: DeadLetterBox | None = None,
+        allowed: Callable[[], None] = lambda: None,
     ) -> None:
-        self._letters = letters
+        self._letters, self._allowed = letters, allowed
         self.engines, self.reader_options, self.login = engines, reader_options, login or {}
         self.ask = ask
         self._refused: TopicError | None = None
@@ -73,6 +75,8 @@ class EnginePort:
         self.ticked_s = time.monotonic()
 
     def open(self, places: list[Place]) -> Mapping[Place, int]:
+        if places:
+            self._allowed()
         try:
             starts = {place: self._thread.submit(self.engines[place[0]].open, place[1]).result() for place in places}
         except GrownTopicError as error:
@@ -258,11 +262,17 @@ class _Worker(faust.Worker):
         """What the loop runs last, before it is closed."""
 
 
-def stream_app(group: str, bootstrap: str, port: EnginePort, data_folder: str) -> StreamApp:
-    """The app of one worker: an agent for each topic that an engine handles."""
+def stream_app(
+    group: str, bootstrap: str, port: EnginePort, data_folder: str, client_id: str = "featurestore"
+) -> StreamApp:
+    """The app of one worker: an agent for each topic that an engine handles.
+
+    client_id  by which the broker knows it
+    """
     app = StreamApp(
         group,
         broker=[f"rdkafka://{server}" for server in bootstrap.split(",")],
+        broker_client_id=client_id,
         datadir=data_folder,
         web_enabled=False,
         topic_disable_leader=True,

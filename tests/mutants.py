@@ -34,6 +34,9 @@ MANY_DAYS = ("tests/offline/test_many_days.py",)
 HOLES = ("tests/streams/test_holes.py",)
 LOG_HISTORIES = ("tests/log_histories/test_log_histories.py",)
 BUCKETS = ("tests/online/test_buckets.py",)
+OWNER = ("tests/offline/test_event_log.py::test_a_log_is_written_by_one_project_and_read_by_all",)
+GROUP = ("tests/streams/test_group.py",)
+TRAINING = ("tests/offline/test_training_set.py",)
 TOGETHER = ("tests/online/test_together.py",)
 LOST_TAIL = ("tests/simulation/test_lost_tail.py",)
 EXACT = ("tests/kernel/test_exact.py",)
@@ -482,6 +485,10 @@ MUTANTS = (
     Mutant("a log says that it is further before it has committed", LOG, "                self._commit(table, ", "                self._marks = {**held, **moved}\n                self._commit(table, ", LOG_HISTORIES),
     Mutant("a log that another has brought further is where it was asked to be", LOG, "                    self._marks = held\n", "                    self._marks = dict(marks)\n", LOG_HISTORIES),
     Mutant("a log that another makes at the same time ends its writer", LOG, "            try:\n                table = self._open()\n                held", "            table = self._open()\n            try:\n                held", LOG_HISTORIES),
+    Mutant("two projects write one log", LOG, "if owner is not None and self._project not in (None, owner):", "if False:", OWNER),
+    Mutant("workers of one project have logs of their own", ONLINE + "store.py", "if other is not None and other != log.encode():", "if False:", BUCKETS),
+    Mutant("a training set is of any log of its version", "featurestore/offline/training_set.py", "service.version, logs, versions, _hash(spine), event_time, label)\n    name", "service.version, versions, _hash(spine), event_time, label)\n    name", TRAINING),
+    Mutant("workers of two online stores share a topic", S + "group.py", "and member.client_id != f\"{_CLIENT}{identity}\":", "and False:", GROUP),
     Mutant("a log does not say which topic it was read from", LOG, "            if mark.topic_id:\n", "            if False:\n", ("tests/streams/test_topic_in_log.py",)),
     Mutant("a commit of another worker is not looked for", LOG_MARKS, "os.stat(_entry(known.version + 1), dir_fd=folder)", "return known.said", ("tests/offline/test_log_marks.py",)),
     Mutant("a log is compacted by two at once", LOG, "flock(lock, LOCK_EX | LOCK_NB)", "pass", LOG_HISTORIES),

@@ -18,6 +18,7 @@ from featurestore.cli import backfill
 from featurestore.cli.compact import compact
 from featurestore.cli.dead_letters import letters_app
 from featurestore.cli.expired import skip_expired
+from featurestore.cli.forget_log import forget_log
 from featurestore.errors import FeatureStoreError
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ errors = Console(stderr=True)
 app.add_typer(letters_app, name="dead-letters")
 backfill.add_to(app, console, errors)
 app.command("skip-expired")(skip_expired)
+app.command("forget-log")(forget_log)
 app.command()(compact)
 
 

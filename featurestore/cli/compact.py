@@ -29,7 +29,7 @@ def compact(
     from featurestore.cli import show_table
     from featurestore.client import FeatureStore
     from featurestore.errors import EventLogError
-    from featurestore.offline import KEEP_MIN_US
+    from featurestore.offline import KEEP_MIN_US, EventLog
     from featurestore.online import Aliases
     from streams.build import online_store
 
@@ -41,7 +41,7 @@ def compact(
     aliases = Aliases(online_store(store.settings))
     rows, refused = [], list[EventLogError]()
     for topic in wanted:
-        log = store.event_log(topic)
+        log = EventLog(store.settings.offline_path, topic, project=store.settings.project)
         before = log.files()
         try:
             log.compact()

@@ -111,7 +111,7 @@ def replay_letters(
     if topic is not None and place is None and not repository.views_of(topic):
         _refuse_unread(topic, _read(topic))
     # What comes back now, no worker could log any more.
-    check_types(chosen.offline_path, [repository.topic(name) for name in names])
+    check_types(chosen.offline_path, [repository.topic(name) for name in names], chosen.project)
     for name in names:
         views = repository.views_of(name)
         if not views:

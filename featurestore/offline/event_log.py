@@ -7,11 +7,13 @@ does not refuse repeats by itself, but it does refuse a commit from a handle tha
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+from uuid import uuid4
 
 import deltalake
 import pyarrow as pa
@@ -19,7 +21,7 @@ import pyarrow.compute as pc
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
-from featurestore.errors import EventLogError, GoneVersionError, TopicError
+from featurestore.errors import EventLogError, GoneVersionError, OtherProjectError, TopicError
 from featurestore.event_time import Mark
 from featurestore.offline.log_cleaning import Cleaned, clean, first_version
 from featurestore.offline.log_files import FILTERED_BY, write_files
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 _TRIES_MAX = 10
 # In the table's description: by which column its events have their times.
 _TIMED = "event_time="
+# In the table's configuration: the project whose workers write it. Who changes that refuses all others who try at once.
+_OWNER = "featurestore.project"
 # In the table's folder; Delta passes over names that begin like this.
 _COMPACTING = "_compacting"
 # In the name of a transaction, between a partition and the identity of its topic.
@@ -108,14 +112,20 @@ class EventLog:
                          which no view takes
     date                 day of the effective time, the partition column; MANY_DAYS where a commit had too many days.
                          Who filters by it asks for days from one on, and for `effective_us` as well
+
+    What a project's definitions refuse is not in its log, so no other project may write there, nor make rows of it.
+
+    project  who writes, and is refused with OtherProjectError where the log is another one's; None: nobody asks, as
+             for who only reads
     """
 
     # Opening a table and committing to it each replay its commits since the last checkpoint, at 0.8 ms a commit in all;
     # a checkpoint takes 20 ms, 80 ms of a thousand files. Twenty is the best to choose in between.
     _CHECKPOINT_EVERY = 20
 
-    def __init__(self, folder: Path, topic: Topic, version: int | None = None) -> None:
+    def __init__(self, folder: Path, topic: Topic, version: int | None = None, *, project: str | None = None) -> None:
         self.topic, self.path, self._folder, self._version = topic, folder / topic.name, folder, version
+        self._project = project
         self._marks: dict[int, Mark] | None = None
         self._committed: _Committed | None = None
         self._kept = LogTransactions(self.path)
@@ -123,6 +133,24 @@ class EventLog:
     def at(self, version: int) -> EventLog:
         """The log as of one of its versions, to read."""
         return EventLog(self._folder, self.topic, version)
+
+    def claim(self) -> str:
+        """Make the log where there is none, and the project's where it is nobody's; its identity.
+
+        One that says no project was made before logs did, and belongs to the first that writes.
+        """
+        for _ in range(_TRIES_MAX):
+            try:
+                table = self._open()
+                self._refuse_other_project(table)
+                if self._project is None or _OWNER in table.metadata().configuration:
+                    return str(table.metadata().id)
+                said = {_OWNER: self._project}
+                table.alter.set_table_properties(said, raise_if_not_exists=False, post_commithook_properties=_NO_HOOKS)
+            except CommitFailedError:
+                # Whoever was first is found when the table is opened again.
+                continue
+        raise EventLogError(self.topic.name, f"{_TRIES_MAX} commits in a row met other writers")
 
     def append(self, rows: pa.Table, marks: Mapping[int, Mark]) -> None:
         """Add the rows that the log lacks, and move to `marks`, in one commit."""
@@ -177,6 +205,10 @@ class EventLog:
             return self._version
         return int(deltalake.DeltaTable(str(self.path)).version()) if self.exists() else -1
 
+    def identity(self) -> str:
+        """Of the table; a log that was removed and made again is another one. Empty before its first commit."""
+        return str(deltalake.DeltaTable(str(self.path)).metadata().id) if self.exists() else ""
+
     def files(self) -> int:
         """Parquet files that the newest version is made of."""
         return len(deltalake.DeltaTable(str(self.path)).file_uris()) if self.exists() else 0
@@ -184,7 +216,8 @@ class EventLog:
     def check_types(self) -> None:
         """Raises TopicError where the events here do not fit the definition; changes nothing.
 
-        A column has another type, the event time is another column's, or a new column may not be null.
+        A column has another type, the event time is another column's, or a new column may not be null. Raises
+        OtherProjectError where the log is not the project's.
 
         For whoever is about to act on a definition that may have changed: `append` asks the same, but only after rows
         were made and letters were sent by it.
@@ -247,8 +280,10 @@ class EventLog:
         if not self.exists():
             return
         with self._alone():
+            table = self._open()
+            self._refuse_other_project(table)
             try:
-                self._open().optimize.compact(post_commithook_properties=_NO_HOOKS)
+                table.optimize.compact(post_commithook_properties=_NO_HOOKS)
             except CommitFailedError as error:
                 raise EventLogError(self.topic.name, "it was changed while it was compacted") from error
 
@@ -262,7 +297,10 @@ class EventLog:
         if not self.exists():
             return Cleaned(0, 0, 0)
         with self._alone():
-            self._open().create_checkpoint()
+            table = self._open()
+            # Its own backfills say which versions they need.
+            self._refuse_other_project(table)
+            table.create_checkpoint()
             return clean(self.path, keep_us, now_us, needed)
 
     @contextmanager
@@ -299,17 +337,34 @@ class EventLog:
             raise GoneVersionError(self.topic.name, version, first) from None
 
     def _create(self) -> deltalake.DeltaTable:
+        """Made beside, then moved into place, which one alone can do.
+
+        Of two that make a table in one place, Delta may let the second one say anew what it is, and whose.
+        """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        return deltalake.DeltaTable.create(
-            str(self.path),
+        made = self.path.with_name(f".{self.path.name}.{uuid4().hex}")
+        deltalake.DeltaTable.create(
+            str(made),
             schema=log_schema(self.topic),
-            mode="ignore",
             partition_by=["date"],
             name=self.topic.name,
             description=f"{_TIMED}{self.topic.event_time}",
             # Compaction writes files too, and must say no more of them.
-            configuration={"delta.dataSkippingStatsColumns": ",".join(FILTERED_BY)},
+            configuration={
+                "delta.dataSkippingStatsColumns": ",".join(FILTERED_BY),
+                **({} if self._project is None else {_OWNER: self._project}),
+            },
+            # Of Delta's own ones.
+            raise_if_key_not_exists=False,
         )
+        try:
+            made.rename(self.path)
+        except OSError as error:
+            shutil.rmtree(made)
+            if not self.exists():
+                what = f"{self.path} is there, and is no Delta table ({error}); move it away"
+                raise EventLogError(self.topic.name, what) from error
+        return deltalake.DeltaTable(str(self.path))
 
     def _widen(self, table: deltalake.DeltaTable) -> bool:
         """A definition may gain columns: events of before have nulls there. It may not change the type of one.
@@ -326,6 +381,7 @@ class EventLog:
 
         Delta commits files of other types without a look, and nobody could read the log after that.
         """
+        self._refuse_other_project(table)
         self._refuse_other_times(table)
         held = {field.name: field.type for field in table.schema().fields}
         wanted = list(deltalake.Schema.from_arrow(log_schema(self.topic)).fields)
@@ -340,6 +396,11 @@ class EventLog:
         gained = [field for field in wanted if field.name not in held]
         self._refuse_without_history(table, [field.name for field in gained])
         return gained
+
+    def _refuse_other_project(self, table: deltalake.DeltaTable) -> None:
+        owner = table.metadata().configuration.get(_OWNER)
+        if owner is not None and self._project not in (None, owner):
+            raise OtherProjectError(self.topic.name, self._folder, owner, self._project)
 
     def _refuse_other_times(self, table: deltalake.DeltaTable) -> None:
         """Times that are in the log were made of the column that was the event time when they came."""
@@ -432,10 +493,10 @@ class EventLog:
         return out
 
 
-def check_types(folder: Path, topics: Iterable[Topic]) -> None:
+def check_types(folder: Path, topics: Iterable[Topic], project: str | None = None) -> None:
     """Raises TopicError at the first topic whose log under a folder does not fit it; see `EventLog.check_types`."""
     for topic in topics:
-        EventLog(folder, topic).check_types()
+        EventLog(folder, topic, project=project).check_types()
 
 
 def _way_on(topic: Topic, column: str) -> str:

@@ -22,11 +22,16 @@ _DATA, _MANIFEST = "data.parquet", "manifest.json"
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """What decided a training set."""
+    """What decided a training set.
+
+    logs          topic -> identity of its event log
+    log_versions  topic -> version of that
+    """
 
     id: str
     service: str
     service_version: str
+    logs: dict[str, str]
     log_versions: dict[str, int]
     spine: str
     event_time: str
@@ -71,8 +76,10 @@ def make_training_set(
     if label is not None and label not in spine.column_names:
         raise MissingEntityKeyError("the training set's label", [label], spine.column_names)
     topics = {selection.view.source.name: selection.view.source for selection in service.selections}
+    # Version 7 of another log, or of one that was made anew, has other events.
+    logs = {name: log_of(topic).identity() for name, topic in sorted(topics.items())}
     versions = {name: log_of(topic).version() for name, topic in sorted(topics.items())}
-    said = (service.name, service.version, versions, _hash(spine), event_time, label)
+    said = (service.name, service.version, logs, versions, _hash(spine), event_time, label)
     name = f"{service.name}-{blake2b(repr(said).encode(), digest_size=8).hexdigest()}"
     found = folder / name
     if not (found / _MANIFEST).exists():
@@ -81,7 +88,8 @@ def make_training_set(
             spine, service, lambda topic: log_of(topic).at(versions[topic.name]), event_time=event_time
         )
         manifest = Manifest(
-            name, service.name, service.version, versions, _hash(spine), event_time, label, len(spine), service.columns
+            *(name, service.name, service.version, logs, versions, _hash(spine), event_time, label),
+            *(len(spine), service.columns),
         )
         _write(found, joined, manifest)
     return TrainingSet(found, msgspec.json.decode((found / _MANIFEST).read_bytes(), type=Manifest))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import redis
 
-from featurestore.errors import ChangedBucketsError, OnlineStoreError
+from featurestore.errors import ChangedBucketsError, OnlineStoreError, OtherLogError
 from featurestore.event_time import Mark
 from featurestore.kernel import Pieces
 from featurestore.kernel.keys import bucket_of
@@ -35,6 +35,10 @@ _ROWS_TOGETHER, _BYTES_TOGETHER = 250, 128 << 10
 # Beside the aliases of the views, whose names have an "@": a lookup asks for these anyway, and in a cluster both lie on
 # one node, so what takes one away takes the other.
 _BUCKETS = "buckets"
+# And before the name of a topic, of which it says what its event log is. No view's name has a ":".
+_LOG = "log:"
+# By which workers know whether they write into one store.
+_IDENTITY = "store"
 # Of so many rows that are read it is looked how large they are.
 _ROWS_LOOKED_AT = 50
 
@@ -157,6 +161,10 @@ class OnlineStore:
         new_token: Callable[[], bytes] = lambda: os.urandom(TOKEN_BYTES),
     ) -> None:
         self._servers, self._namespace, self.buckets, self._new_token = servers, namespace, buckets, new_token
+        # Topic -> identity of its event log, where that is known.
+        self._logs: dict[str, str] = {}
+        # Of the store, as this worker has told the others.
+        self._identity: str | None = None
         # View id -> mean size of those of its rows that were read last.
         self._row_bytes: dict[str, int] = {}
 
@@ -181,14 +189,51 @@ class OnlineStore:
         self.claim()
 
     def claim(self) -> None:
-        """Write down how many buckets the project has, where nothing says so yet.
+        """Write down how many buckets the project has, and in which logs its events are, where nothing says so yet.
 
         A store that was emptied says nothing, nor does one that was filled before this was written down: there the
         settings are believed. Who writes rows calls it whenever it learns where they stand, readers never do.
-        Raises ChangedBucketsError where the project has another number.
+        Raises ChangedBucketsError where the project has another number, OtherLogError where it has another log.
         """
         name = self.name("aliases")
-        self._refuse_other(self._call([("HSETNX", name, _BUCKETS, self.buckets), ("HGET", name, _BUCKETS)])[1])
+        ours: dict[str, object] = {
+            _BUCKETS: self.buckets,
+            **{f"{_LOG}{topic}": log for topic, log in self._logs.items()},
+        }
+        asked: Call = ("HMGET", name, *ours)
+        held, identity = self._call([asked, ("HGET", name, _IDENTITY)])
+        if None in held:
+            [*_, held] = self._call([*(("HSETNX", name, field, value) for field, value in ours.items()), asked])
+        if self._identity is not None and identity != self._identity.encode():
+            # It was emptied, or came back older: it is what those call it who live.
+            self.ask("HSET", name, _IDENTITY, self._identity)
+        self._refuse_other(held[0])
+        for (topic, log), other in zip(self._logs.items(), held[1:], strict=True):
+            if other is not None and other != log.encode():
+                raise OtherLogError(self._namespace, topic, other.decode(), log)
+
+    def identity(self) -> str | None:
+        """What workers call the store; None where none has called it anything."""
+        held = self.ask("HGET", self.name("aliases"), _IDENTITY)
+        return None if held is None else str(held.decode())
+
+    def be_identified(self) -> str:
+        """Give the store an identity where it has none; what it is. `claim` writes it again from now on."""
+        name = self.name("aliases")
+        _, held = self._call([("HSETNX", name, _IDENTITY, os.urandom(8).hex()), ("HGET", name, _IDENTITY)])
+        self._identity = str(held.decode())
+        return self._identity
+
+    def share_logs(self, logs: Mapping[str, str]) -> None:
+        """Topic -> identity of the event log that this worker writes: `claim` compares them from now on, and now."""
+        self._logs = dict(logs)
+        self.claim()
+
+    def forget_log(self, topic: str) -> str | None:
+        """The next worker's log is the project's, whichever it is; returns what was the project's."""
+        name, field = self.name("aliases"), f"{_LOG}{topic}"
+        held, _ = self._call([("HGET", name, field), ("HDEL", name, field)])
+        return None if held is None else str(held.decode())
 
     def unclaim(self) -> None:
         """The rows are dropped, so the next ones may lie in any number of buckets."""

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from featurestore import Topic
-from featurestore.errors import TopicError
+from featurestore.errors import OtherProjectError, TopicError
 from featurestore.event_time import Mark
 from featurestore.kernel import DataType
 from featurestore.offline import EventLog, log_schema
@@ -76,7 +76,7 @@ def test_writers_that_race_for_the_same_events_add_them_once(tmp_path: Path) -> 
 
 
 def test_writers_that_race_to_make_the_log_all_write_to_the_one_that_was_made(tmp_path: Path) -> None:
-    # Delta looks whether there is a table, and refuses the second one of those who then make it.
+    # Delta looks whether there is a table; of those who then make it, it may let a second one say anew what it is.
     with ThreadPoolExecutor(4) as pool:
         for number in range(30):
             logs, start = [EventLog(tmp_path / str(number), CLICKS) for _ in range(4)], Barrier(4)
@@ -135,6 +135,48 @@ def test_a_definition_that_changes_the_type_of_a_column_is_refused_and_the_log_s
         after.append(row(after, 1, 2.5), {0: Mark(2, 1)})
     assert log("int64").marks() == {0: Mark(1, 1)}
     assert log("int64").read(["amount"])["amount"].to_pylist() == [2]
+
+
+def test_a_log_is_written_by_one_project_and_read_by_all(tmp_path: Path) -> None:
+    # Made before logs said whose they are.
+    EventLog(tmp_path, CLICKS).append(rows(0, 0, 3), {0: Mark(3, 1)})
+    ours, other = (EventLog(tmp_path, CLICKS, project=project) for project in ("ours", "other"))
+    identity = ours.claim()
+    assert identity == ours.claim() == EventLog(tmp_path, CLICKS).identity()
+    ours.append(rows(0, 3, 5), {0: Mark(5, 1)})
+    version = ours.version()
+    writes = (
+        *(other.claim, other.check_types, other.compact, lambda: other.clean(0, 0)),
+        lambda: other.append(rows(0, 5, 6), {0: Mark(6, 1)}),
+    )
+    for write in writes:
+        with pytest.raises(
+            OtherProjectError, match=r"by project 'ours', .* give project 'other' an offline_path of its"
+        ):
+            write()
+    assert held(other) == held(EventLog(tmp_path, CLICKS)) == [(0, offset) for offset in range(5)]
+    assert (ours.version(), ours.identity()) == (version, identity)
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_of_projects_that_race_for_a_log_one_has_it_and_all_others_are_refused(is_there: bool, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        for number in range(20):
+            folder, start = tmp_path / str(number), Barrier(8)
+            if is_there:
+                EventLog(folder, CLICKS).append(rows(0, 0, 1), {0: Mark(1, 1)})
+
+            def claim(project: str, folder: Path = folder, start: Barrier = start) -> str:
+                log = EventLog(folder, CLICKS, project=project)
+                start.wait()
+                try:
+                    log.claim()
+                except OtherProjectError as error:
+                    return error.owner
+                return project
+
+            assert len(set(pool.map(claim, "abcdefgh"))) == 1
+            assert [path.name for path in folder.iterdir()] == ["clicks"]
 
 
 class Asked(EventLog):

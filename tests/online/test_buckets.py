@@ -1,4 +1,4 @@
-"""How many buckets a project has is written into the store once, and nobody looks for rows in another number."""
+"""How many buckets a project has, and in which logs its events are, is written into the store once, and compared."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from featurestore.errors import ChangedBucketsError
+from featurestore.errors import ChangedBucketsError, OtherLogError
 from featurestore.online import Alias, Aliases, OneServer, OnlineStore
 from tests.cluster import ValkeyCluster
 
@@ -61,3 +61,24 @@ def test_a_reader_that_was_there_before_the_store_was_emptied_sees_that_rows_lie
     store_of(4).ensure_ready()
     with pytest.raises(ChangedBucketsError):
         reader.read([(VIEW, [b"k"])])
+
+
+def test_workers_of_one_project_have_one_log_a_topic(store_of: Make) -> None:
+    worker, other = store_of(8), store_of(8)
+    worker.ensure_ready()
+    worker.share_logs({"paid": "log-1", "sent": "log-2"})
+    with pytest.raises(OtherLogError, match=r"topic 'paid' in .* log-1, .* is log-3: .* share one offline_path"):
+        other.share_logs({"paid": "log-3"})
+    # A topic that a view reads since now.
+    other.share_logs({"sent": "log-2", "seen": "log-4"})
+    for client in worker._clients():
+        client.flushall()
+    # Workers that live write it down again, before another one begins.
+    worker.claim()
+    with pytest.raises(OtherLogError):
+        other.share_logs({"paid": "log-3"})
+    assert (other.forget_log("paid"), other.forget_log("paid")) == ("log-1", None)
+    store_of(8).share_logs({"paid": "log-3", "sent": "log-2"})
+    # Nobody may write the log of before any more.
+    with pytest.raises(OtherLogError, match=r"log-3, .* is log-1"):
+        worker.claim()

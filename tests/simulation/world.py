@@ -164,6 +164,8 @@ class Server:
         match name:
             case b"HGET":
                 return self.data.get(arguments[0], {}).get(arguments[1])
+            case b"HMGET":
+                return [self.data.get(arguments[0], {}).get(field) for field in arguments[1:]]
             case b"HSETNX":
                 held = self.data.setdefault(arguments[0], {})
                 return int(held.setdefault(arguments[1], arguments[2]) is arguments[2])

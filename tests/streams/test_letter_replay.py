@@ -37,7 +37,7 @@ from streams.dead_letters import DeadLetterBox, held_letters
 from streams.decided import Decided, dead_at
 from streams.engine import Engine
 from streams.ledger import ledgers
-from streams.letter_replay import LetterReplay, LetterReport, Step, Wanted
+from streams.letter_replay import LetterReplay, LetterReport, Step, Wanted, transactional_id
 from streams.letters import NO_POSITION, DeadLetter
 from streams.producer import EventProducer, kafka_producer
 from streams.taken_back import TakenBack
@@ -114,6 +114,11 @@ def lettered(stack: LocalStack, project: Make, unique: Callable[[str], str]) -> 
     log = EventLog(made.settings.offline_path, made.repository.topic(topic))
     log.append(log_schema(log.topic).empty_table(), {0: Mark(10_020, 0), 1: Mark(650, 0)})
     return made
+
+
+def test_no_two_of_projects_and_topics_end_each_others_runs() -> None:
+    # A topic's name has no ".", and neither has a project's.
+    assert transactional_id("a-b", "c") != transactional_id("a", "b-c")
 
 
 def replay(made: Project, on_step: Callable[[Step, int], None] = lambda step, done: None) -> LetterReplay:

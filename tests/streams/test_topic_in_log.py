@@ -12,12 +12,14 @@ import redis
 from confluent_kafka.admin import AdminClient
 
 from featurestore import Entity, FeatureView, Topic, count
-from featurestore.errors import TopicError
+from featurestore.errors import OtherLogError, OtherProjectError, TopicError, WorkersRunningError
 from featurestore.event_time import SECOND_US, Mark
 from featurestore.offline import EventLog, LogSlices, log_schema
 from featurestore.online import OneServer, OnlineStore
+from streams.build import build_worker
 from streams.engine import Engine
 from streams.fill import LogFill
+from streams.group import refuse_workers
 from streams.online_sink import OnlineSink
 from streams.producer import EventProducer
 from streams.topics import Topics
@@ -118,10 +120,25 @@ def test_a_worker_without_online_views_ends_and_goes_on_where_it_is_told_to(
     assert "deleted and made again" in made.said()
     assert "use another project, with an offline_path of its own" in made.said()
     assert logged(made, topic) == [float(amount) for amount in range(30)]
-    elsewhere = {"project": unique("another"), "offline_path": made.folder / "another" / "offline"}
-    made.settings = made.settings.model_copy(update=elsewhere)
+    made.settings = made.settings.model_copy(update={"project": unique("another")})
+    made.define(DEFINITIONS.replace("TOPIC", topic))
+    with pytest.raises(OtherProjectError, match="an offline_path of its own"):
+        build_worker(made.settings, made.repository)
+    made.settings = made.settings.model_copy(update={"offline_path": made.folder / "another" / "offline"})
     made.define(DEFINITIONS.replace("TOPIC", topic))
     topics.create(made.repository.topics.values(), made.settings.project)
     worker = made.start_worker()
     made.wait_until_applied(worker)
+    assert logged(made, topic) == [float(amount) for amount in range(100, 140)]
+    # A worker of the same project on another machine, whose path names another disk.
+    made.settings = made.settings.model_copy(update={"offline_path": made.folder / "lost" / "offline"})
+    made.define(DEFINITIONS.replace("TOPIC", topic))
+    with pytest.raises(OtherLogError, match="share one offline_path"):
+        build_worker(made.settings, made.repository)
+    with pytest.raises(WorkersRunningError):
+        refuse_workers(made.settings)
+    worker.terminate()
+    assert worker.wait(30) == 0
+    assert made.command("forget-log", topic).stdout.startswith("forgot ")
+    made.wait_until_applied(made.start_worker())
     assert logged(made, topic) == [float(amount) for amount in range(100, 140)]
