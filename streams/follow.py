@@ -14,9 +14,9 @@ from featurestore.settings import Settings
 from featurestore.spec import FeatureView
 from streams.bounds import bounds_of
 from streams.broker import admin_client, broker_of
-from streams.build import worker_group
 from streams.codecs import codec_of
 from streams.engine import Engine, steady_us
+from streams.group import worker_group
 from streams.online_sink import OnlineSink
 from streams.schemas import schemas_at
 from streams.sink import NoLetters, NoLog

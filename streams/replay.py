@@ -36,10 +36,10 @@ from featurestore.settings import Settings
 from featurestore.spec import FeatureView, Repository
 from streams.bounds import bounds_of
 from streams.broker import admin_client, broker_of
-from streams.build import worker_group
 from streams.codecs import codec_of
 from streams.engine import Engine, steady_us
 from streams.fill import LogFill
+from streams.group import worker_group
 from streams.letters import DeadLetter
 from streams.online_sink import OnlineSink
 from streams.schemas import schemas_at

@@ -367,6 +367,8 @@ def test_a_mended_definition_takes_its_letters_back_and_all_readers_count_each_e
     log = made.store.event_log(made.repository.topic(topic))
     before, ends = log.read(["partition", "offset"]), {p: mark.offset for p, mark in log.marks().items()}
     shutil.rmtree(made.settings.offline_path)
+    forgotten = made.command("forget-log", topic)
+    assert forgotten.returncode == 0, forgotten.stderr
     filled = made.command("backfill", "by_user", "--keep-following", "0")
     assert filled.returncode == 0, filled.stderr
     assert served(made, names) == online

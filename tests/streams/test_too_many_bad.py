@@ -26,7 +26,6 @@ from tests.parity.test_parity import Letters
 from tests.project import Project
 from tests.streams.codecs.conftest import rows
 from tests.streams.codecs.test_sizes import ipc
-from tests.streams.test_counts import VIEWS, Rows
 
 Make = Callable[..., Project]
 SCHEMA: dict[str, Any] = {"user": str, "at": "timestamp", "n": int}
@@ -101,11 +100,7 @@ def test_it_is_one_letter_at_every_reading_and_stays_one_when_the_definition_is_
     def applied(topic: Topic) -> tuple[Letters, Engine]:
         letters = Letters()
         engine = engine_of(log, letters, topic)
-        # As a new view would have it: from the beginning.
-        sink: Any = Rows(VIEWS[0])
-        engine._sinks = [sink]
         assert engine.open(0) == 0
-        engine._sinks = []
         engine.apply(batch)
         return letters, engine
 
