@@ -209,8 +209,8 @@ def test_rows_expire_and_a_watermark_does_not(store: OnlineStore, redis_client: 
     assert lives[b"state"] == -1
 
 
-@pytest.mark.parametrize("allowed", ["+@all", "+@all -msetex"])
-def test_rows_expire_whether_or_not_the_server_sets_many_at_once(
+@pytest.mark.parametrize("allowed", ["+@all", "+@all -msetex -config"])
+def test_rows_expire_whether_or_not_the_server_sets_many_at_once_and_tells_its_configuration(
     redis_client: redis.Redis, unique: Callable[[str], str], allowed: str
 ) -> None:
     name = unique("expiry")
