@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import pytest
 import redis
 
-from featurestore.errors import OnlineStoreError
+from featurestore.errors import OnlineStoreError, SettingError
 from featurestore.event_time import Mark
 from featurestore.kernel import Pieces
 from featurestore.kernel.keys import bucket_of
@@ -200,6 +200,13 @@ def test_a_server_that_is_away_is_an_error_of_ours() -> None:
     for ask in (away.ping, away.ensure_ready, lambda: away.payloads([(VIEW, [KEY])]), lambda: away.marks(VIEW, "t")):
         with pytest.raises(OnlineStoreError, match="does not answer"):
             ask()
+
+
+@pytest.mark.parametrize("url", ["redis://db/0?foo=hidden", "redis+cluster://me:hidden@a:1,b:2?foo=hidden"])
+def test_an_option_that_no_client_has_is_told_before_it_is_used(url: str) -> None:
+    with pytest.raises(SettingError, match=r"^setting redis_url cannot be used: .*'foo'; write one such as") as refused:
+        OnlineStore.at(url, namespace="away", buckets=4)
+    assert "hidden" not in str(refused.value)
 
 
 def test_rows_expire_and_a_watermark_does_not(store: OnlineStore, redis_client: redis.Redis) -> None:
