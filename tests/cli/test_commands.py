@@ -11,10 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from featurestore.errors import TopicError
 from featurestore.urls import shown_url
+from streams.broker import admin_client
 from streams.dead_letters import DeadLetterBox
+from streams.ledger import ledgers
 from streams.letters import DeadLetter
 from streams.producer import EventProducer, kafka_producer
+from streams.progress import Progress
 from tests import processes
 from tests.project import Project
 
@@ -235,6 +239,14 @@ def test_the_ledger_says_whether_every_record_is_somewhere_once(made: Project) -
     missing = made.command("ledger", "--topic", topic[:-1] + "x")
     assert missing.returncode == 1
     assert repr(topic) in missing.stderr
+    # By its name until the answer is there: a client that nobody holds ends what was asked of it.
+    admin = admin_client(made.settings.kafka_bootstrap)
+    [deleted] = admin.delete_topics([topic]).values()
+    deleted.result(30)
+    with pytest.raises(TopicError, match=rf"topic '{topic}': .* run `featurestore apply` to create it"):
+        ledgers(made.settings, made.repository)
+    [gone] = Progress(made.settings, made.repository).look()
+    assert (gone.end, set(gone.ends.values())) == (0, {0})
 
 
 def test_plan_tells_what_apply_would_change_and_changes_nothing(made: Project) -> None:

@@ -201,7 +201,7 @@ def test_a_wrong_request_is_told_what_is_right(
 
 def test_other_wrong_requests(served: tuple[Project, httpx.Client]) -> None:
     made, client = served
-    with pytest.raises(WrongTypeError, match="'rider' must be string: .* is not UTF-8"):
+    with pytest.raises(WrongTypeError, match=r"'rider' must be string: .* is not UTF-8"):
         made.store.get("by_rider", {"rider": "a\udcff"})
     assert client.post("/v1/features", content=b"\xff{").status_code == 400
     assert client.post("/v1/features", content=b"x" * (5 << 20)).status_code == 413
