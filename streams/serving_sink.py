@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from secrets import token_hex
 from threading import Event, Lock, Thread
 
 import numpy as np
@@ -239,18 +240,20 @@ class ServingSink:
         evicted = sum(max(run.evicted - before.get(run.id, 0), 0) for run in runs)
         if not evicted:
             return alias
-        new = Alias(self._aliases.new_generation(self._view.id), False, self._clock_us())
-        log.error(
-            "the online store evicted %d keys, and rows of %s may be among them: its lookups answer STALE until all "
-            "rows are filled anew, as %s; set maxmemory-policy to %r, and maxmemory above what the rows take",
-            *(evicted, self._view.name, new.id, NO_EVICTION),
-        )
+        # What counts generations may be evicted too, and an id that was used has rows of before.
+        new_id = f"{self._aliases.new_generation(self._view.id)}-{token_hex(4)}"
+        new = Alias(new_id, False, self._clock_us())
         self._store.evicted_before(new.id, runs)
         while not self._aliases.point(self._view.id, alias, new):
             alias = self._aliases.get(self._view.id)
             if alias is not None and alias.id != row_id:
                 # Another worker was faster, or a backfill flipped: its rows may have begun behind these evictions.
                 return self._believed(alias, runs)
+        log.error(
+            "the online store evicted %d keys, and rows of %s may be among them: its lookups answer STALE until all "
+            "rows are filled anew, as %s; set maxmemory-policy to %r, and maxmemory above what the rows take",
+            *(evicted, self._view.name, new.id, NO_EVICTION),
+        )
         for partition in list(self._filling):
             self._stop_fill(partition)
         # The new rows need the room. What another worker writes until it sees the alias stays behind.
