@@ -406,6 +406,7 @@ MUTANTS = (
     Mutant("a backfill ends whatever the alias names", S + "backfill.py", "if self._aliases.end_backfill(self._view.id, state.id):", "if self._aliases.end_backfill(self._view.id):", OLDER_ALIAS),
     Mutant("a backfill that flipped does not flip again", S + "backfill.py", 'else state.stage == "flipped":', "else False:", OLDER_ALIAS),
     Mutant("an id of rows is used again where the count of them was evicted", S + "serving_sink.py", "{self._aliases.new_generation(self._view.id)}-{token_hex(4)}", "{self._aliases.new_generation(self._view.id)}", SERVING),
+    Mutant("a key of an address is any number that Python reads", "featurestore/client.py", "if _NUMBER.fullmatch(text) is None:", "if text is None:", ("tests/server/test_http.py",)),
     Mutant("rows of a store that evicted keys are believed", S + "serving_sink.py", "        if not evicted:\n", "        if evicted >= 0:\n", SERVING),
     Mutant("a look learns of a loss before it knows what was sent", S + "serving_sink.py", "            self.finish()\n            self._incarnation = incarnation", "            self._incarnation = incarnation", SERVING),
     Mutant("a follower skips the ids between log and rows", S + "engine.py", "            start = log_end\n        self._marks", "            pass\n        self._marks", ("tests/simulation/test_follower.py",)),
