@@ -6,6 +6,7 @@ as Arrow or plain values. Promise: both come from one definition and one arithme
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 ENTITIES_MAX = 10_000
 # Who waits for a lookup has no use for a later one; a worker is more patient.
 LOOKUP_S = 2.0
+
+_NUMBER = re.compile(r"[-+.0-9A-Za-z]+")
 
 Status = Literal["PRESENT", "NOT_FOUND", "OUTSIDE_MAX_AGE", "STALE"]
 
@@ -113,10 +116,19 @@ class FeatureStore:
         columns.update(service.derive(columns))
         return columns
 
-    def entity_of_text(self, name: str, texts: Mapping[str, str]) -> dict[str, Any]:
-        """Entity keys as a command line or an address gives them, typed as `name` wants them."""
+    def entity_of_text(self, name: str, texts: Sequence[tuple[str, str]]) -> dict[str, Any]:
+        """Entity keys as a command line or an address gives them, typed as `name` wants them.
+
+        Raises WrongTypeError, also where a key is given twice.
+        """
         types = self.repository.service(name).asked
-        return {key: _of_text(key, types.get(key, "string"), text) for key, text in texts.items()}
+        entity: dict[str, Any] = {}
+        for key, text in texts:
+            dtype = types.get(key, "string")
+            if key in entity:
+                raise WrongTypeError(key, f"one {dtype}", text, f"it is given more than once, last as {text!r}")
+            entity[key] = _of_text(key, dtype, text)
+        return entity
 
     def ping(self) -> None:
         """Return when the online store answers; raises OnlineStoreError."""
@@ -175,16 +187,15 @@ def _status(age_us: int | None, max_age_us: int | None) -> Status:
 
 
 def _of_text(key: str, dtype: DataType, text: str) -> Any:
-    if dtype == "int64":
+    if dtype in ("int64", "float64"):
         try:
-            return int(text)
+            # Python reads '1_0', spaces and the digits of every script as well: keys that nobody meant.
+            if _NUMBER.fullmatch(text) is None:
+                raise ValueError(text)
+            return int(text) if dtype == "int64" else float(text)
         except ValueError as error:
-            raise WrongTypeError(key, dtype, text) from error
-    if dtype == "float64":
-        try:
-            return float(text)
-        except ValueError as error:
-            raise WrongTypeError(key, dtype, text) from error
+            why = f"{text!r} is no number in plain digits, such as {'10' if dtype == 'int64' else '10.5'}"
+            raise WrongTypeError(key, dtype, text, why) from error
     if dtype == "bool":
         if text not in ("true", "false"):
             raise WrongTypeError(key, "true or false", text)
@@ -244,6 +255,9 @@ def _typed_keys(service: FeatureService, entities: Mapping[str, Sequence[Any] | 
                 raise WrongTypeError(key, types[key], None)
             if types[key] == "timestamp":
                 _check_years(key, out[key])
+        except UnicodeEncodeError as error:
+            # Of a command line: bytes that are not UTF-8.
+            raise WrongTypeError(key, types[key], values[0], f"{error.object!r} is not UTF-8") from error
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, TypeError, OverflowError) as error:
             raise WrongTypeError(key, types[key], values[0] if len(values) else None) from error
     lengths = {len(array) for array in out.values()}

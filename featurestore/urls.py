@@ -22,9 +22,13 @@ def shown_url(text: str) -> str:
     rest = _PARAMETER.sub(_shown_parameter, rest)
     # Up to the last one: a password may have a '@', or a '/', that nobody escaped.
     login, at, host = rest.rpartition("@")
-    user, colon, _ = login.partition(":")
+    user, colon, password = login.partition(":")
     is_host = user.startswith("[") or re.match(r"[^?@]*:\d+(/[^?@]*)?\?", login)
-    if at and colon and not is_host:
+    # Of the web, who stands alone is a token.
+    is_token = scheme.lower() in ("http", "https") and not password and not re.search(r"[/?#]", login)
+    if at and is_token:
+        rest = f"***@{host}"
+    elif at and colon and not is_host:
         rest = f"{user}:***@{host}"
     return f"{scheme}://{rest}"
 

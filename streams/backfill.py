@@ -152,6 +152,8 @@ class Backfill:
 
     def _begin(self) -> Backfilling:
         state = Backfilling(self._aliases.new_generation(self._view.id), self._log.version(), "fill")
+        # For the workers that take the shadow over.
+        self._store.evicted_before(state.id, self._store.runs())
         self._aliases.save_backfill(self._view.id, state)
         return state
 

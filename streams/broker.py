@@ -34,6 +34,8 @@ _REFUSALS = {
     KafkaError.GROUP_AUTHORIZATION_FAILED: _RIGHTS,
     KafkaError.CLUSTER_AUTHORIZATION_FAILED: _RIGHTS,
     KafkaError.FENCED_INSTANCE_ID: "worker_id, which another worker has taken",
+    KafkaError.INCONSISTENT_GROUP_PROTOCOL: "worker_rebalance, which all workers of a project that run have alike: "
+    "stop them all before another one starts",
 }
 
 

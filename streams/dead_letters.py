@@ -156,7 +156,7 @@ class DeadLetterBox:
                 self._produce(number, pack if len(pack.value) <= _VALUE_BYTES_MAX else beginning_of(pack.value))
         except Exception as error:
             # Said by every `flush` from now on; nobody waits for this thread.
-            self._fail(str(error))
+            self._fail(_why(error, letters[0].topic, self._project))
         finally:
             with self._changed:
                 self._waiting -= len(letters)
@@ -167,10 +167,10 @@ class DeadLetterBox:
         try:
             self._produce(number, pack)
         except Exception as error:
-            self._fail(str(error))
+            self._fail(_why(error, pack.topic, self._project))
 
     def _produce(self, number: int, pack: Pack) -> None:
-        delivered = partial(self._delivered, number, pack.letters)
+        delivered = partial(self._delivered, number, pack.letters, pack.topic)
         deadline = time.monotonic() + self._flush_s
         topic = dead_letter_topic(pack.topic, self._project)
         while True:
@@ -188,19 +188,28 @@ class DeadLetterBox:
         with self._changed:
             return next(iter(self._unstored), last + 1) <= last
 
-    def _delivered(self, number: int, letters: int, error: KafkaError | None, message: Message) -> None:
+    def _delivered(self, number: int, letters: int, topic: str, error: KafkaError | None, message: Message) -> None:
         if error is not None:
             value = message.value() if letters == 1 and error.code() == KafkaError.MSG_SIZE_TOO_LARGE else None
             if value is not None and len((smaller := beginning_of(value)).value) < len(value):
                 # A topic that was made by hand takes less than ours do.
                 self._thread.submit(self._send_again, number, smaller)
             else:
-                self._fail(str(error))
+                self._fail(_why(KafkaException(error), topic, self._project))
             return
         with self._changed:
             self._unstored[number] -= letters
             if not self._unstored[number]:
                 del self._unstored[number]
+
+
+def _why(error: Exception, topic: str, project: str) -> str:
+    """Why letters of a topic were not taken."""
+    said = error.args[0] if isinstance(error, KafkaException) else error
+    if isinstance(said, KafkaError) and said.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC):
+        name = dead_letter_topic(topic, project)
+        return f"their topic {name!r} is gone ({said.str()}); run `featurestore apply`, which makes it again"
+    return str(said)
 
 
 def read_letters(

@@ -17,6 +17,7 @@ from streams.dead_letters import held_letters
 from streams.holes import records_in
 from streams.letters import DeadLetter
 from streams.progress import Progress
+from streams.topics import Topics
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +58,12 @@ def ledgers(settings: Settings, repository: Repository, only: str | None = None)
     """Of every topic that a view reads, from the log, the letters and the broker; the stream must stand still.
 
     only  of this topic; raises UnknownObjectError where no view reads it
+    Raises TopicError where the broker has not one of them.
     """
     read = {view.source.name for view in repository.views.values()}
     if only is not None and only not in read:
         raise UnknownObjectError("topic that a view reads", only, read)
+    Topics(broker_of(settings)).ids(sorted(read) if only is None else [only])
     out = []
     for progress in Progress(settings, repository).look():
         if only not in (None, progress.topic):

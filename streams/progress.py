@@ -63,8 +63,10 @@ class Progress:
 
     def look(self) -> list[TopicProgress]:
         """One line a topic; three kinds of servers are asked."""
-        held = {name: self._partitions(name) for name in self._topics}
-        ends = self._ends(held)
+        there = {name: self._partitions(name) for name in self._topics}
+        # All that there are, also those that only the definition has, or only the broker.
+        held = {name: range(max(self._repository.topic(name).partitions, count)) for name, count in there.items()}
+        ends = self._ends(there)
         out = []
         for name in self._topics:
             partitions = held[name]
@@ -86,17 +88,17 @@ class Progress:
             out.append(TopicProgress(name, end, done, rows, of_partition, stale, unread))
         return out
 
-    def _partitions(self, name: str) -> range:
-        """All that there are, also those that only the definition has, or only the broker."""
-        said = self._repository.topic(name).partitions
+    def _partitions(self, name: str) -> int:
+        """How many the broker has; none of a topic that is not there yet, or no more."""
         try:
-            return range(max(said, self._asked.told([name])[name].partitions))
+            return self._asked.told([name])[name].partitions
         except TopicError:
-            # A topic may not be there yet.
-            return range(said)
+            return 0
 
-    def _ends(self, held: Mapping[str, range]) -> dict[tuple[str, int], int]:
-        places = [TopicPartition(name, partition) for name, partitions in held.items() for partition in partitions]
+    def _ends(self, there: Mapping[str, int]) -> dict[tuple[str, int], int]:
+        places = [TopicPartition(name, partition) for name, count in there.items() for partition in range(count)]
+        if not places:
+            return {}
         asked = self._admin.list_offsets(
             {place: OffsetSpec.latest() for place in places},  # type: ignore[no-untyped-call]  # no types there
             isolation_level=IsolationLevel.READ_COMMITTED,
@@ -107,7 +109,7 @@ class Progress:
             try:
                 out[place.topic, place.partition] = answer_of(done, _TIMEOUT_S).offset
             except KafkaException as error:
-                # A definition may say more partitions than the topic has yet.
+                # It went this moment.
                 if error.args[0].code() not in NO_PARTITION:
                     raise
         return out

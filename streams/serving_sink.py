@@ -1,19 +1,22 @@
 """The rows of one view that are served: which generation they are, whether they are complete, and how they come back.
 
-Around an `OnlineSink` it adds four things, each noticed about once a second or when a partition is taken over:
+Around an `OnlineSink` it adds five things, each noticed about once a second or when a partition is taken over:
 
 - the alias moved (a backfill flipped): go on with the other generation, from where its rows stand;
 - the rows stand far behind the event log (a new view, an empty store, an old backup): they are filled from it in
   another thread, while the topic is read on for the other views; then it is read again from where the fill ended;
 - the store lost rows: its readers are told `STALE` until everything that the broker held at that moment is in;
+- the store evicted keys, so that any row may be missing while all marks stand: they go on as another generation, which
+  is filled from the log;
 - rows that have never been complete get their alias, once they are.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from secrets import token_hex
 from threading import Event, Lock, Thread
 
 import numpy as np
@@ -23,7 +26,7 @@ from featurestore.event_time import Mark
 from featurestore.kernel import Events
 from featurestore.kernel.keys import Grouped
 from featurestore.offline import EventLog, LogSlices
-from featurestore.online import Alias, Aliases, OnlineStore
+from featurestore.online import NO_EVICTION, Alias, Aliases, OnlineStore, Run
 from featurestore.spec import FeatureView
 from streams.bounds import Bounds
 from streams.fill import LogFill
@@ -104,6 +107,8 @@ class ServingSink:
         self._aliases = Aliases(store)
         self._alias: Alias | None = None
         self._incarnation = ""
+        # As of the last look; None before the first one.
+        self._runs: list[Run] | None = None
         self._inner = OnlineSink(store, view, commits)
         self._rows_before = 0
         self._filling: dict[int, _Filling] = {}
@@ -126,8 +131,9 @@ class ServingSink:
 
     def open(self, partition: int, topic_id: str = "") -> Mark | None:
         """Where to read the partition from; a fill may have begun, which the mark then lies behind."""
-        self._incarnation = self._incarnation or self._store.incarnation()
-        self._follow_alias(self._aliases.get(self._view.id))
+        alias, runs = self._aliases.get(self._view.id), self._store.runs()
+        self._incarnation = self._incarnation or _incarnation(runs)
+        self._follow_alias(self._believed(alias, runs))
         is_new = partition not in self._topic_ids
         self._topic_ids[partition] = topic_id
         self._back.discard(partition)
@@ -174,7 +180,8 @@ class ServingSink:
 
     def look(self) -> None:
         """See what others did to the alias and the store, and what became of the fills."""
-        alias, incarnation = self._aliases.get(self._view.id), self._store.incarnation()
+        alias, runs = self._aliases.get(self._view.id), self._store.runs()
+        alias, incarnation = self._believed(alias, runs), _incarnation(runs)
         is_lacking = bool(self._filling) or (self._barrier is not None and incarnation != self._incarnation)
         row_id = self._inner.row_id
         self._follow_alias(alias)
@@ -221,6 +228,46 @@ class ServingSink:
         elif is_news or self._barrier is None:
             # What one barrier asked for says nothing of a loss that came after it, and took or changed the alias.
             self._barrier = self._ends()
+
+    def _believed(self, alias: Alias | None, runs: list[Run]) -> Alias | None:
+        """The alias, moved to an empty generation where keys were evicted since its rows began."""
+        row_id = self._view.id if alias is None else alias.id
+        is_known = self._runs is not None and (alias is None or row_id == self._inner.row_id)
+        known = {run.id: run.evicted for run in self._runs or ()}
+        before = known if is_known else self._store.evicted_before(row_id, runs)
+        self._tell_policy(runs)
+        self._runs = runs
+        evicted = sum(max(run.evicted - before.get(run.id, 0), 0) for run in runs)
+        if not evicted:
+            return alias
+        # What counts generations may be evicted too, and an id that was used has rows of before.
+        new_id = f"{self._aliases.new_generation(self._view.id)}-{token_hex(4)}"
+        new = Alias(new_id, False, self._clock_us())
+        self._store.evicted_before(new.id, runs)
+        while not self._aliases.point(self._view.id, alias, new):
+            alias = self._aliases.get(self._view.id)
+            if alias is not None and alias.id != row_id:
+                # Another worker was faster, or a backfill flipped: its rows may have begun behind these evictions.
+                return self._believed(alias, runs)
+        log.error(
+            "the online store evicted %d keys, and rows of %s may be among them: its lookups answer STALE until all "
+            "rows are filled anew, as %s; set maxmemory-policy to %r, and maxmemory above what the rows take",
+            *(evicted, self._view.name, new.id, NO_EVICTION),
+        )
+        for partition in list(self._filling):
+            self._stop_fill(partition)
+        # The new rows need the room. What another worker writes until it sees the alias stays behind.
+        self._store.drop(row_id)
+        return new
+
+    def _tell_policy(self, runs: Sequence[Run]) -> None:
+        """Once, when somebody has set one under which rows may go."""
+        policies = [{run.policy for run in each} - {NO_EVICTION} for each in (self._runs or (), runs)]
+        for policy in policies[1] - policies[0]:
+            log.error(
+                "the online store's maxmemory-policy is %r now, so it may drop rows of %s; set it to %r",
+                *(policy, self._view.name, NO_EVICTION),
+            )
 
     # -- fills -------------------------------------------------------------------------------------------------------
 
@@ -333,6 +380,8 @@ class ServingSink:
             marks = stored.get(partition, [])
             if end and (not marks or any(mark is None or mark.offset < end for mark in marks)):
                 return
+        # A store that was flushed has forgotten it.
+        self._store.evicted_before(self._inner.row_id, self._runs or ())
         if self._point(self._alias, Alias(self._inner.row_id, True, self._clock_us())):
             log.info("%s is complete, served from %s", self._view.name, self._inner.row_id)
             self._barrier = None
@@ -357,3 +406,8 @@ class ServingSink:
             held = max(logged[partition].offset if partition in logged else 0, self._inner.settled(partition))
             out[partition] = bounds.end if bounds.low < bounds.end else min(held, bounds.end)
         return out
+
+
+def _incarnation(runs: Iterable[Run]) -> str:
+    """Another one after each start of a server: then what it holds may be older than what was written."""
+    return " ".join(run.id for run in runs)

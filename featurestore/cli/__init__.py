@@ -182,7 +182,7 @@ def get(
     from featurestore.client import FeatureStore
 
     store = FeatureStore()
-    entity = store.entity_of_text(name, dict(_pair(key) for key in keys))
+    entity = store.entity_of_text(name, [_pair(key) for key in keys])
     row = store.get(name, entity, watermark=True)
     show_table(name, ["feature", "value"], [[column, str(value)] for column, value in row.items()])
 

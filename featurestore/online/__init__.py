@@ -7,6 +7,7 @@ for the next fold. Promise: a batch's rows and its watermark are written togethe
 from featurestore.online.alias import Alias, Aliases, Backfilling, Served
 from featurestore.online.servers import Cluster, OneServer, Servers, servers_at
 from featurestore.online.store import (
+    NO_EVICTION,
     TOKEN_BYTES,
     Applied,
     Commit,
@@ -16,11 +17,13 @@ from featurestore.online.store import (
     Move,
     OnlineStore,
     Outcome,
+    Run,
     StoredRows,
     Straddle,
 )
 
 __all__ = [
+    "NO_EVICTION",
     "TOKEN_BYTES",
     "Alias",
     "Aliases",
@@ -35,6 +38,7 @@ __all__ = [
     "OneServer",
     "OnlineStore",
     "Outcome",
+    "Run",
     "Served",
     "Servers",
     "StoredRows",

@@ -66,15 +66,21 @@ def servers_at(url: str, answer_s: float = ANSWER_S) -> Servers:
     scheme, colon, rest = url.partition("://")
     times = {"socket_connect_timeout": min(answer_s, _CONNECT_S), "socket_timeout": answer_s}
     is_hurried = answer_s < ANSWER_S
-    if scheme.endswith(_CLUSTER):
-        return Cluster(scheme.removesuffix(_CLUSTER) + colon + rest, times, is_hurried=is_hurried)
     again = Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))
+    is_cluster = scheme.endswith(_CLUSTER)
     try:
-        return OneServer(redis.Redis.from_url(url, **times, **({"retry": again} if is_hurried else {})))
-    except ValueError as error:
+        alone = _nodes_of(scheme.removesuffix(_CLUSTER) + colon + rest)[0] if is_cluster else url
+        client = redis.Redis.from_url(alone, **times, **({"retry": again} if is_hurried else {}))
+        pool = client.connection_pool
+        # Makes one that is not opened: options that nobody knows would be an error of its first use.
+        pool.connection_class(**pool.connection_kwargs)
+    except (ValueError, TypeError) as error:
         raise SettingError(
             "redis_url", f"cannot be used: {error}; write one such as redis://127.0.0.1:6379/0"
         ) from error
+    if is_cluster:
+        return Cluster(scheme.removesuffix(_CLUSTER) + colon + rest, times, is_hurried=is_hurried)
+    return OneServer(client)
 
 
 class OneServer:

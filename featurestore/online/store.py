@@ -39,6 +39,9 @@ _BUCKETS = "buckets"
 _LOG = "log:"
 # By which workers know whether they write into one store.
 _IDENTITY = "store"
+# Keys evicted before rows began; lies there too, under the id of the rows.
+_EVICTED = "evicted"
+NO_EVICTION = "noeviction"
 # Of so many rows that are read it is looked how large they are.
 _ROWS_LOOKED_AT = 50
 
@@ -149,6 +152,19 @@ class Conflict:
 Outcome = Applied | Duplicate | Straddle | LostTail | Conflict
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One start of a server: another one may hold less than was written.
+
+    policy   its maxmemory-policy: all but `NO_EVICTION` drop rows (also `volatile-...`: rows expire, watermarks do not)
+    evicted  keys that it has dropped to make room since it was started
+    """
+
+    id: str
+    policy: str
+    evicted: int
+
+
 class OnlineStore:
     """Rows of all views of one project. Raises OnlineStoreError when the server cannot be used."""
 
@@ -177,12 +193,11 @@ class OnlineStore:
         """Refuse a server that may evict rows, or has the project's rows in other buckets; load the functions."""
         source = files("featurestore.online").joinpath("functions.lua").read_text()
         for client in self._clients():
-            with _told():
-                policy = client.config_get("maxmemory-policy").get("maxmemory-policy")
-            if policy != "noeviction":
+            policy = _run(client).policy
+            if policy != NO_EVICTION:
                 raise OnlineStoreError(
                     f"the online store's maxmemory-policy is {policy!r}, so it may drop rows in silence; "
-                    "set it to 'noeviction'"
+                    f"set it to {NO_EVICTION!r}"
                 )
             with _told():
                 client.function_load(source, replace=True)
@@ -394,10 +409,20 @@ class OnlineStore:
         """Key of something that the project has once."""
         return f"{self._namespace}:{of}".encode()
 
-    def incarnation(self) -> str:
-        """Another one after each start of the server: then what it holds may be older than what was written."""
-        with _told():
-            return " ".join(str(client.info("server")["run_id"]) for client in self._clients())
+    def runs(self) -> list[Run]:
+        """Of each server that has rows of its own."""
+        return [_run(client) for client in self._clients()]
+
+    def evicted_before(self, view_id: str, runs: Sequence[Run]) -> dict[str, int]:
+        """Run -> keys that were evicted when rows under this id began; as of `runs` where nothing says so yet.
+
+        Later runs are not among them: those begin with none.
+        """
+        name, field = self.name("aliases"), f"{_EVICTED} {view_id}"
+        now = " ".join(f"{run.id}:{run.evicted}" for run in runs)
+        held: bytes = self._call([("HSETNX", name, field, now), ("HGET", name, field)])[1]
+        pairs = (each.split(":") for each in held.decode().split())
+        return {run_id: int(evicted) for run_id, evicted in pairs}
 
     def drop(self, view_id: str, at_once: int = 1_000, may: Callable[[], bool] = lambda: True) -> int:
         """Delete all rows and watermarks under an id; returns how many keys there were.
@@ -488,6 +513,13 @@ class OnlineStore:
     def _row_prefix(self, view_id: str, bucket: int) -> bytes:
         # The bucket's tag comes before the entity's bytes, so braces in a key cannot move it to another slot.
         return f"{self._namespace}:{{b{bucket}}}:{view_id}:row:".encode()
+
+
+def _run(client: redis.Redis) -> Run:
+    """As INFO tells it, which also those may ask who may not ask CONFIG."""
+    with _told():
+        said = client.info("server", "memory", "stats")
+    return Run(str(said["run_id"]), str(said["maxmemory_policy"]), int(said["evicted_keys"]))
 
 
 @contextmanager

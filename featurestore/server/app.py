@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from typing import Any
+from urllib.parse import parse_qsl
 
 import msgspec
 import pyarrow as pa
@@ -49,7 +50,7 @@ def make_app(store: FeatureStore) -> Starlette:
 
     async def feature_row(request: Request) -> Response:
         name = request.path_params["name"]
-        entity = store.entity_of_text(name, dict(request.query_params))
+        entity = store.entity_of_text(name, _asked(request))
         row = await run_in_threadpool(store.get, name, entity, watermark=True)
         return _json(200, {column: _keyed_by_text(value) for column, value in row.items()})
 
@@ -118,6 +119,15 @@ async def _body(request: Request) -> bytes:
             raise RequestTooLargeError(_BODY_MAX)
         parts.append(part)
     return b"".join(parts)
+
+
+def _asked(request: Request) -> list[tuple[str, str]]:
+    """The query's keys and texts. Starlette would put U+FFFD for what is not UTF-8, which another entity may have."""
+    query: bytes = request.scope["query_string"]
+    try:
+        return parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict")
+    except UnicodeDecodeError as error:
+        raise HTTPException(400, f"the query is not UTF-8, percent-encoded: {error}; write \u00e9 as %C3%A9") from error
 
 
 def _decoded(body: bytes) -> Lookup:

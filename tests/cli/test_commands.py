@@ -11,10 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from featurestore.errors import TopicError
 from featurestore.urls import shown_url
+from streams.broker import admin_client
 from streams.dead_letters import DeadLetterBox
+from streams.ledger import ledgers
 from streams.letters import DeadLetter
 from streams.producer import EventProducer, kafka_producer
+from streams.progress import Progress
 from tests import processes
 from tests.project import Project
 
@@ -43,6 +47,8 @@ def made(project: Make, unique: Callable[[str], str]) -> Project:
         (["get", "walk", "usr=a"], "['user']"),
         (["get", "by_group", "group=a"], "'group' must be int64"),
         (["get", "by_group", "group=99999999999999999999"], "'group' must be int64"),
+        (["get", "by_group", "group=1_0"], "'group' must be int64: '1_0' is no number in plain digits, such as 10"),
+        (["get", "by_group", "group=1", "group=2"], "'group' must be one int64: it is given more than once"),
         (["dead-letters", "list", "--topic", "stepz"], "'steps-"),
         (["dead-letters", "show", "stepz/0/1"], "'steps-"),
         (["dead-letters", "show", "steps"], "no place of a letter"),
@@ -233,6 +239,14 @@ def test_the_ledger_says_whether_every_record_is_somewhere_once(made: Project) -
     missing = made.command("ledger", "--topic", topic[:-1] + "x")
     assert missing.returncode == 1
     assert repr(topic) in missing.stderr
+    # By its name until the answer is there: a client that nobody holds ends what was asked of it.
+    admin = admin_client(made.settings.kafka_bootstrap)
+    [deleted] = admin.delete_topics([topic]).values()
+    deleted.result(30)
+    with pytest.raises(TopicError, match=rf"topic '{topic}': .* run `featurestore apply` to create it"):
+        ledgers(made.settings, made.repository)
+    [gone] = Progress(made.settings, made.repository).look()
+    assert (gone.end, set(gone.ends.values())) == (0, {0})
 
 
 def test_plan_tells_what_apply_would_change_and_changes_nothing(made: Project) -> None:
@@ -264,6 +278,11 @@ def bare(folder: Path, *arguments: str, **environment: str) -> subprocess.Comple
         ("postgresql://me:hidden@db/x?pass%77ord=hidden", "postgresql://me:***@db/x?pass%77ord=***"),
         ("mssql+pyodbc:///?odbc_connect=UID%3Dme%3BPWD%3Dhidden", "mssql+pyodbc:///?odbc_connect=***"),
         ("https://registry?Access-Token=hidden", "https://registry?Access-Token=***"),
+        ("https://hidden@registry/a", "https://***@registry/a"),
+        ("https://hidden:@registry", "https://***@registry"),
+        ("https://me:hidden@registry", "https://me:***@registry"),
+        ("https://registry/a@b", "https://registry/a@b"),
+        ("postgresql://me@db/x", "postgresql://me@db/x"),
         ("redis://[::1]:6379/0?name=a@b", "redis://[::1]:6379/0?name=a@b"),
         ("redis://127.0.0.1:6379/0", "redis://127.0.0.1:6379/0"),
         ("127.0.0.1:9092,[::1]:9092", "127.0.0.1:9092,[::1]:9092"),

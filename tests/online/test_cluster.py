@@ -168,7 +168,7 @@ def test_functions_that_went_are_loaded_again_on_every_node(cluster: ValkeyClust
 def test_a_node_that_comes_back_is_gone_on_with(cluster: ValkeyCluster, store: OnlineStore) -> None:
     put(store, None, 5)
     time.sleep(1.1)  # the log of a node is on its disk after a second
-    before = store.incarnation()
+    before = [run.id for run in store.runs()]
     cluster.nodes[1].kill()
     # The node is started from here, since a child ends with the thread that made it.
     with ThreadPoolExecutor(1) as pool:
@@ -177,7 +177,7 @@ def test_a_node_that_comes_back_is_gone_on_with(cluster: ValkeyCluster, store: O
         cluster.nodes[1].start()
         assert done.result() == [Applied()] * BUCKETS
     assert served(store) == [b"%b at 9" % key for key in KEYS]
-    assert store.incarnation() != before
+    assert [run.id for run in store.runs()] != before
 
 
 def test_a_node_that_says_nothing_ends_a_lookup_in_time(cluster: ValkeyCluster, name: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import pytest
 import redis
 
-from featurestore.errors import OnlineStoreError
+from featurestore.errors import OnlineStoreError, SettingError
 from featurestore.event_time import Mark
 from featurestore.kernel import Pieces
 from featurestore.kernel.keys import bucket_of
@@ -202,6 +202,13 @@ def test_a_server_that_is_away_is_an_error_of_ours() -> None:
             ask()
 
 
+@pytest.mark.parametrize("url", ["redis://db/0?foo=hidden", "redis+cluster://me:hidden@a:1,b:2?foo=hidden"])
+def test_an_option_that_no_client_has_is_told_before_it_is_used(url: str) -> None:
+    with pytest.raises(SettingError, match=r"^setting redis_url cannot be used: .*'foo'; write one such as") as refused:
+        OnlineStore.at(url, namespace="away", buckets=4)
+    assert "hidden" not in str(refused.value)
+
+
 def test_rows_expire_and_a_watermark_does_not(store: OnlineStore, redis_client: redis.Redis) -> None:
     assert put(store, store.read(VIEW, [KEY]), (Move(PLACE, None, Mark(5, 5)),), [b"five"], 60_000) == Applied()
     lives = {name.rpartition(b":")[2]: redis_client.pttl(name) for name in redis_client.scan_iter()}
@@ -209,8 +216,8 @@ def test_rows_expire_and_a_watermark_does_not(store: OnlineStore, redis_client: 
     assert lives[b"state"] == -1
 
 
-@pytest.mark.parametrize("allowed", ["+@all", "+@all -msetex"])
-def test_rows_expire_whether_or_not_the_server_sets_many_at_once(
+@pytest.mark.parametrize("allowed", ["+@all", "+@all -msetex -config"])
+def test_rows_expire_whether_or_not_the_server_sets_many_at_once_and_tells_its_configuration(
     redis_client: redis.Redis, unique: Callable[[str], str], allowed: str
 ) -> None:
     name = unique("expiry")

@@ -12,7 +12,7 @@ import httpx
 import pyarrow as pa
 import pytest
 
-from featurestore.errors import MissingEntityKeyError
+from featurestore.errors import MissingEntityKeyError, WrongTypeError
 from featurestore.local import LocalStack, free_port, start_server
 from streams.producer import EventProducer
 from tests.project import Project
@@ -139,8 +139,9 @@ def test_lists_maps_and_derived_features_are_served_and_joined_alike(served: tup
     assert columns["habits__cents"] == [450.0, None]
     assert columns["against_mean"] == [2.0, None]
     assert (columns["doubled"], columns["of_two"], columns["in_zone_1"]) == ([4.0, None], [21.0, None], [5, None])
-    row = client.get("/v1/features/quote", params={"rider": "ann", "offer": "18"}).json()
-    assert row["against_mean"] == 4.0
+    for offer in ("18", "1.8e1"):
+        row = client.get("/v1/features/quote", params={"rider": "ann", "offer": offer}).json()
+        assert row["against_mean"] == 4.0
     assert client.get("/v1/features/quote", params={"rider": "ann", "offer": "much"}).status_code == 422
     assert "offer" in client.get("/v1/features/quote", params={"rider": "ann"}).json()["error"]["message"]
     now = datetime.now(UTC)
@@ -201,15 +202,26 @@ def test_a_wrong_request_is_told_what_is_right(
 
 
 def test_other_wrong_requests(served: tuple[Project, httpx.Client]) -> None:
-    _, client = served
+    made, client = served
+    with pytest.raises(WrongTypeError, match=r"'rider' must be string: .* is not UTF-8"):
+        made.store.get("by_rider", {"rider": "a\udcff"})
     assert client.post("/v1/features", content=b"\xff{").status_code == 400
     assert client.post("/v1/features", content=b"x" * (5 << 20)).status_code == 413
     assert "GET /v1/services" in client.get("/nowhere").json()["error"]["message"]
     assert client.delete("/v1/features").status_code == 405
-    for zone in ("x", "\u00b2", "1.5", ""):
+    for zone in ("x", "\u00b2", "1.5", "", "1_0", "\u0661", " 1"):
         answer = client.get("/v1/features/by_zone", params={"zone": zone})
         assert answer.status_code == 422, answer.text
         assert "zone" in answer.json()["error"]["message"]
+    for query, status, says in (
+        ("by_rider?rider=ann&rider=bob", 422, "'rider' must be one string: it is given more than once, last as 'bob'"),
+        ("by_rider?rider=a%ff", 400, "the query is not UTF-8"),
+        ("by_rider?rid%ffr=a", 400, "the query is not UTF-8"),
+        ("quote?rider=ann&offer=1_8", 422, "'offer' must be float64: '1_8' is no number in plain digits"),
+    ):
+        answer = client.get(f"/v1/features/{query}")
+        assert answer.status_code == status, answer.text
+        assert says in answer.json()["error"]["message"]
     answer = client.get("/v1/features/by_rydr", params={"rider": "a"})
     assert answer.status_code == 404
     assert "by_rider" in answer.json()["error"]["message"]

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from confluent_kafka import KafkaError
 from pydantic import ValidationError
 
 from featurestore.errors import BrokerAccessError, BrokerError, SettingError
@@ -18,7 +19,7 @@ from featurestore.local import LocalStack
 from featurestore.local.kafka import start_kafka
 from featurestore.local.process import free_port
 from featurestore.settings import Settings
-from streams.broker import admin_client, broker_of
+from streams.broker import admin_client, broker_of, refusal
 from streams.dead_letters import read_letters
 from streams.producer import EventProducer
 from tests.project import Project
@@ -184,6 +185,11 @@ def test_no_client_is_made_from_a_mere_address() -> None:
         path = file.relative_to(root)
         if path.as_posix() not in allowed and path.parts[1] not in own:
             assert "kafka_bootstrap" not in file.read_text(), path
+
+
+def test_workers_that_rebalance_in_two_ways_name_the_setting() -> None:
+    refused = refusal(KafkaError(KafkaError.INCONSISTENT_GROUP_PROTOCOL))
+    assert "check the settings worker_rebalance, which all workers of a project that run have alike" in str(refused)
 
 
 def test_a_login_needs_a_name_and_settings_pass_whole_to_another_process() -> None:

@@ -13,12 +13,14 @@ from confluent_kafka import KafkaError
 
 from featurestore.errors import DeadLetterError, OnlineStoreError
 from featurestore.event_time import Mark
+from featurestore.local import LocalStack
 from featurestore.offline import EventLog
 from featurestore.online import OneServer, OnlineStore
 from streams.dead_letters import DeadLetterBox
 from streams.engine import Engine
 from streams.letters import DeadLetter
 from streams.online_sink import OnlineSink
+from streams.producer import kafka_producer
 from streams.transport import Batch
 from tests.parity.test_parity import Letters
 from tests.streams.test_online_sink import TOPIC, VIEW, apply, expected, value
@@ -99,6 +101,15 @@ def test_a_letter_that_could_not_be_stored_is_never_taken_for_stored() -> None:
         with pytest.raises(DeadLetterError, match="3 outstanding") as raised:
             box.flush()
         assert raised.value.left == 3
+
+
+def test_letters_whose_topic_is_gone_name_it_and_the_way_back(stack: LocalStack) -> None:
+    at_once = {"topic.metadata.propagation.max.ms": 0}
+    box = DeadLetterBox(kafka_producer(stack.kafka_bootstrap, more=at_once), "nobody")
+    box.put([DeadLetter("gone", 0, 0, "wrong_type", "", b"")])
+    said = r"their topic 'gone.nobody.dead' is gone \(.*\); run `featurestore apply`, which makes it again"
+    with pytest.raises(DeadLetterError, match=said):
+        box.flush()
 
 
 # Where each letter that waits waited for itself, it would be minutes.

@@ -25,7 +25,7 @@ from featurestore.event_time import SECOND_US
 from featurestore.kernel import roll_up
 from featurestore.kernel.keys import encode_keys
 from featurestore.offline import EventLog
-from featurestore.online import Aliases, OneServer, OnlineStore
+from featurestore.online import NO_EVICTION, Aliases, OneServer, OnlineStore, Run
 from streams.bounds import Bounds
 from streams.engine import Engine
 from streams.serving_sink import ServingSink
@@ -57,8 +57,8 @@ class Restarted(OnlineStore):
 
     starts = 0
 
-    def incarnation(self) -> str:
-        return str(Restarted.starts)
+    def runs(self) -> list[Run]:
+        return [Run(str(Restarted.starts), NO_EVICTION, 0)]
 
 
 class Member:

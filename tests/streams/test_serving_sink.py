@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import count as counting
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from featurestore.event_time import Mark
 from featurestore.kernel import Events
 from featurestore.kernel.keys import group_keys
 from featurestore.offline import EventLog, log_schema
-from featurestore.online import Alias, Aliases, OneServer, OnlineStore
+from featurestore.online import NO_EVICTION, TOKEN_BYTES, Alias, Aliases, OneServer, OnlineStore, Run
 from streams.bounds import Bounds
 from streams.catch_up import catch_up
 from streams.serving_sink import ServingSink
@@ -35,8 +36,8 @@ class Restarted(OnlineStore):
 
     starts = 1
 
-    def incarnation(self) -> str:
-        return str(self.starts)
+    def runs(self) -> list[Run]:
+        return [Run(str(self.starts), NO_EVICTION, 0)]
 
 
 class Flushed(OnlineStore):
@@ -312,3 +313,60 @@ def test_a_partition_that_the_broker_does_not_list_yet_is_filled_from_the_log(
     looked_until_sent_back(sink, store, time.monotonic() + 30)
     sink.open(0)
     assert sink.settled(0) == 10
+
+
+@pytest.mark.parametrize("is_seen_at_work", [True, False])
+def test_rows_of_a_store_that_evicted_keys_are_not_believed_and_filled_anew(
+    is_seen_at_work: bool, redis_client: redis.Redis, unique: Callable[[str], str], tmp_path: Path
+) -> None:
+    name, clock = unique("serving"), counting(1)
+    store = OnlineStore(OneServer(redis_client), namespace=name, buckets=2)
+    store.ensure_ready()
+
+    def sink_of() -> ServingSink:
+        return ServingSink(store, VIEW, EventLog(tmp_path, TOPIC), lambda: {0: Bounds(0, 10)}, lambda: next(clock))
+
+    def row() -> bytes:
+        [key] = redis_client.scan_iter(f"{name}:*:row:*")
+        return redis_client.get(key)[TOKEN_BYTES:]
+
+    sink = sink_of()
+    sink.open(0)
+    apply(sink, 0, 10)
+    sink.heartbeat({0: Mark(10, 10)})
+    logged(tmp_path, 10)
+    sink.look()
+    assert is_ready(store)
+    complete = row()
+    [key] = redis_client.scan_iter(f"{name}:*:row:*")
+    # Another policy would take this as well, and ids that were in use would come again.
+    used = Aliases(store).new_generation(VIEW.id)
+    redis_client.delete(store.name("generations"))
+    # The one key that this policy takes; all watermarks stay.
+    redis_client.expire(key, 1_000)
+    try:
+        redis_client.config_set("maxmemory-policy", "volatile-random")
+        redis_client.config_set("maxmemory", 1)
+        with suppress(redis.exceptions.OutOfMemoryError):
+            redis_client.set("more", b"")
+    finally:
+        redis_client.config_set("maxmemory", 0)
+        redis_client.config_set("maxmemory-policy", "noeviction")
+    assert redis_client.get(key) is None
+    deadline = time.monotonic() + 30
+    if is_seen_at_work:
+        looked_until_sent_back(sink, store, deadline)
+    else:
+        sink = sink_of()
+        sink.open(0)
+        assert not is_ready(store)
+        looked_until_sent_back(sink, store, deadline)
+    sink.open(0)
+    assert is_ready(store)
+    assert row() == complete
+    # Another worker that starts finds nothing wrong with what was filled.
+    alias = Aliases(store).get(VIEW.id)
+    assert alias is not None
+    assert alias.id != used
+    sink_of().open(0)
+    assert Aliases(store).get(VIEW.id) == alias
