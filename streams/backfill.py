@@ -87,7 +87,8 @@ class Backfill:
 
         Raises BackfillError where the rows differ from the log, somebody else flipped, or another run is at work;
         GrownTopicError where the topic has partitions that its definition does not have; TopicError where the log does
-        not fit the definition, OtherProjectError where it is another project's.
+        not fit the definition, OtherProjectError where it is another project's, OtherLogError where the workers have
+        another one.
         """
         self._log.check_types()
         with self._alone():
@@ -95,6 +96,7 @@ class Backfill:
 
     def _run(self, keep_following_s: float) -> Backfilled:
         self._store.ensure_ready()
+        self._store.refuse_other_log(self._view.source.name, self._log.identity())
         topic_id = self._whole_id()
         self._log.forget()
         state = self._aliases.backfill(self._view.id) or self._begin()
@@ -153,7 +155,7 @@ class Backfill:
     def _begin(self) -> Backfilling:
         state = Backfilling(self._aliases.new_generation(self._view.id), self._log.version(), "fill")
         # For the workers that take the shadow over.
-        self._store.evicted_before(state.id, self._store.runs())
+        self._store.note_evicted(state.id, self._store.runs())
         self._aliases.save_backfill(self._view.id, state)
         return state
 

@@ -149,6 +149,8 @@ class Engine:
         self.counts = Counts()
         # Also of a batch that is not done: one record may have a million. Safe to ask from any thread.
         self.letters_put = 0
+        # Parts of the log that rows got.
+        self._folded = 0
         # Partition -> offset before which all is counted. It never falls, and stays when the partition is given up.
         self._counted: dict[int, int] = {}
         self._sinks, self._letters, self._clock_us = sinks, letters, clock_us
@@ -216,8 +218,17 @@ class Engine:
 
     def stands(self, partition: int) -> int | None:
         """The next offset that this engine takes; None of a partition that is not its own."""
-        mark = self._behind.get(partition) or self._marks.get(partition)
+        mark = self.read_from(partition)
         return None if mark is None else mark.offset
+
+    def read_from(self, partition: int) -> Mark | None:
+        """The mark of that offset; its leader epoch is not known where the log ends there, and rows stand elsewhere."""
+        return self._behind.get(partition) or self._marks.get(partition)
+
+    @property
+    def steps(self) -> int:
+        """Grows with whatever is done; safe to ask from any thread."""
+        return self.counts.batches + self.letters_put + self._folded
 
     def rows_written(self) -> dict[str, int]:
         """View -> rows that this engine wrote since it started."""
@@ -317,6 +328,7 @@ class Engine:
         log.info("bringing rows of %s from %d to %d, from the event log", place, stands.offset, end.offset)
         for mark in catch_up(self._held, self.topic, self._sinks, partition, stands, end):
             self._marks[partition] = mark
+            self._folded += 1
         del self._behind[partition]
 
     def beat(self) -> None:

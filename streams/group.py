@@ -96,7 +96,8 @@ class OneStore:
     def join(self) -> str:
         """The client id of this worker, once nobody who lives writes into another store; raises OtherStoreError."""
         deadline, is_told = time.monotonic() + self._wait_s, False
-        while self._has_others(self._store.identity(), _TIMEOUT_S):
+        # Also what has our own name, of before: a broker calls a lasting member as it was called first.
+        while self._has_others(self._store.identity(), _TIMEOUT_S, but_for=""):
             if time.monotonic() >= deadline:
                 raise OtherStoreError(self._settings.project, worker_group(self._settings))
             if not is_told:
@@ -112,17 +113,16 @@ class OneStore:
             return
         try:
             # Of a store that was emptied meanwhile it is what it was.
-            has_others = self._has_others(self._identity, _TAKEOVER_S)
+            has_others = self._has_others(self._identity, _TAKEOVER_S, but_for=self._settings.worker_id)
         except FeatureStoreError as error:
             log.warning("whether all workers have one online store is not known: %s", error)
             return
         if has_others:
             raise OtherStoreError(self._settings.project, worker_group(self._settings))
 
-    def _has_others(self, identity: str | None, timeout_s: float) -> bool:
+    def _has_others(self, identity: str | None, timeout_s: float, but_for: str) -> bool:
         for member in members(self._admin, self._settings, timeout_s):
-            # What has our own name is ourselves, of before.
-            is_other = not member.worker_id or member.worker_id != self._settings.worker_id
+            is_other = not member.worker_id or member.worker_id != but_for
             if is_other and member.client_id.startswith(_CLIENT) and member.client_id != f"{_CLIENT}{identity}":
                 return True
         return False

@@ -109,6 +109,7 @@ class ServingSink:
         self._incarnation = ""
         # As of the last look; None before the first one.
         self._runs: list[Run] | None = None
+        self._evicted: dict[str, int] = {}
         self._inner = OnlineSink(store, view, commits)
         self._rows_before = 0
         self._filling: dict[int, _Filling] = {}
@@ -233,17 +234,17 @@ class ServingSink:
         """The alias, moved to an empty generation where keys were evicted since its rows began."""
         row_id = self._view.id if alias is None else alias.id
         is_known = self._runs is not None and (alias is None or row_id == self._inner.row_id)
-        known = {run.id: run.evicted for run in self._runs or ()}
-        before = known if is_known else self._store.evicted_before(row_id, runs)
+        before = self._evicted if is_known else self._store.evicted_before(row_id, runs, self._view.source.name)
         self._tell_policy(runs)
-        self._runs = runs
+        # Also of a node that is away: it may come back, and what it had evicted is known.
+        self._runs, self._evicted = runs, before | {run.id: run.evicted for run in runs}
         evicted = sum(max(run.evicted - before.get(run.id, 0), 0) for run in runs)
         if not evicted:
             return alias
         # What counts generations may be evicted too, and an id that was used has rows of before.
         new_id = f"{self._aliases.new_generation(self._view.id)}-{token_hex(4)}"
         new = Alias(new_id, False, self._clock_us())
-        self._store.evicted_before(new.id, runs)
+        self._store.note_evicted(new.id, runs)
         while not self._aliases.point(self._view.id, alias, new):
             alias = self._aliases.get(self._view.id)
             if alias is not None and alias.id != row_id:
@@ -257,7 +258,8 @@ class ServingSink:
         for partition in list(self._filling):
             self._stop_fill(partition)
         # The new rows need the room. What another worker writes until it sees the alias stays behind.
-        self._store.drop(row_id)
+        for old_id in {row_id, self._inner.row_id}:
+            self._store.drop(old_id)
         return new
 
     def _tell_policy(self, runs: Sequence[Run]) -> None:
@@ -290,7 +292,7 @@ class ServingSink:
         logged = self._events.marks().get(partition)
         if logged is None or logged.offset <= stands:
             return mark
-        if mark is not None and (is_filled or logged.offset - stands <= AT_ONCE_MAX):
+        if mark is not None and (is_filled or self._are_few(partition, stands, logged.offset)):
             return mark
         log.info(
             "filling %s from the event log: %s/%d from %d to %d",
@@ -301,6 +303,11 @@ class ServingSink:
         row_id, topic_id = self._inner.row_id, self._topic_ids[partition]
         self._filling[partition] = _Filling(self._turn, lambda moved: self._fill(row_id, partition, topic_id, moved))
         return logged
+
+    def _are_few(self, partition: int, first: int, end: int) -> bool:
+        if end - first > AT_ONCE_MAX or not self._view.source.is_batched:
+            return end - first <= AT_ONCE_MAX
+        return self._events.end_within(partition, first, end, AT_ONCE_MAX) == end
 
     def _tell_if_behind(self, partition: int) -> None:
         """Of a partition that another worker had, or nobody: whether the store lost rows while none of us looked.
@@ -381,7 +388,7 @@ class ServingSink:
             if end and (not marks or any(mark is None or mark.offset < end for mark in marks)):
                 return
         # A store that was flushed has forgotten it.
-        self._store.evicted_before(self._inner.row_id, self._runs or ())
+        self._store.note_evicted(self._inner.row_id, self._runs or ())
         if self._point(self._alias, Alias(self._inner.row_id, True, self._clock_us())):
             log.info("%s is complete, served from %s", self._view.name, self._inner.row_id)
             self._barrier = None

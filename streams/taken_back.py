@@ -29,17 +29,6 @@ _SHARED_S = 1.0
 log = logging.getLogger("featurestore.worker")
 
 
-class _Asked(NamedTuple):
-    """What the broker said, by partition.
-
-    told  offset that the group of the workers was told
-    ends  of the topic
-    """
-
-    told: dict[int, int]
-    ends: dict[int, int]
-
-
 class _Said(NamedTuple):
     """What the letters' topic says of one partition, in the order in which it was written: the newest counts.
 
@@ -62,7 +51,7 @@ class TakenBack:
 
     def __init__(self, broker: Broker | str, admin: AdminClient, project: str, group: str, topic: Topic) -> None:
         self._broker, self._admin, self._project, self._group, self._topic = broker, admin, project, group, topic
-        self._asked: _Asked | None = None
+        self._asked: dict[int, int] | None = None
         self._said: dict[int, _Said] = {}
         # Partition of the letters' topic -> where to read on.
         self._next: dict[int, int] = {}
@@ -74,10 +63,12 @@ class TakenBack:
         No letter is taken back before the log has decided its offset. So there are some only where the log had come
         further once: the group of the workers was told so, or nobody knows.
         """
-        asked = self._ask()
-        if 0 < asked.told.get(partition, 0) <= end or asked.ends.get(partition, 0) <= end:
+        if 0 < self._told().get(partition, 0) <= end:
             return NOTHING
-        found = self.between(partition, end, asked.ends[partition])
+        topic_end = bounds_of(self._admin, self._topic.name, [partition])[partition].end
+        if topic_end <= end:
+            return NOTHING
+        found = self.between(partition, end, topic_end)
         if found.end:
             log.info(
                 "%s/%d is read again from %d on: the events of %d dead letters count where they were taken back to",
@@ -98,14 +89,13 @@ class TakenBack:
         chosen = is_newest & (is_back == 1) & (offsets >= first) & (offsets < end)
         return dead_at(offsets[chosen], positions[chosen], is_batched=self._topic.is_batched)
 
-    def _ask(self) -> _Asked:
+    def _told(self) -> dict[int, int]:
+        """Partition -> offset that the group of the workers was told."""
         if self._asked is None or time.monotonic() - self._asked_s > _SHARED_S:
-            bounds = bounds_of(self._admin, self._topic.name, range(self._topic.partitions))
-            self._asked = _Asked(self._told(), {partition: each.end for partition, each in bounds.items()})
-            self._asked_s = time.monotonic()
+            self._asked, self._asked_s = self._ask(), time.monotonic()
         return self._asked
 
-    def _told(self) -> dict[int, int]:
+    def _ask(self) -> dict[int, int]:
         places = [TopicPartition(self._topic.name, partition) for partition in range(self._topic.partitions)]
         groups = [ConsumerGroupTopicPartitions(self._group, places)]
         [told] = self._admin.list_consumer_group_offsets(groups, request_timeout=_TIMEOUT_S).values()

@@ -95,7 +95,7 @@ class EnginePort:
         return GrownTopicError(error.topic, error.said, max(held, error.held))
 
     def epochs(self, places: list[Place]) -> Mapping[Place, int]:
-        marks = {place: self.engines[place[0]].marks().get(place[1]) for place in places}
+        marks = {place: self.engines[place[0]].read_from(place[1]) for place in places}
         return {
             place: mark.leader_epoch for place, mark in marks.items() if mark is not None and mark.leader_epoch >= 0
         }
@@ -352,7 +352,7 @@ def run_worker(
         # A batch may be applied in many parts, and each of them is something done; so are the letters of one.
         finished, waiting = consumer.progress()
         engines = app.port.engines.values()
-        return finished + sum(engine.counts.batches + engine.letters_put for engine in engines), waiting
+        return finished + sum(engine.steps for engine in engines), waiting
 
     watch(stall_s, progress, unread=consumer.unread)
     _watch_topics(app.port, consumer)

@@ -126,6 +126,8 @@ class EventLog:
     def __init__(self, folder: Path, topic: Topic, version: int | None = None, *, project: str | None = None) -> None:
         self.topic, self.path, self._folder, self._version = topic, folder / topic.name, folder, version
         self._project = project
+        # Its identity, once this has said whose it is: a log that vanishes under a worker is not made again in silence.
+        self._claimed: str | None = None
         self._marks: dict[int, Mark] | None = None
         self._committed: _Committed | None = None
         self._kept = LogTransactions(self.path)
@@ -144,7 +146,8 @@ class EventLog:
                 table = self._open()
                 self._refuse_other_project(table)
                 if self._project is None or _OWNER in table.metadata().configuration:
-                    return str(table.metadata().id)
+                    self._claimed = str(table.metadata().id)
+                    return self._claimed
                 said = {_OWNER: self._project}
                 table.alter.set_table_properties(said, raise_if_not_exists=False, post_commithook_properties=_NO_HOOKS)
             except CommitFailedError:
@@ -319,9 +322,14 @@ class EventLog:
 
     def _open(self) -> deltalake.DeltaTable:
         try:
-            return self._table()
+            table = self._table()
         except TableNotFoundError:
+            if self._claimed is not None:
+                raise EventLogError(self.topic.name, f"it is gone from {self.path} since it was opened") from None
             return self._create()
+        if self._claimed not in (None, str(table.metadata().id)):
+            raise EventLogError(self.topic.name, f"another one lies in {self.path} since it was opened")
+        return table
 
     def _table(self) -> deltalake.DeltaTable:
         try:

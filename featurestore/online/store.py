@@ -244,6 +244,12 @@ class OnlineStore:
         self._logs = dict(logs)
         self.claim()
 
+    def refuse_other_log(self, topic: str, log: str) -> None:
+        """Raises OtherLogError where the workers keep a topic's events in another log than this one; writes nothing."""
+        held = self.ask("HGET", self.name("aliases"), f"{_LOG}{topic}")
+        if held is not None and held != log.encode():
+            raise OtherLogError(self._namespace, topic, held.decode(), log or "not there")
+
     def forget_log(self, topic: str) -> str | None:
         """The next worker's log is the project's, whichever it is; returns what was the project's."""
         name, field = self.name("aliases"), f"{_LOG}{topic}"
@@ -413,14 +419,24 @@ class OnlineStore:
         """Of each server that has rows of its own."""
         return [_run(client) for client in self._clients()]
 
-    def evicted_before(self, view_id: str, runs: Sequence[Run]) -> dict[str, int]:
+    def note_evicted(self, view_id: str, runs: Sequence[Run]) -> None:
+        """Rows under this id begin, or are complete, as of `runs`: what was evicted before is none of them."""
+        now = " ".join(f"{run.id}:{run.evicted}" for run in runs)
+        self.ask("HSETNX", self.name("aliases"), f"{_EVICTED} {view_id}", now)
+
+    def evicted_before(self, view_id: str, runs: Sequence[Run], topic: str) -> dict[str, int]:
         """Run -> keys that were evicted when rows under this id began; as of `runs` where nothing says so yet.
 
-        Later runs are not among them: those begin with none.
+        Later runs are not among them: those begin with none. Where rows of the topic's events are there and nothing
+        says how many there were when these began, any key that was evicted may have been one of theirs.
         """
-        name, field = self.name("aliases"), f"{_EVICTED} {view_id}"
-        now = " ".join(f"{run.id}:{run.evicted}" for run in runs)
-        held: bytes = self._call([("HSETNX", name, field, now), ("HGET", name, field)])[1]
+        field = f"{_EVICTED} {view_id}"
+        held: bytes | None = self.ask("HGET", self.name("aliases"), field)
+        if held is None:
+            if any(run.evicted for run in runs) and self.marks(view_id, topic):
+                return {}
+            self.note_evicted(view_id, runs)
+            held = self.ask("HGET", self.name("aliases"), field) or b""
         pairs = (each.split(":") for each in held.decode().split())
         return {run_id: int(evicted) for run_id, evicted in pairs}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from featurestore import Topic
-from featurestore.errors import OtherProjectError, TopicError
+from featurestore.errors import EventLogError, OtherProjectError, TopicError
 from featurestore.event_time import Mark
 from featurestore.kernel import DataType
 from featurestore.offline import EventLog, log_schema
@@ -156,6 +157,18 @@ def test_a_log_is_written_by_one_project_and_read_by_all(tmp_path: Path) -> None
             write()
     assert held(other) == held(EventLog(tmp_path, CLICKS)) == [(0, offset) for offset in range(5)]
     assert (ours.version(), ours.identity()) == (version, identity)
+
+
+def test_a_log_that_vanishes_under_its_writer_is_not_made_again_in_silence(tmp_path: Path) -> None:
+    log = EventLog(tmp_path, CLICKS, project="ours")
+    log.claim()
+    log.append(rows(0, 0, 3), {0: Mark(3, 0)})
+    shutil.rmtree(log.path)
+    with pytest.raises(EventLogError, match="is gone from"):
+        log.append(rows(0, 3, 6), {0: Mark(6, 0)})
+    EventLog(tmp_path, CLICKS, project="ours").claim()
+    with pytest.raises(EventLogError, match="another one lies in"):
+        log.append(rows(0, 3, 6), {0: Mark(6, 0)})
 
 
 @pytest.mark.parametrize("is_there", [False, True])

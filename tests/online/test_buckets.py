@@ -71,6 +71,11 @@ def test_workers_of_one_project_have_one_log_a_topic(store_of: Make) -> None:
         other.share_logs({"paid": "log-3"})
     # A topic that a view reads since now.
     other.share_logs({"sent": "log-2", "seen": "log-4"})
+    for log in ("log-3", ""):
+        with pytest.raises(OtherLogError):
+            store_of(8).refuse_other_log("paid", log)
+    store_of(8).refuse_other_log("paid", "log-1")
+    store_of(8).refuse_other_log("of nobody", "log-9")
     for client in worker._clients():
         client.flushall()
     # Workers that live write it down again, before another one begins.

@@ -21,6 +21,7 @@ from featurestore.online import (
     OneServer,
     OnlineStore,
     Outcome,
+    Run,
     StoredRows,
     Straddle,
 )
@@ -193,6 +194,16 @@ def test_a_server_that_may_evict_rows_is_refused(store: OnlineStore, redis_clien
             store.ensure_ready()
     finally:
         redis_client.config_set("maxmemory-policy", "noeviction")
+
+
+def test_rows_that_began_before_evictions_were_noted_may_have_lost_some(store: OnlineStore) -> None:
+    runs, later = [Run("r", "noeviction", 3)], [Run("r", "noeviction", 5)]
+    assert store.evicted_before(VIEW, runs, "topic") == {"r": 3}
+    assert store.evicted_before(VIEW, later, "topic") == {"r": 3}
+    commit(store, None, 1, b"row")
+    store.ask("HDEL", store.name("aliases"), f"evicted {VIEW}")
+    assert store.evicted_before(VIEW, later, "topic") == {}
+    assert store.evicted_before(VIEW, [Run("r", "noeviction", 0)], "topic") == {"r": 0}
 
 
 def test_a_server_that_is_away_is_an_error_of_ours() -> None:

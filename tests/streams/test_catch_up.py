@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -96,6 +97,28 @@ def test_rows_are_those_of_the_log_though_the_broker_forgot_records_and_the_defi
         patched.setattr(catch_up, "_EVENTS_MAX", events_max)
         assert Worker(server, table, draw.choice([TOPIC, TIGHTER])).apply([], end) == end
     assert rows(server, held) == rows(whole, held)
+
+
+def test_an_epoch_of_rows_that_are_behind_is_not_said_of_where_the_log_ends() -> None:
+    held = records(random.Random(5), 40)[0]
+    end, middle = held[-1].offset + 1, held[len(held) // 2].offset
+    server, table = Server(), Table()
+    first = Worker(server, table)
+    assert first.engine.open(0) == 0
+    first.engine.apply(replace(batch_of(0, held, 0, middle), leader_epoch=5))
+    first.engine.close(0)
+    saved = dict(server.data)
+    second = Worker(server, table)
+    second.apply(held, end)
+    server.data = saved
+    worker = Worker(server, table)
+    assert worker.engine.open(0) == end
+    assert worker.engine.marks()[0].leader_epoch == 5
+    assert worker.engine.read_from(0) == table.marks[0]
+    assert table.marks[0].leader_epoch != 5
+    steps = worker.engine.steps
+    worker.engine.tick()
+    assert worker.engine.steps == steps + 1
 
 
 def test_a_record_is_taken_after_what_the_log_has_before_it() -> None:

@@ -27,7 +27,7 @@ class JournalEngine:
 
     def __init__(self, topic: str, spec: dict[str, Any]) -> None:
         self.topic = SimpleNamespace(name=topic)
-        self.counts, self.letters_put = Counts(), 0
+        self.counts, self.steps = Counts(), 0
         self._spec, self._ends = spec, dict[int, int]()
         self._journal = Path(spec["folder"]) / "journal"
         self._lost = spec.get("lose_at")
@@ -56,6 +56,9 @@ class JournalEngine:
 
     def stands(self, partition: int) -> int | None:
         return self._ends.get(partition)
+
+    def read_from(self, partition: int) -> Any:
+        return self.marks().get(partition)
 
     def rows_written(self) -> dict[str, int]:
         return {}
