@@ -25,6 +25,7 @@ from streams.decided import NOTHING, Decided, dead_at
 _TIMEOUT_S = 10.0
 # Partitions that are taken over together share what was asked for the first of them.
 _SHARED_S = 1.0
+_NO_END = (1 << 63) - 1
 
 log = logging.getLogger("featurestore.worker")
 
@@ -65,16 +66,27 @@ class TakenBack:
         """
         if 0 < self._told().get(partition, 0) <= end:
             return NOTHING
-        topic_end = bounds_of(self._admin, self._topic.name, [partition])[partition].end
-        if topic_end <= end:
+        if not self._has_more(partition, end):
             return NOTHING
-        found = self.between(partition, end, topic_end)
+        found = self.between(partition, end, _NO_END)
         if found.end:
             log.info(
                 "%s/%d is read again from %d on: the events of %d dead letters count where they were taken back to",
                 *(self._topic.name, partition, end, len(found.gap_first)),
             )
         return found
+
+    def _has_more(self, partition: int, end: int) -> bool:
+        """Whether the partition may have records from an offset on: also where the broker does not say.
+
+        One that was made a moment ago may have no leader yet, or not be listed.
+        """
+        try:
+            held = bounds_of(self._admin, self._topic.name, [partition]).get(partition)
+        except KafkaException as error:
+            log.info("the broker does not say where %s/%d ends: %s", self._topic.name, partition, error)
+            return True
+        return held is None or held.end > end
 
     def between(self, partition: int, first: int, end: int) -> Decided:
         """Those that stand at the offsets [first, end) of a partition."""

@@ -395,6 +395,8 @@ def check_what_is_read_of_them(made: Project, ends: dict[int, int], count: int) 
         return [(p, int(place)) for p, end in at.items() for place in taken.behind(p, end).gap_first]
 
     group = worker_group(settings)
+    # A partition that was made a moment ago: the broker says nothing of it yet.
+    assert behind(group, {len(ends): 0}) == []
     whole = behind(group, dict.fromkeys(ends, 0))
     assert len(whole) == count
     # As a backup has it, or a worker that was killed while it made the log again: the group was told more.
