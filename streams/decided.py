@@ -54,6 +54,8 @@ class Decided:
 
         offsets  of all records of the batch
         """
+        if not len(self.gap_first):
+            return decoded
         kept = np.flatnonzero(~self.is_dead(_places(decoded, offsets)))
         if len(kept) == len(decoded.index):
             return decoded
