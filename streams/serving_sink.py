@@ -33,7 +33,7 @@ from streams.fill import LogFill
 from streams.online_sink import OnlineSink
 from streams.sink import Ints, Partitions
 
-# So many offsets of the log the engine folds by itself, before it goes on (`catch_up.py`): a second's work. Of more, it
+# So many offsets of the log the engine folds by itself, before it goes on (`catch_up.py`). Of more, it
 # goes on with the other views meanwhile.
 AT_ONCE_MAX = 100_000
 
