@@ -23,6 +23,7 @@ from featurestore.errors import FeatureStoreError, GrownTopicError, LostTailErro
 from streams.dead_letters import DeadLetterBox
 from streams.engine import Engine
 from streams.logs import json_logging
+from streams.memory import let_compiler_go
 from streams.metrics import WorkerMetrics, serve_metrics
 from streams.topic_ids import Told
 from streams.topic_watch import watch_topics
@@ -72,6 +73,8 @@ class EnginePort:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._waiting: dict[str, list[_Waiting]] = {}
         self._appliers: dict[str, asyncio.Task[None]] = {}
+        # Topics whose loops are in memory.
+        self._loaded: set[str] = set()
         self.ticked_s = time.monotonic()
 
     def open(self, places: list[Place]) -> Mapping[Place, int]:
@@ -181,6 +184,9 @@ class EnginePort:
         except LostTailError as error:
             # What was lost may be of another partition; these batches were not applied either.
             return self._reopened(engine, error, {batch.partition for batch in batches})
+        if engine.topic.name not in self._loaded:
+            self._loaded.add(engine.topic.name)
+            let_compiler_go()
         return {}
 
     def _tick(self) -> tuple[dict[Place, int], dict[Place, int]]:

@@ -38,6 +38,7 @@ OWNER = ("tests/offline/test_event_log.py::test_a_log_is_written_by_one_project_
 GROUP = ("tests/streams/test_group.py",)
 TRAINING = ("tests/offline/test_training_set.py",)
 TOGETHER = ("tests/online/test_together.py",)
+MEMORY = ("tests/streams/test_memory.py",)
 LOST_TAIL = ("tests/simulation/test_lost_tail.py",)
 EXACT = ("tests/kernel/test_exact.py",)
 RANGES = ("tests/streams/test_ranges.py::test_no_history_commits_past_an_unfinished_batch[the-first-200]",)
@@ -631,6 +632,8 @@ MUTANTS = (
     Mutant("rows that came back older are ready for the next worker", S + "serving_sink.py", "is_behind = logged is not None and self._inner.reached(partition) < logged.offset", "is_behind = False", SERVING),
     Mutant("a bucket that lags is taken for a loss", S + "serving_sink.py", "is_behind = logged is not None and self._inner.reached(partition) < logged.offset", "is_behind = logged is not None and self._inner.settled(partition) < logged.offset", SERVING),
     Mutant("definitions are as they were compiled", "featurestore/spec/repository.py", "sys.dont_write_bytecode, True\n", "sys.dont_write_bytecode, False\n", DEFINITIONS),
+    Mutant("Arrow keeps a heap of its own", "streams/memory.py", 'os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")', "pass", MEMORY),
+    Mutant("pages that were written to are thrown away", "streams/memory.py", " and not each.anonymous and not each.swap", "", MEMORY),
 )  # fmt: skip
 
 _own = local()
