@@ -332,6 +332,8 @@ class FeatureService:
 
     def __post_init__(self) -> None:
         checked_name("feature service", self.name)
+        if isinstance(self.views, FeatureView | ViewSelection):
+            raise DefinitionError(f"feature service {self.name!r} has a view for its list of views; write [view]")
         object.__setattr__(self, "views", tuple(self.views))
         if not self.views:
             raise DefinitionError(f"feature service {self.name!r} has no views")
@@ -452,6 +454,10 @@ class TrainingJob:
 
     def __post_init__(self) -> None:
         checked_name("training job", self.name)
+        if isinstance(self.baseline, str):
+            raise DefinitionError(
+                f"training job {self.name!r} has baseline={self.baseline!r}; write names, as ({self.baseline!r},)"
+            )
         if self.epochs < 1:
             raise DefinitionError(f"training job {self.name!r} has {self.epochs} epochs; use at least 1")
 

@@ -119,6 +119,8 @@ def read(folder: Path, text: str) -> str:
             "choose another name, such as 'its_position', with renamed={'its_position': 'position'} where writers",
         ),
         ("s = FeatureService('s', [])", "no views"),
+        (TWO_TYPES + "s = FeatureService('s', v)", "write [view]"),
+        (TWO_TYPES + "j = TrainingJob('j', FeatureService('s', [v]), 'label', baseline='x')", "write names, as ('x',)"),
     ],
 )
 def test_an_error_says_what_to_write(tmp_path: Path, text: str, says: str) -> None:
