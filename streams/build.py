@@ -20,6 +20,7 @@ from streams.codecs import codec_of
 from streams.dead_letters import LETTER_BYTES_MAX, LETTER_QUEUE_BYTES_MAX, DeadLetterBox, dead_letter_topic
 from streams.engine import Engine, steady_us
 from streams.group import OneStore, worker_group
+from streams.memory import let_compiler_go
 from streams.producer import kafka_producer
 from streams.schemas import schemas_at
 from streams.serving_sink import ServingSink
@@ -98,7 +99,9 @@ def build_worker(settings: Settings, repository: Repository) -> StreamApp:
         drain_s=settings.worker_drain_s,
         project=settings.project,
     )
-    port = EnginePort(engines, options, broker.login, partial(known.told, topics), letters, one_store.check)
+    port = EnginePort(
+        engines, options, broker.login, partial(known.told, topics), letters, one_store.check, let_compiler_go
+    )
     folder = Path(settings.offline_path).parent / "faust"
     # Faust makes the last part of a path alone, and an offline_path may be new.
     folder.parent.mkdir(parents=True, exist_ok=True)

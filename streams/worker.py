@@ -23,7 +23,6 @@ from featurestore.errors import FeatureStoreError, GrownTopicError, LostTailErro
 from streams.dead_letters import DeadLetterBox
 from streams.engine import Engine
 from streams.logs import json_logging
-from streams.memory import let_compiler_go
 from streams.metrics import WorkerMetrics, serve_metrics
 from streams.topic_ids import Told
 from streams.topic_watch import watch_topics
@@ -55,6 +54,7 @@ class EnginePort:
     ask      asks the broker who the topics are; None where nobody compares them
     letters  where the engines put their dead letters
     allowed  raises what keeps this worker from taking partitions over
+    loaded   called when a topic's first batch is applied: all that this takes is in memory then
     """
 
     def __init__(
@@ -65,16 +65,17 @@ class EnginePort:
         ask: Callable[[], Mapping[str, Told]] | None = None,
         letters: DeadLetterBox | None = None,
         allowed: Callable[[], None] = lambda: None,
+        loaded: Callable[[], object] = lambda: None,
     ) -> None:
-        self._letters, self._allowed = letters, allowed
+        self._letters, self._allowed, self._loaded = letters, allowed, loaded
         self.engines, self.reader_options, self.login = engines, reader_options, login or {}
         self.ask = ask
         self._refused: TopicError | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._waiting: dict[str, list[_Waiting]] = {}
         self._appliers: dict[str, asyncio.Task[None]] = {}
-        # Topics whose loops are in memory.
-        self._loaded: set[str] = set()
+        # Topics of which a batch was applied.
+        self._begun: set[str] = set()
         self.ticked_s = time.monotonic()
 
     def open(self, places: list[Place]) -> Mapping[Place, int]:
@@ -184,9 +185,9 @@ class EnginePort:
         except LostTailError as error:
             # What was lost may be of another partition; these batches were not applied either.
             return self._reopened(engine, error, {batch.partition for batch in batches})
-        if engine.topic.name not in self._loaded:
-            self._loaded.add(engine.topic.name)
-            let_compiler_go()
+        if engine.topic.name not in self._begun:
+            self._begun.add(engine.topic.name)
+            self._loaded()
         return {}
 
     def _tick(self) -> tuple[dict[Place, int], dict[Place, int]]:
