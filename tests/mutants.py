@@ -241,7 +241,7 @@ MUTANTS = (
     Mutant("first from after the window", A + "order.py", "inside = edge < high", "inside = edge < total", MANY_ROWS),
     Mutant("last takes a null", A + "order.py", "events.event_us if column.valid is None else np.where(column.valid, events.event_us, self._none())", "events.event_us", TWIN),
     Mutant("pairs forget their counts", A + "pairs.py", "np.add.reduceat(count, firsts)", "1", shown_by("entropy")),
-    Mutant("pairs keep what left the window", A + "pairs.py", "if not held[key]:", "if held[key] < 0:", shown_by("entropy")),
+    Mutant("pairs keep what left the window", A + "pairs.py", "if not held[key]:", "if held[key] < 0:", PAIRS),
     Mutant("negative buckets fall", A + "pairs.py", "top - np.uint64(1) - (whole - top), whole + top)", "whole - top, whole + top)", in_kernel("pairs", "the_middle_of_a_bucket_is_near_each_number_in_it")),
     Mutant("full pairs are forgotten", A + "pairs.py", "full[run[pairs[\"count\"][order] == 0]] = True", "pass", PAIRS),
     Mutant("pairs beyond their bound are kept", A + "pairs.py", "_FULL if full[index] or end - start > self.most else", "_FULL if full[index] else", PAIRS),

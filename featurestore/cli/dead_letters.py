@@ -58,7 +58,10 @@ def list_letters(
 
 @letters_app.command("show")
 def show_letter(
-    place: Annotated[list[str], typer.Argument(help="TOPIC PARTITION OFFSET, or topic/partition/offset; then the position in an Arrow record")],
+    place: Annotated[
+        list[str],
+        typer.Argument(help="TOPIC PARTITION OFFSET, or topic/partition/offset; then the position in an Arrow record"),
+    ],
     as_json: JsonOption = False,
 ) -> None:
     """Show all that is known of one letter."""
@@ -87,7 +90,9 @@ def show_letter(
 def replay_letters(
     topic: TopicOption = None,
     reason: ReasonOption = None,
-    place: Annotated[str | None, typer.Option(help="only this letter: topic/partition/offset, and /position in an Arrow record")] = None,
+    place: Annotated[
+        str | None, typer.Option(help="only this letter: topic/partition/offset, and /position in an Arrow record")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be done, and do nothing")] = False,
     as_json: JsonOption = False,
 ) -> None:

@@ -54,6 +54,15 @@ def test_a_join_over_many_moments_of_a_hot_key_equals_each_moment_alone() -> Non
             assert together[name][place] == alone[name][0]
 
 
+def test_values_that_left_a_sliding_window_do_not_count_towards_its_bound() -> None:
+    total, features = VALUES_MAX + 100, {"e": Feature("entropy", "x").over("7us")}
+    at = np.arange(total)
+    events = Events(at * 0, at, (at * 0).astype(np.int32), at, {"x": Column(at)})
+    asked_us = at[7:]
+    values = values_at(events, asked_us * 0, asked_us, compile_plan("v", features, {"x": "int64"}, frozenset()))
+    assert values["e_7us"].to_pylist() == [3.0] * len(asked_us)
+
+
 @pytest.mark.parametrize("over", [0, 1])
 def test_more_different_values_than_the_bound_are_null_in_any_order(over: int) -> None:
     features = {"e": Feature("entropy", "x"), "q": Feature("quantile", "y", argument=0.5)}
