@@ -21,7 +21,8 @@ class Counts:
     """Records and events since the engine was made; what is read again counts in `batches` alone.
 
     records == applied + repeated + dead. Where records hold many events, the three count events, and a record that
-    is bad as a whole is one of the dead: they add up to the events of the good records and the bad records.
+    is bad as a whole is one of the dead: they add up to the events of the good records and the bad records. A record
+    whose letters were all taken back before its log was lost is none here: it counts where it stands again.
 
     batches   applied, again ones too; of each partition
     applied   taken by a view at least
@@ -50,6 +51,7 @@ class Counts:
 
 def counts_of(
     batch: Batch,
+    whole: Decoded,
     decoded: Decoded,
     event_us: Ints,
     judged: Judged,
@@ -58,7 +60,9 @@ def counts_of(
 ) -> Counts:
     """One batch, of which the records before offset `first` have been counted.
 
-    late  (n) which events are later than any view waits
+    whole    with events that stand elsewhere by now ...
+    decoded  ... and without them, as all the rest
+    late     (n) which events are later than any view waits
     """
     cut = int(np.searchsorted(batch.offsets, first))
     begin = int(np.searchsorted(decoded.index, cut))
@@ -68,11 +72,17 @@ def counts_of(
     rejected = decoded.rejected
     dead = Counter(rejected.reasons[int(np.searchsorted(rejected.records, cut)) :])
     dead += Counter(future=int(future.sum()), too_late=int(late.sum()))
+    elsewhere = 0 if whole is decoded else _records(whole, cut) - _records(decoded, cut)
     return Counts(
         1,
-        len(batch.offsets) - cut,
+        len(batch.offsets) - cut - elsewhere,
         int((~future & ~repeated & ~late).sum()),
         int(repeated.sum()),
         int((clamped & ~future).sum()),
         dead,
     )
+
+
+def _records(decoded: Decoded, cut: int) -> int:
+    """How many have good events, from this one of the batch on."""
+    return len(np.unique(decoded.index[np.searchsorted(decoded.index, cut) :]))

@@ -410,10 +410,10 @@ class Engine:
                 what = f"offset {batch.end_offset} is beyond what records of many events may have"
                 raise TopicError(self.topic.name, f"{what} ({BATCHED_OFFSETS_MAX})")
         out = []
-        for batch, values, decoded in self._decoded(batches):
+        for batch, values, whole in self._decoded(batches):
             before = self._marks[batch.partition]
             # A log that was lost decides anew, but not on events that stand in the topic again.
-            decoded = self._taken_back[batch.partition].left(decoded, batch.offsets)
+            decoded = self._taken_back[batch.partition].left(whole, batch.offsets)
             event = _times(decoded, self.topic)
             judged = judge(event, batch.timestamps_us[decoded.index], before.newest_us)
             judged = self._repeats.mark(batch.partition, decoded.arrays, judged)
@@ -423,7 +423,7 @@ class Engine:
                 self._letters.put(letters)
                 self.letters_put += len(letters)
             first = self._counted.get(batch.partition, 0)
-            counts = counts_of(batch, decoded, event, judged, late, first)
+            counts = counts_of(batch, whole, decoded, event, judged, late, first)
             out.append(_Part(batch, decoded, judged, event, before, counts))
         return out
 

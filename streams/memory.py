@@ -11,6 +11,7 @@ Feast: 40 MB, and nothing in a worker uses it. Definitions may: they are their a
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -22,6 +23,8 @@ from types import ModuleType
 _M_ARENA_MAX = -8
 _MADV_DONTNEED = 4
 _COMPILER = "libllvmlite"
+
+log = logging.getLogger("featurestore.worker")
 
 
 class _NoPandas(MetaPathFinder):
@@ -59,14 +62,20 @@ def let_compiler_go() -> int:
 
     Returns how many bytes of them this process had in memory; 0 where they cannot be given back.
     """
-    if not sys.platform.startswith("linux"):
-        return 0
     import psutil
 
+    # An option of Linux, and other systems have no such call.
+    if not hasattr(psutil.Process, "memory_maps"):
+        return 0
+    try:
+        mappings = psutil.Process().memory_maps(grouped=False)
+    except psutil.Error as error:
+        log.info("LLVM's pages stay in memory, since the system does not say where they are: %s", error)
+        return 0
     madvise = ctypes.CDLL(None).madvise
     madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
     let_go = 0
-    for each in psutil.Process().memory_maps(grouped=False):
+    for each in mappings:
         # What was written to is in no file: it would be lost.
         is_as_in_file = "w" not in each.perms and not each.anonymous and not each.swap
         if _COMPILER in each.path and is_as_in_file:

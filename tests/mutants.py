@@ -406,7 +406,7 @@ MUTANTS = (
     Mutant("what rows held before they were lost is asked for no more", S + "serving_sink.py", "max(end, asked.get(partition, 0))", "end", SERVING),
     Mutant("a replay calls repeats too late", S + "replay.py", "((late_by > view.lateness_us) & (late_by != REPEATED_US)).sum()", "(late_by > view.lateness_us).sum()", in_replays("events_left_out_as_repeats_are_not_called_too_late")),
     Mutant("another range under a replay's name shows the earlier one", S + "replay.py", "self._view_ids(), (self._first, self._end))\n            if", "self._view_ids(), held.said)\n            if", in_replays("a_name_stands_for_one_question")),
-    Mutant("a replay counts what was taken back at both of its places", S + "engine.py", "decoded = self._taken_back[batch.partition].left(decoded, batch.offsets)", "pass", in_replays("what_was_taken_back_counts_once_in_a_replay_as_it_does_where_it_is_served")),
+    Mutant("a replay counts what was taken back at both of its places", S + "engine.py", "decoded = self._taken_back[batch.partition].left(whole, batch.offsets)", "decoded = whole", in_replays("what_was_taken_back_counts_once_in_a_replay_as_it_does_where_it_is_served")),
     Mutant("a log that is made again counts what was taken back at both of its places", S + "build.py", "            taken_back=taken_back(repository.topic(name)).behind,\n", "", in_letter_replays("a_mended_definition_takes_its_letters_back_and_all_readers_count_each_event_once")),
     Mutant("the group is told how far a log is made again that lacks what was taken back", S + "engine.py", " if end * all_of >= self._taken_back[partition].end}", "}", in_letter_replays("a_log_that_is_made_again_takes_an_event_where_it_came_back_to_also_after_a_kill")),
     Mutant("letters of a record's events come back beside that of the record", S + "letter_replay.py", "why = fault or twofold.get(letter.place)", "why = fault", ("tests/streams/test_letters_of_many.py::test_of_a_record_that_comes_back_what_is_in_time_counts_and_the_rest_are_letters_of_their_own",)),
@@ -634,6 +634,7 @@ MUTANTS = (
     Mutant("definitions are as they were compiled", "featurestore/spec/repository.py", "sys.dont_write_bytecode, True\n", "sys.dont_write_bytecode, False\n", DEFINITIONS),
     Mutant("Arrow keeps a heap of its own", "streams/memory.py", 'os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")', "pass", MEMORY),
     Mutant("pages that were written to are thrown away", "streams/memory.py", " and not each.anonymous and not each.swap", "", MEMORY),
+    Mutant("a record that stands elsewhere counts here too", S + "counts.py", "0 if whole is decoded else _records", "0 if True else _records", ("tests/streams/test_counts.py",)),
 )  # fmt: skip
 
 _own = local()

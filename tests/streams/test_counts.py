@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -18,7 +19,9 @@ from featurestore.errors import LostTailError
 from featurestore.event_time import FUTURE_MAX_US, SECOND_US, Mark
 from featurestore.offline import EventLog
 from streams.counts import Counts
+from streams.decided import dead_at
 from streams.engine import HEARTBEAT_US, Engine
+from streams.letters import NO_POSITION
 from streams.sink import NoLetters, NoLog
 from streams.transport import Batch
 from tests.parity.test_parity import Letters
@@ -113,6 +116,23 @@ def opened(table: Table | None = None) -> Alone:
 
 def check_balance(counts: Counts) -> None:
     assert counts.records == counts.applied + counts.repeated + counts.dead.total(), counts
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_records_that_stand_elsewhere_since_their_log_was_lost_count_there(seed: int) -> None:
+    draw = random.Random(seed)
+    held = records(draw, 40)[0]
+    offsets = np.array(sorted(draw.sample([record.offset for record in held], len(held) // 2)), dtype=np.int64)
+    behind = dead_at(offsets, np.full(len(offsets), NO_POSITION), is_batched=False)
+    log: Any = SimulatedLog(Table(), lambda: "")
+    letters: Any = SimulatedLetters({})
+    engine = Engine(TOPIC, "id", [], LATENESS_US, log, letters, lambda: 0, taken_back=lambda *_: behind)
+    engine.open(0)
+    for first, end in itertools.pairwise([0, held[len(held) // 2].offset, held[-1].offset + 1]):
+        engine.apply(batch_of(0, held, first, end))
+    check_balance(engine.counts)
+    good = {record.offset for record in held if record.event is not None}
+    assert engine.counts.records == len(held) - len(good & set(offsets.tolist()))
 
 
 @settings(max_examples=150, deadline=None)
