@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future
@@ -37,6 +38,14 @@ _REFUSALS = {
     KafkaError.INCONSISTENT_GROUP_PROTOCOL: "worker_rebalance, which all workers of a project that run have alike: "
     "stop them all before another one starts",
 }
+# In TLS 1.3 brokers look at our certificate when the handshake is over for us. librdkafka then tells of a connection
+# that was lost, as of any; the alert is in OpenSSL's words (RFC 8446, 6.2): 42 to 46, 48, 49 refuse one, 116 lacks it.
+_CERTIFICATE_ALERT = re.compile(r"SSL alert number (4[2-689]|116)\b")
+_CERTIFICATE = (
+    "kafka_ssl_certificate and kafka_ssl_key: the brokers want a certificate of ours that has not expired, and that "
+    "someone signed whom they know"
+)
+_CONFIGURED = "kafka_ssl_ca, kafka_ssl_certificate, kafka_ssl_key, kafka_ssl_key_password and kafka_sasl_mechanism"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +91,14 @@ def client_config(broker: Broker | str) -> dict[str, Any]:
 def refusal(error: KafkaError) -> BrokerAccessError | None:
     """What to tell when the broker will not talk to us, which no retry mends; None of any other error."""
     look_at = _REFUSALS.get(error.code())
+    if error.code() == KafkaError._TRANSPORT and _CERTIFICATE_ALERT.search(error.str()):
+        look_at = _CERTIFICATE
     return None if look_at is None else BrokerAccessError(error.str(), look_at)
+
+
+def unusable(error: KafkaException) -> BrokerAccessError:
+    """What to tell when librdkafka makes no client of the settings, such as of a file that is not there."""
+    return BrokerAccessError(error.args[0].str(), _CONFIGURED)
 
 
 class Refusals:
@@ -115,8 +131,7 @@ def admin_client(broker: Broker | str) -> AdminClient:
         config: dict[str, Any] = {**client_config(broker), "error_cb": refusals}
         admin = AdminClient(config)
     except KafkaException as error:
-        # Of what was configured, such as a file that is not there.
-        raise BrokerAccessError(error.args[0].str(), "the kafka_ssl_* and kafka_sasl_* settings") from error
+        raise unusable(error) from error
     deadline = time.monotonic() + _ANSWER_S
     while True:
         try:

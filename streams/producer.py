@@ -20,7 +20,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from featurestore.errors import InvalidEventError, NotAcknowledgedError, OtherProcessError
 from featurestore.kernel import decimal_type
 from featurestore.spec import Topic
-from streams.broker import Broker, Refusals, client_config
+from streams.broker import Broker, Refusals, client_config, unusable
 from streams.codecs import Codec, codec_of
 from streams.codecs.columns import microseconds
 from streams.codecs.json import JsonCodec
@@ -58,23 +58,27 @@ def kafka_producer(
     """An idempotent producer: every acknowledged record is stored once, in order a key.
 
     more  settings of librdkafka beside these
+
+    Raises BrokerAccessError for a login or certificate that cannot be used.
     """
-    return Producer(
-        {
-            **client_config(broker),
-            **({} if on_error is None else {"error_cb": on_error}),
-            "enable.idempotence": True,
-            "acks": "all",
-            "compression.type": compression,
-            "linger.ms": 5,
-            # Java's hash, so that every client puts a key into the same partition.
-            "partitioner": "murmur2_random",
-            "queue.buffering.max.messages": 200_000,
-            # A gibibyte by itself.
-            "queue.buffering.max.kbytes": _QUEUE_BYTES_MAX >> 10,
-            **(more or {}),
-        }
-    )
+    config = {
+        **client_config(broker),
+        **({} if on_error is None else {"error_cb": on_error}),
+        "enable.idempotence": True,
+        "acks": "all",
+        "compression.type": compression,
+        "linger.ms": 5,
+        # Java's hash, so that every client puts a key into the same partition.
+        "partitioner": "murmur2_random",
+        "queue.buffering.max.messages": 200_000,
+        # A gibibyte by itself.
+        "queue.buffering.max.kbytes": _QUEUE_BYTES_MAX >> 10,
+        **(more or {}),
+    }
+    try:
+        return Producer(config)
+    except KafkaException as error:
+        raise unusable(error) from error
 
 
 class EventProducer:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from featurestore.errors import TopicError
+from featurestore.settings import Settings
 from featurestore.urls import shown_url
 from streams.broker import admin_client
 from streams.dead_letters import DeadLetterBox
@@ -341,6 +344,22 @@ def test_settings_are_shown_without_secrets_and_wrong_ones_are_named(tmp_path: P
     broken = run()
     assert broken.returncode == 1
     assert "Traceback" not in broken.stderr
+
+
+def test_the_sample_of_the_docs_is_read_as_it_stands_and_every_setting_is_in_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample = (ROOT / "docs" / "settings.md").read_text().partition("```toml\n")[2].partition("```")[0]
+    (tmp_path / "sample.toml").write_text(sample)
+    for name in list(os.environ):
+        if name.startswith("FEATURESTORE_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("FEATURESTORE_CONFIG", str(tmp_path / "sample.toml"))
+    settings, written = Settings(), tomllib.loads(sample)
+    assert written
+    assert {name: str(getattr(settings, name)) for name in written} == {name: str(it) for name, it in written.items()}
+    told = " ".join(page.read_text() for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")))
+    assert set(Settings.model_fields) - set(re.findall(r"\w+", told)) == set()
 
 
 @pytest.mark.parametrize(

@@ -12,19 +12,25 @@ from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError
-from pydantic import ValidationError
+from confluent_kafka.admin import ScramCredentialInfo, ScramMechanism, UserScramCredentialUpsertion
+from pydantic import SecretStr, ValidationError
 
 from featurestore.errors import BrokerAccessError, BrokerError, SettingError
 from featurestore.local import LocalStack
 from featurestore.local.kafka import start_kafka
 from featurestore.local.process import free_port
 from featurestore.settings import Settings
-from streams.broker import admin_client, broker_of, refusal
+from featurestore.spec import Topic
+from streams.broker import admin_client, answer_of, broker_of, refusal
 from streams.dead_letters import read_letters
 from streams.producer import EventProducer
+from streams.tail import Tail
+from streams.topics import Topics
 from tests.project import Project
 
 PASSWORD = "right-and-secret"
+KEY_PASSWORD = "opens-the-key"
+SCRAM = {"SCRAM-SHA-256": ScramMechanism.SCRAM_SHA_256, "SCRAM-SHA-512": ScramMechanism.SCRAM_SHA_512}
 DEFINITIONS = """
 from featurestore import Entity, FeatureView, Topic, count
 
@@ -40,11 +46,14 @@ class Guarded:
     plain: str
     login: str
     both: str
+    certified: str
+    scram: str
     ca: Path
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+def guarded(tmp_path_factory: pytest.TempPathFactory, stack: LocalStack) -> Iterator[Guarded]:
+    # Two of the tests need the stack. As all of them name it, they follow one another, and one broker is enough.
     folder = tmp_path_factory.mktemp("guarded")
 
     def openssl(*arguments: str) -> None:
@@ -52,17 +61,19 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
 
     new = ("-newkey", "rsa:2048", "-nodes")
     for name in ("ca", "other"):
-        openssl(
-            "req", "-x509", *new, "-keyout", f"{name}.key", "-out", f"{name}.pem", "-days", "2", "-subj", f"/CN={name}"
-        )
+        # Under one name: a client does not even send what someone signed whom the broker does not name.
+        openssl("req", "-x509", *new, "-keyout", f"{name}.key", "-out", f"{name}.pem", "-days", "2", "-subj", "/CN=ca")
     openssl("req", *new, "-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=localhost")
     (folder / "names").write_text("subjectAltName=IP:127.0.0.1")
     signing = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", "names")
     openssl("x509", "-req", "-in", "server.csr", *signing, "-out", "server.pem", "-days", "2")
+    locked = ("-newkey", "rsa:2048", "-passout", f"pass:{KEY_PASSWORD}")
+    openssl("req", *locked, "-keyout", "reader.key", "-out", "reader.csr", "-subj", "/CN=reader")
+    openssl("x509", "-req", "-in", "reader.csr", *signing, "-out", "reader.pem", "-days", "2")
     (folder / "store.pem").write_text((folder / "server.key").read_text() + (folder / "server.pem").read_text())
 
-    plain, login, both, controller = (free_port() for _ in range(4))
-    ports = {"PLAINTEXT": plain, "LOGIN": login, "BOTH": both}
+    ports = {name: free_port() for name in ("PLAINTEXT", "LOGIN", "BOTH", "CERTIFIED", "SCRAM")}
+    plain, controller = ports["PLAINTEXT"], free_port()
     listeners = ",".join(f"{name}://127.0.0.1:{port}" for name, port in ports.items())
     module = "org.apache.kafka.common.security.plain.PlainLoginModule"
     jaas = f'{module} required user_reader="{PASSWORD}";'
@@ -70,15 +81,24 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
         "controller.quorum.voters": f"1@127.0.0.1:{controller}",
         "listeners": f"{listeners},CONTROLLER://127.0.0.1:{controller}",
         "advertised.listeners": listeners,
-        "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,LOGIN:SASL_PLAINTEXT,BOTH:SASL_SSL",
+        "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,LOGIN:SASL_PLAINTEXT,"
+        "BOTH:SASL_SSL,CERTIFIED:SSL,SCRAM:SASL_PLAINTEXT",
         "inter.broker.listener.name": "PLAINTEXT",
         "listener.name.login.sasl.enabled.mechanisms": "PLAIN",
         "listener.name.login.plain.sasl.jaas.config": jaas,
         "listener.name.both.sasl.enabled.mechanisms": "PLAIN",
         "listener.name.both.plain.sasl.jaas.config": jaas,
-        "listener.name.both.ssl.keystore.type": "PEM",
-        "listener.name.both.ssl.keystore.location": folder / "store.pem",
+        "listener.name.certified.ssl.client.auth": "required",
+        "listener.name.certified.ssl.truststore.type": "PEM",
+        "listener.name.certified.ssl.truststore.location": folder / "ca.pem",
+        "listener.name.scram.sasl.enabled.mechanisms": ",".join(SCRAM),
     }
+    for name in ("both", "certified"):
+        more[f"listener.name.{name}.ssl.keystore.type"] = "PEM"
+        more[f"listener.name.{name}.ssl.keystore.location"] = folder / "store.pem"
+    for mechanism in SCRAM:
+        module = "org.apache.kafka.common.security.scram.ScramLoginModule"
+        more[f"listener.name.scram.{mechanism.lower()}.sasl.jaas.config"] = f"{module} required;"
     broker = start_kafka(folder / "kafka", plain, lambda line: None, more)
     try:
         yield Guarded(*(f"127.0.0.1:{port}" for port in ports.values()), folder / "ca.pem")
@@ -170,6 +190,70 @@ def test_a_certificate_of_someone_else_is_refused_and_names_the_setting(guarded:
         admin_client(broker_of(settings))
 
 
+def gets_in(settings: Settings, topic: str) -> None:
+    """One client of each kind: admin, producer, reader."""
+    broker = broker_of(settings)
+    Topics(broker).create([Topic(topic, schema={"at": "timestamp"}, event_time="at", partitions=1)], "guarded")
+    with EventProducer(broker) as producer:
+        producer.send_raw(topic, None, b"{}")
+    with Tail(broker, "", topic, {0: 0}) as tail:
+        deadline = time.monotonic() + 30
+        while not (batches := tail.read(0.1)):
+            assert time.monotonic() < deadline
+    assert [list(batch.values) for batch in batches] == [[b"{}"]]
+
+
+def is_refused(settings: Settings, says: str) -> None:
+    """Admin and producer, each within seconds."""
+    broker = broker_of(settings)
+    begun_s = time.monotonic()
+    with pytest.raises(BrokerAccessError, match=says):
+        admin_client(broker)
+    with pytest.raises(BrokerAccessError, match=says), EventProducer(broker) as producer:
+        producer.send_raw("guarded", None, b"{}")
+    assert time.monotonic() - begun_s < 10
+
+
+def test_who_has_a_certificate_gets_in_where_the_broker_wants_one(guarded: Guarded) -> None:
+    def certified(**more: object) -> Settings:
+        named: dict[str, Any] = {
+            "kafka_bootstrap": guarded.certified,
+            "kafka_security_protocol": "SSL",
+            "kafka_ssl_ca": guarded.ca,
+            "kafka_ssl_certificate": guarded.ca.with_name("reader.pem"),
+            "kafka_ssl_key": guarded.ca.with_name("reader.key"),
+            "kafka_ssl_key_password": KEY_PASSWORD,
+            **more,
+        }
+        return Settings(**named)
+
+    gets_in(certified(), "certified")
+    is_refused(certified(kafka_ssl_certificate=None, kafka_ssl_key=None), "kafka_ssl_certificate")
+    other = {
+        "kafka_ssl_certificate": guarded.ca.with_name("other.pem"),
+        "kafka_ssl_key": guarded.ca.with_name("other.key"),
+    }
+    is_refused(certified(**other), "kafka_ssl_certificate")
+    is_refused(certified(kafka_ssl_key_password="wrong-one"), "kafka_ssl_key_password")
+
+
+@pytest.mark.parametrize("mechanism", SCRAM)
+def test_a_login_by_scram_gets_in_with_the_right_password_alone(guarded: Guarded, mechanism: str) -> None:
+    kind = ScramCredentialInfo(SCRAM[mechanism], 4_096)
+    made = UserScramCredentialUpsertion(mechanism, kind, PASSWORD.encode())
+    admin = admin_client(guarded.plain)  # by its name: a client that nobody holds ends what was asked of it
+    answer_of(admin.alter_user_scram_credentials([made])[mechanism], 30)
+    settings = Settings(
+        kafka_bootstrap=guarded.scram,
+        kafka_security_protocol="SASL_PLAINTEXT",
+        kafka_sasl_mechanism=mechanism,
+        kafka_sasl_username=mechanism,
+        kafka_sasl_password=PASSWORD,
+    )
+    gets_in(settings, mechanism.lower())
+    is_refused(settings.model_copy(update={"kafka_sasl_password": SecretStr("wrong-one")}), "kafka_sasl_password")
+
+
 def test_a_client_that_speaks_in_the_clear_gets_no_answer(guarded: Guarded) -> None:
     with pytest.raises(BrokerError, match="kafka_security_protocol"):
         admin_client(broker_of(Settings(kafka_bootstrap=guarded.login)))
@@ -185,6 +269,15 @@ def test_no_client_is_made_from_a_mere_address() -> None:
         path = file.relative_to(root)
         if path.as_posix() not in allowed and path.parts[1] not in own:
             assert "kafka_bootstrap" not in file.read_text(), path
+
+
+def test_a_certificate_that_is_refused_after_the_handshake_is_no_lost_connection() -> None:
+    for alert in (42, 45, 46, 48, 116):
+        lost = f"ssl://broker:9093/1: Receive failed: SSL routines::some alert: SSL alert number {alert} (after 2ms)"
+        assert "kafka_ssl_certificate" in str(refusal(KafkaError(KafkaError._TRANSPORT, lost)))
+    # The server's own fault, which may pass: 80 is an internal error.
+    for lost in ("Disconnected (after 2ms)", "Receive failed: some alert: SSL alert number 80 (after 2ms)"):
+        assert refusal(KafkaError(KafkaError._TRANSPORT, lost)) is None
 
 
 def test_workers_that_rebalance_in_two_ways_name_the_setting() -> None:
