@@ -99,7 +99,12 @@ class Backfill:
         self._store.refuse_other_log(self._view.source.name, self._log.identity())
         topic_id = self._whole_id()
         self._log.forget()
-        state = self._aliases.backfill(self._view.id) or self._begin()
+        state = self._aliases.backfill(self._view.id)
+        if state is not None and state.stage == "abandoned":
+            # Killed while it dropped the shadow: marks that are left would vouch for rows that are gone.
+            self._drop_abandoned(state)
+            state = None
+        state = state or self._begin()
         compared, dropped = "compared before", 0
         slices = LogSlices(self._log, state.version)
         if state.stage == "fill":
@@ -121,7 +126,10 @@ class Backfill:
         return Backfilled(state.id, state.version, events, compared, dropped)
 
     def abandon(self) -> bool:
-        """Drop the shadow of a backfill that has not flipped; whether there was one."""
+        """Drop the shadow of a backfill that has not flipped; whether there was one.
+
+        Killed on the way, it is ended by the next process, whether that one abandons too or runs.
+        """
         with self._alone():
             return self._abandon()
 
@@ -131,9 +139,14 @@ class Backfill:
             return False
         if self._aliases.id_of(self._view.id) == state.id:
             raise BackfillError(self._view.name, "it has flipped already; run it again, so that it ends")
+        # Before a row goes: of a shadow that lacks some, nothing is filled or flipped to again.
+        self._drop_abandoned(self._save(state, stage="abandoned"))
+        return True
+
+    def _drop_abandoned(self, state: Backfilling) -> None:
+        self._at("before-abandoned-drop")
         self._store.drop(state.id)
         self._aliases.end_backfill(self._view.id)
-        return True
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -55,6 +55,7 @@ _SILENT_MAX_S = 60.0
 # Events that are counted at once, and entities that are shown.
 _COUNTED_MAX, _COUNTED_BYTES_MAX = 200_000, 64 << 20
 _SAMPLE = 5
+_RANGE = "range.json"
 # It names a folder and a namespace, and both are deleted by it.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -177,6 +178,8 @@ class Replay:
         topic_id = Topics(broker_of(self._settings)).whole_ids([self._topic])[self._topic.name]
         # Also of a range from Kafka: what it means, and how late its events are, is asked of the log.
         refuse_other_topic(self._topic, topic_id, log.marks().items())
+        if self._dropped.exists():
+            self._end_drop()
         asked = self._range()
         # Only now: what is refused leaves nothing behind.
         self._store.ensure_ready()
@@ -189,17 +192,28 @@ class Replay:
         return self._replayed(asked)
 
     def drop(self) -> bool:
-        """Delete the scratch place; whether there was one. Raises ReplayError where nothing can ever have been."""
-        held = self._held()
-        if held is None:
+        """Delete the scratch place; whether there was one. Raises ReplayError where nothing can ever have been.
+
+        Killed on the way, it is ended by the next process of that name, whether that one drops too or runs.
+        """
+        if self._path.exists():
+            # In one step, and before anything goes: what is half dropped would be taken for a whole place.
+            self.folder.rename(self._dropped)
+        elif not self._dropped.exists():
             # One that has a name outlives the views that it was made of.
             self._refuse_unread()
+        return self._end_drop()
+
+    def _end_drop(self) -> bool:
+        """Delete what a drop has set aside, its rows first: their views are named in the folder."""
+        self._at("before-drop")
+        held = _range_at(self._dropped)
         for view_id in {*self._view_ids(), *(() if held is None else held.views)}:
             self._store.drop(view_id)
         self._store.unclaim()
-        if held is None:
+        if not self._dropped.exists():
             return False
-        shutil.rmtree(self.folder)
+        shutil.rmtree(self._dropped)
         return True
 
     def _refuse_unread(self) -> None:
@@ -209,8 +223,9 @@ class Replay:
     # -- what is asked -----------------------------------------------------------------------------------------------
 
     def _range(self) -> Range:
-        held = self._held()
+        held = _range_at(self.folder)
         if held is not None:
+            # What an earlier process of this name was asked.
             question = (self._topic.name, self._source, self._view_ids(), (self._first, self._end))
             if (held.topic, held.source, held.views, held.said) != question:
                 what = f"{self.name!r} is another replay, of {_shown(held)}"
@@ -225,11 +240,12 @@ class Replay:
 
     @property
     def _path(self) -> Path:
-        return self.folder / "range.json"
+        return self.folder / _RANGE
 
-    def _held(self) -> Range | None:
-        """What an earlier process of this name was asked."""
-        return msgspec.json.decode(self._path.read_bytes(), type=Range) if self._path.exists() else None
+    @property
+    def _dropped(self) -> Path:
+        """The folder's name while it is dropped; no replay can have it."""
+        return self.folder.with_name(f".{self.name}")
 
     def _view_ids(self) -> list[str]:
         return [view.id for view in self._views]
@@ -449,6 +465,11 @@ class _FileLetters:
                 continue  # cut short by a kill: the next process wrote it again
             found[letter.key] = letter
         return list(found.values())
+
+
+def _range_at(folder: Path) -> Range | None:
+    path = folder / _RANGE
+    return msgspec.json.decode(path.read_bytes(), type=Range) if path.exists() else None
 
 
 def _shown(asked: Range) -> str:

@@ -33,7 +33,7 @@ from streams.fill import LogFill
 from streams.online_sink import OnlineSink
 from streams.sink import Ints, Partitions
 
-# So many offsets of the log the engine folds by itself, before it goes on (`catch_up.py`). Of more, it
+# So many events of the log the engine folds by itself, before it goes on (`catch_up.py`). Of more, it
 # goes on with the other views meanwhile.
 AT_ONCE_MAX = 100_000
 
@@ -282,8 +282,8 @@ class ServingSink:
     def _take_over(self, partition: int) -> Mark | None:
         """Learn where the partition's rows stand, and begin to fill them where the log is the better source."""
         self._stop_fill(partition)
-        is_filled = partition in self._filled
-        stood = max(self._inner.settled(partition), self._filled.pop(partition, 0))
+        filled = self._filled.pop(partition, None)
+        stood = max(self._inner.settled(partition), filled or 0)
         mark = self._inner.open(partition, self._topic_ids[partition])
         stands = 0 if mark is None else mark.offset
         if stands < stood:
@@ -292,7 +292,9 @@ class ServingSink:
         logged = self._events.marks().get(partition)
         if logged is None or logged.offset <= stands:
             return mark
-        if mark is not None and (is_filled or self._are_few(partition, stands, logged.offset)):
+        # Rows that the store lost after they were filled are as far behind as any others.
+        is_filled = filled is not None and stands >= filled
+        if mark is not None and (is_filled or self._are_few(self._events, partition, stands, logged.offset)):
             return mark
         log.info(
             "filling %s from the event log: %s/%d from %d to %d",
@@ -304,10 +306,10 @@ class ServingSink:
         self._filling[partition] = _Filling(self._turn, lambda moved: self._fill(row_id, partition, topic_id, moved))
         return logged
 
-    def _are_few(self, partition: int, first: int, end: int) -> bool:
+    def _are_few(self, events: EventLog, partition: int, first: int, end: int) -> bool:
         if end - first > AT_ONCE_MAX or not self._view.source.is_batched:
             return end - first <= AT_ONCE_MAX
-        return self._events.end_within(partition, first, end, AT_ONCE_MAX) == end
+        return events.end_within(partition, first, end, AT_ONCE_MAX) == end
 
     def _tell_if_behind(self, partition: int) -> None:
         """Of a partition that another worker had, or nobody: whether the store lost rows while none of us looked.
@@ -326,9 +328,10 @@ class ServingSink:
             sink = OnlineSink(self._store, self._view, commits, row_id)
             stands = 0
             while True:
-                slices = LogSlices.newest(EventLog(self._events.path.parent, self._view.source))
+                events = EventLog(self._events.path.parent, self._view.source)
+                slices = LogSlices.newest(events)
                 # The log went on meanwhile; what is left at last the engine folds.
-                if stands and slices.marks[partition].offset - stands <= AT_ONCE_MAX:
+                if stands and self._are_few(events, partition, stands, slices.marks[partition].offset):
                     return stands
                 LogFill(slices, self._view).fill(sink, partition, topic_id, moved)
                 stands = slices.marks[partition].offset

@@ -425,6 +425,8 @@ MUTANTS = (
     Mutant("served rows that lost something are not told incomplete", S + "backfill.py", "            self._tell_incomplete(state)\n", "", BEHIND_FLIP),
     Mutant("rows are dropped whatever the alias names", S + "backfill.py", ", may=lambda: self._names(state.id))", ")", OLDER_ALIAS),
     Mutant("a backfill ends whatever the alias names", S + "backfill.py", "if self._aliases.end_backfill(self._view.id, state.id):", "if self._aliases.end_backfill(self._view.id):", OLDER_ALIAS),
+    Mutant("a half-dropped shadow is filled on", S + "backfill.py", 'self._drop_abandoned(self._save(state, stage="abandoned"))', "self._drop_abandoned(state)", in_backfills("a_shadow_that_the_store_lost_before_the_flip_is_not_flipped_to")),
+    Mutant("a fill counts records where they hold many events", S + "serving_sink.py", "if stands and self._are_few(events, partition, stands, slices.marks[partition].offset):", "if stands and slices.marks[partition].offset - stands <= AT_ONCE_MAX:", SERVING),
     Mutant("a backfill that flipped does not flip again", S + "backfill.py", 'else state.stage == "flipped":', "else False:", OLDER_ALIAS),
     Mutant("an id of rows is used again where the count of them was evicted", S + "serving_sink.py", "{self._aliases.new_generation(self._view.id)}-{token_hex(4)}", "{self._aliases.new_generation(self._view.id)}", SERVING),
     Mutant("a key of an address is any number that Python reads", "featurestore/client.py", "if _NUMBER.fullmatch(text) is None:", "if text is None:", ("tests/server/test_http.py",)),

@@ -54,7 +54,7 @@ class Backfilling(msgspec.Struct, frozen=True):
 
     id       of the generation that is filled
     version  of the event log up to which it is filled and compared
-    stage    fill, compare, follow, or flipped
+    stage    fill, follow, flip, or flipped; abandoned while the shadow is dropped
     old_id   of the rows that were served before, to be dropped at the end
     """
 

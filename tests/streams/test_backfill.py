@@ -225,6 +225,12 @@ def test_rows_that_differ_from_the_log_are_not_flipped_to(project: Make, unique:
     assert refused.returncode == 1
     assert "differ from the event log" in refused.stderr
     assert aliases.id_of(view.id) == view.id
+
+    def at(point: str) -> None:
+        raise KilledError
+
+    with pytest.raises(KilledError):
+        Backfill(made.settings, view, lambda row_id, log: "", at=at).abandon()
     assert made.command("backfill", "by_user", "--abandon").stdout.strip() == "dropped"
     assert made.command("backfill", "by_user", "--keep-following", "0").returncode == 0
     assert aliases.id_of(view.id) == f"{view.id}.g3"
@@ -254,14 +260,24 @@ def test_a_shadow_that_the_store_lost_before_the_flip_is_not_flipped_to(
                 redis_client.restore(name, 0, dumped, replace=True)
         elif point == "before-flip":
             redis_client.flushall()
+        elif point == "before-abandoned-drop":
+            # As a drop leaves it that is killed: these rows are gone, and the marks that vouch for them are not.
+            redis_client.delete(*redis_client.scan_iter(f"{made.settings.project}:*.g2:row:*"))
+            raise KilledError
 
     backfill = Backfill(made.settings, view, lambda row_id, log: "not compared", at=at)
     with pytest.raises(BackfillError, match=r"lost rows of by_user@\w+\.g2 .* --abandon"):
         backfill.run()
     is_served = set(made.store.get_many("by_user", {"user": USERS})["by_user__status"].to_pylist())
     assert is_served == {"PRESENT" if what == "the shadow's newest" else "STALE"}
-    made.command("backfill", "by_user", "--abandon")
+    if what == "all":
+        # The backfill is forgotten as well.
+        assert not backfill.abandon()
+    else:
+        with pytest.raises(KilledError):
+            backfill.abandon()
     assert made.command("backfill", "by_user", "--keep-following", "0").returncode == 0
+    assert not list(redis_client.scan_iter(f"{made.settings.project}:*.g2:*")) or what == "all"
     table = made.store.get_many("by_user", {"user": USERS})
     assert set(table["by_user__status"].to_pylist()) == {"PRESENT"}
     assert sum(table["by_user__n"].to_pylist()) == HISTORY

@@ -22,6 +22,7 @@ from featurestore.kernel import Events
 from featurestore.kernel.keys import group_keys
 from featurestore.offline import EventLog, log_schema
 from featurestore.online import NO_EVICTION, TOKEN_BYTES, Alias, Aliases, OneServer, OnlineStore, Run
+from streams import serving_sink
 from streams.bounds import Bounds
 from streams.catch_up import catch_up
 from streams.serving_sink import ServingSink
@@ -202,7 +203,7 @@ def test_an_empty_store_is_not_called_ready_where_only_the_log_has_the_events(
 
 
 def test_rows_that_came_back_older_between_a_fill_and_what_is_read_next_are_not_called_ready(
-    redis_client: redis.Redis, unique: Callable[[str], str], tmp_path: Path
+    redis_client: redis.Redis, unique: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = OnlineStore(OneServer(redis_client), namespace=unique("serving"), buckets=2)
     store.ensure_ready()
@@ -223,8 +224,36 @@ def test_rows_that_came_back_older_between_a_fill_and_what_is_read_next_are_not_
     for name, dumped in saved.items():
         redis_client.restore(name, 0, dumped, replace=True)
     assert is_ready(store)
+    monkeypatch.setattr(serving_sink, "AT_ONCE_MAX", 3)
     sink.open(0)
     assert not is_ready(store)
+    # However short ago they were filled, so many events are filled again, and not left to the engine.
+    looked_until_sent_back(sink, store, time.monotonic() + 30)
+    sink.open(0)
+    assert sink.settled(0) == 10
+
+
+def test_a_fill_leaves_few_events_to_the_engine_however_many_a_record_has(
+    redis_client: redis.Redis, unique: Callable[[str], str], tmp_path: Path
+) -> None:
+    store = OnlineStore(OneServer(redis_client), namespace=unique("serving"), buckets=2)
+    store.ensure_ready()
+    topic = Topic("packed", TOPIC.schema, event_time="at", format="arrow", partitions=1)
+    view = FeatureView("by_user", Entity("user", key="user"), topic, features={"n": count()})
+
+    def log(first: int, end: int, events_each: int) -> None:
+        number = (end - first) * events_each
+        columns = {name: np.zeros(number, dtype=np.int64) for name in log_schema(topic).names}
+        columns["offset"] = np.repeat(np.arange(first, end), events_each)
+        columns["position"] = np.tile(np.arange(events_each), end - first)
+        texts = {"date": ["1970-01-01"] * number, "user": ["u"] * number}
+        EventLog(tmp_path, topic).append(pa.table(columns | texts).cast(log_schema(topic)), {0: Mark(end, 0)})
+
+    log(0, 2, 1)
+    sink = ServingSink(store, view, EventLog(tmp_path, topic), dict[int, Bounds], lambda: 1)
+    grown = [lambda: log(2, 5, 50_000), lambda: log(5, 7, 10)]
+    # The log grows while it is filled, by more events than the engine folds at once, then by fewer.
+    assert sink._fill(view.id, 0, "", lambda offset: grown.pop(0)() if grown else None) == 5
 
 
 @pytest.mark.parametrize("came_back_older", [False, True])
