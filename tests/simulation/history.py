@@ -300,7 +300,8 @@ class History:
             for view, thread in zip(VIEWS, threads[1:], strict=True)
         ]
         lateness_us = max(view.lateness_us for view in VIEWS)
-        letters: Any = SimulatedLetters(self._letters, lambda: self._fails(0.03))
+        # Flushes with letters are few: some three of a history.
+        letters: Any = SimulatedLetters(self._letters, lambda: self._fails(0.1))
         engine = Engine(TOPIC, "id", sinks, lateness_us, log, letters, lambda: self._now_us, threads[0])  # type: ignore[arg-type]
         return Worker(EnginePort({TOPIC.name: engine}, ReaderOptions()), threads)
 
