@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from featurestore.errors import CommitRetriesError, EventLogError, OnlineStoreError
+from featurestore.errors import CommitRetriesError, DeadLetterError, EventLogError, OnlineStoreError
 from featurestore.event_time import FUTURE_MAX_US, REPEATED_US, SECOND_US
 from featurestore.kernel import roll_up
 from featurestore.kernel.keys import encode_keys
@@ -44,7 +44,7 @@ _STEPS = 100
 _WEIGHTS = [40, 12, 14, 4, 4, 5, 4, 4, 4]
 # A round of everybody reading to the end and ticking mends one thing that was lost, at the least.
 _ROUNDS_MAX = 20
-_CRASHES = (OnlineStoreError, EventLogError, CommitRetriesError)
+_CRASHES = (OnlineStoreError, EventLogError, DeadLetterError, CommitRetriesError)
 
 
 @dataclass
@@ -300,7 +300,8 @@ class History:
             for view, thread in zip(VIEWS, threads[1:], strict=True)
         ]
         lateness_us = max(view.lateness_us for view in VIEWS)
-        letters: Any = SimulatedLetters(self._letters)
+        # Flushes with letters are few: some three of a history.
+        letters: Any = SimulatedLetters(self._letters, lambda: self._fails(0.1))
         engine = Engine(TOPIC, "id", sinks, lateness_us, log, letters, lambda: self._now_us, threads[0])  # type: ignore[arg-type]
         return Worker(EnginePort({TOPIC.name: engine}, ReaderOptions()), threads)
 

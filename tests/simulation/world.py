@@ -21,7 +21,7 @@ from lupa import lua51
 
 from featurestore import Entity, FeatureView, Topic, count
 from featurestore import sum as total
-from featurestore.errors import EventLogError
+from featurestore.errors import DeadLetterError, EventLogError
 from featurestore.event_time import SECOND_US, Mark
 from featurestore.offline import log_schema
 from featurestore.online import OneServer, OnlineStore
@@ -318,17 +318,29 @@ class SimulatedLog:
 
 
 class SimulatedLetters:
-    """Letters that have been put, and those that the broker holds."""
+    """Letters that have been put, and those that the broker holds: `DeadLetterBox`'s promise.
 
-    def __init__(self, held: dict[tuple[int, int], str]) -> None:
-        self._held, self._waiting = held, list[DeadLetter]()
+    A flush that fails may have stored all, some or none of them, and every later one fails as well.
+    """
+
+    def __init__(self, held: dict[tuple[int, int], str], fails: Callable[[], str] = lambda: "") -> None:
+        self._held, self._fails = held, fails
+        self._waiting: list[DeadLetter] = []
+        self._failure: DeadLetterError | None = None
 
     def put(self, letters: Sequence[DeadLetter]) -> None:
         self._waiting.extend(letters)
 
     def flush(self) -> None:
-        for letter in self._waiting:
+        if self._failure is not None:
+            raise self._failure
+        how = self._fails() if self._waiting else ""
+        taken = {"before": 0, "within": len(self._waiting) // 2}.get(how, len(self._waiting))
+        for letter in self._waiting[:taken]:
             self._held[letter.partition, letter.offset] = letter.reason
+        if how:
+            self._failure = DeadLetterError(len(self._waiting), ["the broker did not answer"])
+            raise self._failure
         self._waiting.clear()
 
 

@@ -67,6 +67,20 @@ def test_a_replay_with_other_batch_edges_counts_nothing_twice(store: OnlineStore
     assert value(store) == expected((0, 40))
 
 
+def test_a_hot_key_costs_one_row_write_a_batch(store: OnlineStore, redis_client: redis.Redis) -> None:
+    # A batch large enough for slices: all events of a key are in one of them.
+    sink = OnlineSink(store, VIEW, slice_events=100)
+    sink.open(0)
+    redis_client.config_resetstat()
+    apply(sink, 0, 1_000)
+    assert sink.rows_written == 1
+    apply(sink, 1_000, 2_000)
+    assert sink.rows_written == 2
+    # As the server counts: one commit a batch.
+    assert redis_client.info("commandstats")["cmdstat_fcall"]["calls"] == 2
+    assert value(store) == expected((0, 2_000))
+
+
 def test_a_zombie_is_harmless(store: OnlineStore) -> None:
     zombie, owner = OnlineSink(store, VIEW), OnlineSink(store, VIEW)
     zombie.open(0)

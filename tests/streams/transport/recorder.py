@@ -1,24 +1,26 @@
 """A whole worker (Faust, transport, engine thread, exit codes) whose engine keeps a journal instead of features.
 
 `python -m tests.streams.transport.recorder SPEC`, a JSON object. The journal is one file for all workers: a line for
-each range applied; where it ends is where a partition is read from.
+each range applied; where it ends is where a partition is read from, and what ends before that is a duplicate.
 """
 
 from __future__ import annotations
 
 import gc
 import json
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import faust
 
 from featurestore.errors import LostTailError
 from streams.counts import Counts
-from streams.transport import Batch, ReaderOptions
+from streams.transport import Batch, Consumer, Place, ReaderOptions, Transport
 from streams.worker import EnginePort, run_worker, stream_app
 
 
@@ -30,28 +32,30 @@ class JournalEngine:
         self.counts, self.steps = Counts(), 0
         self._spec, self._ends = spec, dict[int, int]()
         self._journal = Path(spec["folder"]) / "journal"
-        self._lost = spec.get("lose_at")
+        self._lost, self._stops_at = spec.get("lose_at"), spec.get("stops_at")
 
-    def _say(self, *what: object) -> None:
+    def say(self, *what: object) -> None:
         with self._journal.open("a") as journal:
             journal.write(json.dumps([self._spec["name"], *what]) + "\n")
 
     def _stands(self, partition: int) -> int:
         lines = [json.loads(line) for line in self._journal.read_text().splitlines()] if self._journal.exists() else []
-        return max([line[4] for line in lines if line[1:3] == ["applied", partition]], default=0)
+        ends = [line[4] for line in lines if line[1] in ("applied", "set back") and line[2] == partition]
+        return int(ends[-1]) if ends else 0
 
     def open(self, partition: int) -> int:
         self._ends[partition] = self._stands(partition)
-        self._say("opened", partition, self._ends[partition])
-        self._say("kept", sum(isinstance(each, faust.Stream) for each in gc.get_objects()))
+        self.say("opened", partition, self._ends[partition])
+        self.say("kept", sum(isinstance(each, faust.Stream) for each in gc.get_objects()))
         return self._ends[partition]
 
     def close(self, partition: int) -> int | None:
-        self._say("closed", partition)
+        self.say("closed", partition)
         time.sleep(self._spec.get("close_s", 0.0))
         return self._ends.pop(partition, None)
 
     def reopen(self, partition: int) -> None:
+        self.say("set back", partition, self._ends[partition], self._spec["lose_to"])
         self._ends[partition] = self._spec["lose_to"]
 
     def stands(self, partition: int) -> int | None:
@@ -87,7 +91,7 @@ class JournalEngine:
 
     def _apply(self, batch: Batch) -> None:
         if batch.first_offset != self._ends[batch.partition]:
-            self._say("refused", batch.partition, batch.first_offset, batch.end_offset)
+            self.say("refused", batch.partition, batch.first_offset, batch.end_offset)
             return
         print(f"plain {batch.end_offset}", flush=True)
         if not (self._journal.parent / "fast").exists():
@@ -98,16 +102,34 @@ class JournalEngine:
         if (fails_at := self._spec.get("fails_at")) is not None and batch.end_offset > fails_at:
             raise ValueError("the body fails")
         if (hangs_at := self._spec.get("hangs_at")) is not None and batch.end_offset > hangs_at:
-            self._say("hangs", batch.partition)
+            self.say("hangs", batch.partition)
             time.sleep(600)
+        if self._stops_at is not None and batch.end_offset > self._stops_at:
+            self._stops_at = None
+            self.say("stops", batch.partition, batch.first_offset, batch.end_offset)
+            # To the process, other threads would take it, and this one go on for a moment.
+            signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
         self._ends[batch.partition] = batch.end_offset
-        self._say("applied", batch.partition, batch.first_offset, batch.end_offset, len(batch.values))
+        is_done = batch.end_offset <= self._stands(batch.partition)
+        said = "duplicate" if is_done else "applied"
+        self.say(said, batch.partition, batch.first_offset, batch.end_offset, len(batch.values))
+
+
+class Telling(Consumer):
+    """Says which partitions the group gave to others without asking."""
+
+    engine: ClassVar[JournalEngine]
+
+    def lost(self, places: list[Place]) -> None:
+        self.engine.say("lost", sorted(partition for _, partition in places))
+        super().lost(places)
 
 
 def main() -> int:
     spec = json.loads(sys.argv[1])
     engine: Any = JournalEngine(spec["topic"], spec)
     port = EnginePort({spec["topic"]: engine}, ReaderOptions(**spec["options"]))
+    Telling.engine, Transport.Consumer = engine, Telling
     app = stream_app(spec["group"], spec["bootstrap"], port, str(Path(spec["folder"]) / "faust"))
     return run_worker(
         app, [spec["topic"]], stall_s=spec.get("stall_s", 120.0), log_format=spec.get("log_format", "text")

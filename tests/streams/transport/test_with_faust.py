@@ -136,6 +136,34 @@ def test_a_second_worker_joins_one_is_killed_and_every_record_is_applied_once(
     group.check_whole(counts)
 
 
+def test_a_worker_that_fell_out_of_the_group_comes_back_and_tells_nothing_of_what_it_lost(
+    workers: Callable[..., Workers],
+) -> None:
+    counts = dict.fromkeys(range(4), 2_000)
+    group = workers(counts)
+    options = {"batch_records_max": 50, "rebalance": "cooperative", "session_s": 2.0}
+    # It falls still at work, and its group learns nothing of what it has applied last.
+    zombie = group.start(options, batch_s=0.02, stops_at=500)
+    group.wait(lambda: bool(group.lines("stops")))
+    (group.folder / "fast").touch()
+    group.start(options)
+    group.wait(lambda: group.applied() == 8_000 and group.committed() == counts)
+    opened = len(group.lines("opened"))
+    zombie.send_signal(signal.SIGCONT)
+    group.wait(lambda: len([line for line in group.lines("opened")[opened:] if line[0] == 0]) >= 2)
+    # All were lost at once, and what was at work counted for nothing.
+    assert [0, "lost", [0, 1, 2, 3]] in group.lines("lost")
+    assert {line[2] for line in group.lines("closed") if line[0] == 0} == {0, 1, 2, 3}
+    assert [0, "duplicate", *group.lines("stops")[0][2:]] in [line[:5] for line in group.lines("duplicate")]
+    # Once the group is told of what it has now, it would have been told of the others as well.
+    again = {line[2] for line in group.lines("opened")[opened:] if line[0] == 0}
+    fill(group.bootstrap, group.topic, dict.fromkeys(again, 500))
+    counts.update(dict.fromkeys(again, 2_500))
+    group.wait(lambda: all(group.committed()[partition] == 2_500 for partition in again))
+    assert group.committed() == counts
+    group.check_whole(counts)
+
+
 def test_a_worker_keeps_nothing_of_partitions_that_have_left(workers: Callable[..., Workers]) -> None:
     # Faust's supervisor keeps every actor that it ever stopped, and each its last batch: a leak at every rebalance.
     group = workers(dict.fromkeys(range(4), 6_000))
