@@ -253,26 +253,33 @@ def split_brain(world: World) -> str:
 def out_of_memory(world: World) -> str:
     world.define()
     worker = _filled(world, 1_000)
-    # A little is left, so that it is the middle of a batch that is refused.
-    used = world.valkey.client.info()["used_memory"]
-    world.valkey.client.config_set("maxmemory", used + world.draw.randrange(20_000, 120_000))
-    steady = world.send_steadily(1_000)
-    time.sleep(6)
-    steady.stop()
-    worker.hold()
-    refused, ended = _refused(world, "OOM"), worker.restarts
-    expect(refused > 0, "the store refused nothing for lack of memory: nothing was tried")
-    standing, rows = world.check_standing()
-    behind = sum(end - standing.lowest(partition) for partition, end in world.expected_ends().items())
-    expect(behind > 0, "all was applied: nothing was refused that a batch needs")
-    apart = sum(len({ends.get(p, 0) for ends in standing.online.values()}) > 1 for p in range(world.partitions))
-    worker.resume()
-    world.until(lambda: _refused(world, "OOM") > refused, 60, "the next worker is refused as well")
-    world.valkey.client.config_set("maxmemory", 0)
-    world.until_applied(_LIMIT_S)
+    held = _held(world)
+    with world.reader() as reader:
+        # A little is left, so that it is the middle of a batch that is refused.
+        used = world.valkey.client.info()["used_memory"]
+        world.valkey.client.config_set("maxmemory", used + world.draw.randrange(20_000, 120_000))
+        steady = world.send_steadily(1_000)
+        time.sleep(6)
+        steady.stop()
+        worker.hold()
+        refused, ended = _refused(world, "OOM"), worker.restarts
+        expect(refused > 0, "the store refused nothing for lack of memory: nothing was tried")
+        standing, rows = world.check_standing()
+        behind = sum(end - standing.lowest(partition) for partition, end in world.expected_ends().items())
+        expect(behind > 0, "all was applied: nothing was refused that a batch needs")
+        apart = sum(len({ends.get(p, 0) for ends in standing.online.values()}) > 1 for p in range(world.partitions))
+        worker.resume()
+        world.until(lambda: _refused(world, "OOM") > refused, 60, "the next worker is refused as well")
+        world.valkey.client.config_set("maxmemory", 0)
+        world.until_applied(_LIMIT_S)
+        whole = world.check()
+    reader.check_forward()
+    expect(not reader.errors, f"{len(reader.errors)} lookups failed: {reader.errors[:1]}")
+    expect(set(worker.codes) == {1}, f"the worker ended with {worker.codes}, must be 1 each time")
     seen = f"the worker ended {ended}x in 6 s; {rows} rows true to their marks, {behind:,} records behind"
     seen = f"{seen}, buckets apart in {apart} of {world.partitions} partitions"
-    return f"{seen}; {_refused(world, 'OOM')} calls refused for lack of memory; {world.check()}"
+    seen = f"{seen}; {_refused(world, 'OOM')} calls refused for lack of memory"
+    return f"{seen}; {_judged(world, reader, held, is_told=False)}; {whole}"
 
 
 def _refused(world: World, why: str) -> int:
@@ -328,8 +335,10 @@ def blocked(world: World) -> str:
     world.until_applied(_LIMIT_S)
     probes = {"paused": paused, "half-open": deaf, "in a script": busy}
     seen = "; ".join(f"{what}: {probe}" for what, probe in probes.items())
-    seen = f"{seen}, the worker ended {worker.restarts - ended}x over it; {world.check()}"
+    codes = worker.codes[ended:]
+    seen = f"{seen}, the worker ended over it with {codes}; {world.check()}"
     expect("BUSY" in worker.said(), f"the worker was not told that the store is busy: {seen}")
+    expect(set(codes) == {1}, f"a worker that is told so must end with 1: {seen}")
     expect(max(probe.slowest_s for probe in probes.values()) <= 5.0, f"an answer took too long: {seen}")
     expect(not any(probe.strange for probe in probes.values()), f"an answer was neither 200 nor 503: {seen}")
     return seen
@@ -339,15 +348,19 @@ def blocked(world: World) -> str:
 def functions_gone(world: World) -> str:
     world.define()
     _filled(world, 1_000)
+    held = _held(world)
     steady = world.send_steadily(1_500)
-    for _ in range(2):
+    with world.reader() as reader:
+        for _ in range(2):
+            time.sleep(1.5)
+            world.valkey.client.function_flush()
         time.sleep(1.5)
-        world.valkey.client.function_flush()
-    time.sleep(1.5)
-    steady.stop()
-    world.until_applied(_LIMIT_S)
+        steady.stop()
+        world.until_applied(_LIMIT_S)
+        seen = world.check()
     expect(world.restarts == 0, f"the worker ended {world.restarts} times")
-    return world.check()
+    reader.check_forward()
+    return f"{_judged(world, reader, held, is_told=False)}; {seen}"
 
 
 @row(20, "cluster slot move", "3 nodes; slots migrate under load, MOVED and ASK", "nothing lost")
@@ -374,6 +387,7 @@ def cluster(world: World) -> str:
         seen = world.check()
     expect(carried > 0, "no keys were moved")
     expect(world.restarts == 0, f"the worker ended {world.restarts} times")
+    reader.check_forward()
     judged = check_present(reader.answers, world.expected(), held, is_told=False)
     judged += f", {len(reader.errors)} of them failed" if reader.errors else ""
     return f"{2 * world.settings.buckets} slots with {carried} keys moved; {judged}; {seen}"
