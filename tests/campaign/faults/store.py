@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
+import redis
 from redis.crc import key_slot
 
 from featurestore.errors import LocalServerError
@@ -302,20 +305,21 @@ def eviction(world: World) -> str:
 
 # Others are told BUSY once it has run for so long; before that they wait.
 _BUSY_MS = 1_000
-_LOOP_S = 8
-_LOOP = f"local begun = os.clock() while os.clock() - begun < {_LOOP_S} do end"
 
 
 @row(
     18,
     "Redis slow or blocked",
-    f"CLIENT PAUSE 8 s, a half-open connection 8 s, a script of {_LOOP_S} s, under lookups",
+    "CLIENT PAUSE 8 s, a half-open connection 8 s, a script that loops for 8 s, under lookups",
     "answers <= 5 s, 200 or 503; nothing lost",
 )
 def blocked(world: World) -> str:
     proxy = _behind_proxy(world)
     worker = _filled(world, 1_000)
     http = Http(world, world.settings.redis_url)
+    # The first lookup of a server loads what it computes with, which takes seconds on a busy machine.
+    status, body = http.features("by_user", {"user": ["u1"]})
+    expect(status == 200, f"HTTP {status} before any fault: {body[:200]!r}")
     steady = world.send_steadily(300)
     paused = http.probe(lambda: world.valkey.client.client_pause(8_000), 8.0)
 
@@ -329,7 +333,10 @@ def blocked(world: World) -> str:
     world.until_applied(_LIMIT_S)
     ended = worker.restarts
     world.valkey.client.config_set("busy-reply-threshold", _BUSY_MS)
-    busy = http.probe(lambda: world.valkey.client.eval(_LOOP, 0), _LOOP_S)
+    looping = threading.Thread(target=_loop, args=(world,), daemon=True)
+    busy = http.probe(looping.start, 8.0)
+    world.valkey.client.script_kill()
+    looping.join()
     time.sleep(1)
     steady.stop()
     world.until_applied(_LIMIT_S)
@@ -342,6 +349,12 @@ def blocked(world: World) -> str:
     expect(max(probe.slowest_s for probe in probes.values()) <= 5.0, f"an answer took too long: {seen}")
     expect(not any(probe.strange for probe in probes.values()), f"an answer was neither 200 nor 503: {seen}")
     return seen
+
+
+def _loop(world: World) -> None:
+    # Until it is killed: how long a script has run by its own clock depends on who else wants the processor.
+    with suppress(redis.ResponseError):
+        world.valkey.client.eval("while true do end", 0)
 
 
 @row(19, "FUNCTION FLUSH", "twice, under load", "loaded again, nothing lost, no restart")
