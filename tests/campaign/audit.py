@@ -8,6 +8,8 @@ import re
 import struct
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import deltalake
@@ -24,7 +26,9 @@ _ENTITIES_A_CALL = 5_000
 
 
 def bits(one: Any) -> Any:
-    """A value so that equal means equal in every bit."""
+    """A value so that equal means equal in every bit; a decimal and a fraction are the number that they stand for."""
+    if isinstance(one, Decimal | Fraction):
+        return "exact", Fraction(one)
     return ("float", struct.pack("<d", one)) if isinstance(one, float) else (type(one).__name__, one)
 
 

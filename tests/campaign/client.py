@@ -11,6 +11,7 @@ from typing import Any
 
 from featurestore.client import FeatureStore
 from featurestore.errors import FeatureStoreError
+from tests.campaign.verdict import expect
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,11 @@ class Reader:
 
     def p99_s(self) -> float:
         return sorted(self.seconds)[int(len(self.seconds) * 0.99)] if self.seconds else 0.0
+
+    def check_forward(self) -> None:
+        """No user's watermark ever went back: of a client whose partitions all had rows, which nothing lost."""
+        expect(bool(self.reads), "no lookup was answered: nothing was tried")
+        expect(not self.backwards, f"a client saw its watermark go back, {len(self.backwards)}x: {self.backwards[:1]}")
 
     def __enter__(self) -> Reader:
         self._thread.start()

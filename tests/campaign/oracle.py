@@ -7,6 +7,7 @@ and none with the naive twin of the kernel's tests either.
 from __future__ import annotations
 
 import json
+import re
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
@@ -27,14 +28,20 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_US = 253_402_300_799_999_999
 # Every float64 is a whole number of these.
 _ULP = 1 << 1074
+_DECIMAL = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{1,4})?")
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of the topic: "text", "float", "int" or "moment"."""
+    """A column of the topic: "text", "float", "int", "moment" or "decimal".
+
+    digits  that a decimal may have, of which so many `places` are behind its point
+    """
 
     kind: str
     nullable: bool = False
+    digits: int = 0
+    places: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +192,8 @@ def value(output: Output, events: list[Event], moment_us: int) -> Any:
 
 
 def _sum(values: list[Any]) -> Any:
+    if isinstance(values[0], Fraction):
+        return sum(values)
     if isinstance(values[0], int):
         total = sum(values)
         return total if -(1 << 63) <= total < 1 << 63 else None
@@ -215,7 +224,7 @@ def read(contract: Contract, payload: bytes | None) -> dict[str, Any]:
     if not payload:
         raise RefusedError("nothing")
     try:
-        said = json.loads(payload.decode("utf-8"), parse_constant=_no_constant)
+        said = json.loads(payload.decode("utf-8"), parse_constant=_no_constant, parse_float=_Written)
     except (ValueError, RecursionError) as error:
         raise RefusedError(str(error)) from error
     if not isinstance(said, dict):
@@ -227,6 +236,13 @@ def read(contract: Contract, payload: bytes | None) -> dict[str, Any]:
             raise RefusedError(f"{name} is missing")
         out[name] = _typed(name, column, said.get(name))
     return out
+
+
+class _Written(float):
+    """A number with a point or an exponent, and its digits as they stand."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
 
 
 def _typed(name: str, column: Column, given: Any) -> Any:
@@ -247,11 +263,24 @@ def _typed(name: str, column: Column, given: Any) -> Any:
             if number in (float("inf"), float("-inf")):
                 raise RefusedError(f"{name} is too large")
             return number
+        case "decimal", str() | int() | _Written():
+            return _decimal(name, column, given.text if isinstance(given, _Written) else str(given))
         case "moment", int() if 0 <= given <= _LAST_US:
             return given
         case "moment", str():
             return _moment(name, given)
     raise RefusedError(f"{name} is {type(given).__name__}")
+
+
+def _decimal(name: str, column: Column, text: str) -> Fraction:
+    """The number, which nothing rounds: it is refused where the column has too few digits for it."""
+    if not _DECIMAL.fullmatch(text):
+        raise RefusedError(f"{name} is no number")
+    number = Fraction(text)
+    whole = number * 10**column.places
+    if whole.denominator != 1 or abs(whole) >= 10**column.digits:
+        raise RefusedError(f"{name} has too many digits")
+    return number
 
 
 def _moment(name: str, text: str) -> int:

@@ -24,15 +24,21 @@ payments = Topic(
 by_user = FeatureView("by_user", Entity("user", key="user"), payments, lateness={lateness!r}, features={{
     "n": count().over("1m", "1h"), "n_all": count(), "paid": sum("amount").over("1h"), "cents": sum("cents"),
     "least": min("amount").over("1h"), "most": max("amount"), "last_shop": last("shop"),
-    "last_cents": last("cents").over("1m"), "last_amount": last("amount"),
+    "last_cents": last("cents").over("1m"), "last_amount": last("amount"), {features}
 }})
 by_shop = FeatureView("by_shop", Entity("shop", key="shop"), payments, lateness="1m", features={{
     "n": count(), "cents": sum("cents").over("1h"), "paid": sum("amount"), "most": max("cents").over("1m"),
     "last_user": last("user"),
 }})
 """
-_WITHOUT_IDS = {"column": "", "nullable": "", "dedupe": ""}
-_WITH_IDS = {"column": ', "id": str', "nullable": ', "id"'}
+# Columns that some topics have more, as parts of the text above.
+_ID = {"column": ', "id": str', "nullable": ', "id"', "dedupe": 'dedupe="id", within={within!r},'}
+_PRICE = {
+    "column": ', "price": "decimal(5, 2)"',
+    "nullable": ', "price"',
+    "features": '"price": sum("price").over("1h"), "price_all": sum("price"), "cheapest": min("price"), '
+    '"dearest": max("price"), "last_price": last("price"),',
+}
 
 COLUMNS = {
     "user": Column("text"),
@@ -51,16 +57,24 @@ def definitions(
     lateness: str,
     within: str | None = None,
     *,
+    is_priced: bool = False,
     format: Format = "json",
     renamed: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
-    """As a user writes them; `within` has events carry an id, and leaves repeats of it out for so long."""
-    more: dict[str, Any] = {"format": format, "renamed": dict(renamed)}
-    more |= _WITHOUT_IDS if within is None else {**_WITH_IDS, "dedupe": f'dedupe="id", within={within!r},'}
-    return _DEFINITIONS.format(topic=topic, partitions=partitions, lateness=lateness, **more)
+    """As a user writes them.
+
+    within     events carry an id, and repeats of it are left out for so long
+    is_priced  events may have a price, a decimal of five digits
+    """
+    more = dict.fromkeys(("column", "nullable", "features", "dedupe"), "")
+    for part in [_ID] * (within is not None) + [_PRICE] * is_priced:
+        more |= {place: more[place] + text for place, text in part.items()}
+    more["dedupe"] = more["dedupe"].format(within=within)
+    told = {"partitions": partitions, "lateness": lateness, "format": format, "renamed": dict(renamed)}
+    return _DEFINITIONS.format(topic=topic, **told, **more)
 
 
-def contract(lateness_us: int, within_us: int | None = None) -> Contract:
+def contract(lateness_us: int, within_us: int | None = None, *, is_priced: bool = False) -> Contract:
     """The same definitions, for the oracle."""
     by_user = {
         "n_1m": Output("count", None, *_MINUTE),
@@ -74,6 +88,16 @@ def contract(lateness_us: int, within_us: int | None = None) -> Contract:
         "last_cents_1m": Output("last", "cents", *_MINUTE),
         "last_amount": Output("last", "amount"),
     }
+    columns = dict(COLUMNS)
+    if is_priced:
+        columns["price"] = Column("decimal", nullable=True, digits=5, places=2)
+        by_user |= {
+            "price_1h": Output("sum", "price", *_HOUR),
+            "price_all": Output("sum", "price"),
+            "cheapest": Output("min", "price"),
+            "dearest": Output("max", "price"),
+            "last_price": Output("last", "price"),
+        }
     by_shop = {
         "n": Output("count", None),
         "cents_1h": Output("sum", "cents", *_HOUR),
@@ -86,8 +110,8 @@ def contract(lateness_us: int, within_us: int | None = None) -> Contract:
         View("by_shop", "shop", 60 * SECOND_US, by_shop),
     )
     if within_us is None:
-        return Contract(COLUMNS, "at", views)
-    return Contract({**COLUMNS, "id": Column("text", nullable=True)}, "at", views, "id", within_us)
+        return Contract(columns, "at", views)
+    return Contract({**columns, "id": Column("text", nullable=True)}, "at", views, "id", within_us)
 
 
 def now_us() -> int:

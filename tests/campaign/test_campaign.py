@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from decimal import Decimal
 
 import pytest
 
@@ -78,6 +79,27 @@ def test_sums_are_rounded_once() -> None:
     found = expect(CONTRACT, [sent(n, one) for n, one in enumerate(records)])
     events = found.entities(CONTRACT.views[0])["u"]
     assert value(Output("sum", "amount"), events, BASE_MS * 1_000) == 1.0
+
+
+PRICED = payments.contract(HOUR_US, is_priced=True)
+
+
+def test_a_decimal_is_its_digits_and_its_sums_are_never_rounded() -> None:
+    written = ["999.99", '"-12.340"', "1e2", "9.9999e2", "-0.0", "0.10", "0.2", "null"]
+    records = [event(BASE_MS * 1_000)[:-1] + f', "price": {text}}}'.encode() for text in written]
+    found = expect(PRICED, [sent(n, one) for n, one in enumerate(records)])
+    events = found.entities(PRICED.views[0])["u"]
+    total = value(Output("sum", "price"), events, BASE_MS * 1_000)
+    assert bits(total) == bits(Decimal("2087.94")) != bits(2087.94)
+    assert bits(value(Output("min", "price"), events, BASE_MS * 1_000)) == bits(Decimal("-12.34"))
+
+
+@pytest.mark.parametrize(
+    "text", ["1000", "-1e3", "12.345", "0.001", "1e-400", "999.9900000000000000001", '"NaN"', '"1/3"']
+)
+def test_a_decimal_with_too_many_digits_is_refused(text: str) -> None:
+    with pytest.raises(RefusedError, match="price"):
+        read(PRICED, event(1)[:-1] + f', "price": {text}}}'.encode())
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,7 @@ class World:
         self._recorders: list[Recorder] = []
         self.partitions, self.lateness = 3, "1h"
         self.within: str | None = None
+        self.is_priced = False
         # Record -> the same in JSON, which is all that the oracle reads; of formats that are none.
         self.means: dict[bytes, bytes] = {}
         folder.mkdir(parents=True)
@@ -104,6 +105,7 @@ class World:
         partitions: int = 3,
         lateness: str = "1h",
         within: str | None = None,
+        is_priced: bool = False,
         topic: str | None = None,
         create: bool = True,
         format: Format = "json",
@@ -112,16 +114,18 @@ class World:
     ) -> None:
         """Write the definitions, create the topic, and say where everything is.
 
-        within  repeats of an event id are left out for so long
-        topic   of another world, read from its beginning; by default one of its own
-        format  of the records; for others than JSON `means` is to say what each means
+        within     repeats of an event id are left out for so long
+        is_priced  events may have a decimal
+        topic      of another world, read from its beginning; by default one of its own
+        format     of the records; for others than JSON `means` is to say what each means
         """
-        self.partitions, self.lateness, self.within = partitions, lateness, within
+        self.partitions, self.lateness, self.within, self.is_priced = partitions, lateness, within, is_priced
         # One topic name a seed, since rows of several rounds share a broker.
         self.topic = topic or f"{self.name}-payments"
         definitions = self.folder / "definitions"
         definitions.mkdir(exist_ok=True)
-        text = payments.definitions(self.topic, partitions, lateness, within, format=format, renamed=renamed)
+        chosen: dict[str, Any] = {"is_priced": is_priced, "format": format, "renamed": renamed}
+        text = payments.definitions(self.topic, partitions, lateness, within, **chosen)
         (definitions / "payments.py").write_text(text)
         self.repository = load(definitions)
         self.settings = Settings.model_validate(
@@ -288,7 +292,7 @@ class World:
 
     def expected(self, sent: Iterable[Sent] | None = None) -> Expected:
         within_us = None if self.within is None else duration_us(self.within)
-        contract = payments.contract(duration_us(self.lateness), within_us)
+        contract = payments.contract(duration_us(self.lateness), within_us, is_priced=self.is_priced)
         return judge(contract, self.sent() if sent is None else sent, self.means)
 
     def check(self, moments: int = 3) -> str:

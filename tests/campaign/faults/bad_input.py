@@ -227,10 +227,16 @@ def _largest(world: World) -> int:
 @row(
     41,
     "edges of numbers",
-    "NaN, inf, 1e400, -0.0, subnormal, int64 edges, sums beyond",
+    "NaN, inf, 1e400, -0.0, subnormal, int64 edges, sums beyond, decimals of too many digits",
     "by contract; JSON stays valid",
 )
 def numbers(world: World) -> str:
+    # Such a topic's records are decoded one by one, others by the compiled loop.
+    priced = world.beside("priced")
+    return f"{_floats_and_integers(world)}; decimals: {_decimals(priced)}"
+
+
+def _floats_and_integers(world: World) -> str:
     world.define(partitions=1)
     records = []
 
@@ -257,6 +263,30 @@ def numbers(world: World) -> str:
     expect(status == 200, f"HTTP {status}: {body[:200]!r}")
     said = json.loads(body, parse_constant=lambda word: expect(False, f"the answer has {word}, which is not JSON"))
     return f"{seen}; HTTP says paid_1h of 'beyond' is {said['columns']['by_user__paid_1h'][3]}"
+
+
+_FIT = ["999.99", "-999.99", "12.34", "1e2", "9.9999e2", "-1e-2", "0.01", "0.0100", "0", "-0", "-0.0", "null"]
+_FIT += ['"12.340"', '"-1E+2"']
+_TOO_MUCH = ["1000", "-1000", "999.991", "12.345", "1e3", "0.001", "-1e-3", "5e-324", "1e400", "1e-400", "1" * 400]
+_TOO_MUCH += ["1000.00", "99999", "9223372036854775807", "true", "[1]", *(f'"{text}"' for text in _TOO_MUCH)]
+_TOO_MUCH += [f'"{text}"' for text in ("NaN", "Infinity", "1_0", "1/3", "0x1", "", " 1", "1,5", "1e", "\\u0661")]
+
+
+def _decimals(world: World) -> str:
+    """A column of five digits: what it has too few for is dead and not rounded, and sums have more digits than it."""
+    world.define(partitions=1, is_priced=True)
+    cents = [world.draw.randrange(100_000) for _ in range(300)]
+    prices = {
+        "edges": _FIT + _TOO_MUCH,
+        "beyond": ["999.99"] * 200,
+        "below": ["-999.99"] * 200,
+        "drawn": [f"{world.draw.choice(['', '-'])}{each // 100}.{each % 100:02}" for each in cents],
+    }
+    stems = {user: json.dumps(good(user=user))[:-1] for user in prices}
+    seen = run(world, [f'{stems[user]}, "price": {each}}}'.encode() for user in prices for each in prices[user]])
+    dead = len(world.expected().dead)
+    expect(dead == len(_TOO_MUCH), f"{dead} are dead, and {len(_TOO_MUCH)} prices do not fit: {seen}")
+    return seen
 
 
 @row(42, "impossible times", "far future, negative, zero, seconds or ms for us", "quarantined; windows not moved on")

@@ -74,12 +74,16 @@ def made_again(world: World) -> str:
     at_start = world.worker("second", restarting=False)
     code = at_start.wait(60 * world.patience)
     after = world.sinks.online_ends()
-    said = [line for line in at_start.said().splitlines() if "made again" in line]
     expect(before == after, f"rows moved from {before} to {after}: two topics are mixed")
-    expect(code not in (None, 0) and bool(said), f"a worker started on it: exit code {code}")
-    expect(running is not None, "the worker that was running went on reading")
+    said = []
+    for which, ended, one in (("the running", running, worker), ("a new", code, at_start)):
+        lines = [line for line in one.said().splitlines() if "made again" in line]
+        expect(ended not in (None, 0), f"{which} worker went on, or ended as if told to: exit code {ended}")
+        expect(bool(lines), f"{which} worker ended with {ended}, but not over this: {one.said()[-300:]!r}")
+        said.append(lines[-1][-170:])
     check_values(world.store, expected, [expected.newest_us], [])
-    return f"running one ended with {running}, a new one with {code}: {said[-1][-170:]}; before and after: {whole}"
+    ends = f"running one ended with {running}: {said[0]}; a new one with {code}: {said[1]}"
+    return f"{ends}; before and after: {whole}"
 
 
 @row(26, "partitions grow", "4 -> 12 under load, later the definition too", "seen in 30 s, clear error; then exact")
