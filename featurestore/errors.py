@@ -260,6 +260,18 @@ class OnlineStoreError(FeatureStoreError):
     """The online store cannot be used as it is."""
 
 
+class UnmarkedRowsError(OnlineStoreError):
+    """A bucket has rows, and nothing that says which events they hold: folded onto, they would count some twice."""
+
+    def __init__(self, row_id: str, bucket: int) -> None:
+        self.row_id, self.bucket = row_id, bucket
+        super().__init__(
+            f"the online store has rows of {row_id!r} in bucket {bucket}, but not up to where they have come: it "
+            "evicted keys, or the rows were dropped in part; set its maxmemory-policy to 'noeviction', drop these rows "
+            "(`featurestore backfill` with --abandon, `featurestore replay` with --drop) and run it again"
+        )
+
+
 class ChangedBucketsError(OnlineStoreError):
     """The rows of a project lie in another number of buckets than its settings say, so most are not found."""
 

@@ -16,7 +16,7 @@ from typing import assert_never
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.errors import CommitRetriesError, LostTailError
+from featurestore.errors import CommitRetriesError, LostTailError, UnmarkedRowsError
 from featurestore.event_time import DAY_US, Mark
 from featurestore.kernel import Events, fold_pieces
 from featurestore.kernel.keys import Grouped
@@ -264,9 +264,17 @@ class OnlineSink:
         self, work: _Work, read: StoredRows, waiting: npt.NDArray[np.int64], row: npt.NDArray[np.int64]
     ) -> Commit:
         """The commit of the rows that were read, with some events folded in; `row` of each among those read."""
+        if not all(read.tokens):
+            self._refuse_unmarked(read)
         folded = fold_pieces(read.rows, work.events(waiting, row), self._view.plan, skip=TOKEN_BYTES)
         self.rows_written += len(folded)
         return Commit.onto(read, folded, self._moves(work.new, read.buckets), self._expire_ms)
+
+    def _refuse_unmarked(self, read: StoredRows) -> None:
+        """Rows and watermarks are written together, so where a bucket has rows alone, its watermarks were lost."""
+        for bucket, token, (first, end) in zip(read.buckets, read.tokens, pairwise(read.begins), strict=True):
+            if not token and any(row is not None for row in read.rows[first:end]):
+                raise UnmarkedRowsError(self.row_id, bucket)
 
     def _send(self, commit: Commit) -> tuple[Commit, list[Outcome]]:
         return commit, self._store.commit(self.row_id, commit)

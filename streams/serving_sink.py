@@ -6,8 +6,8 @@ Around an `OnlineSink` it adds five things, each noticed about once a second or 
 - the rows stand far behind the event log (a new view, an empty store, an old backup): they are filled from it in
   another thread, while the topic is read on for the other views; then it is read again from where the fill ended;
 - the store lost rows: its readers are told `STALE` until everything that the broker held at that moment is in;
-- the store evicted keys, so that any row may be missing while all marks stand: they go on as another generation, which
-  is filled from the log;
+- the store evicted keys, so that any row may be missing while all marks stand, or a mark while its rows stand: they go
+  on as another generation, which is filled from the log;
 - rows that have never been complete get their alias, once they are.
 """
 
@@ -16,12 +16,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from secrets import token_hex
 from threading import Event, Lock, Thread
 
 import numpy as np
 
-from featurestore.errors import LostTailError
+from featurestore.errors import LostTailError, UnmarkedRowsError
 from featurestore.event_time import Mark
 from featurestore.kernel import Events
 from featurestore.kernel.keys import Grouped
@@ -204,7 +203,11 @@ class ServingSink:
         for partition, filling in list(self._filling.items()):
             if filling.is_done:
                 del self._filling[partition]
-                self._filled[partition] = filling.result()
+                try:
+                    self._filled[partition] = filling.result()
+                except UnmarkedRowsError:
+                    self._give_up_rows()
+                    break
                 self._back.add(partition)
         self._tell_if_complete()
         for partition in list(self._back):
@@ -223,6 +226,9 @@ class ServingSink:
             self._barrier = None
             self._filled.clear()
             self._take_over_all(self._topic_ids)
+        if is_news:
+            # A store that was flushed has forgotten it, and who starts while they are filled would give up the rows.
+            self._store.note_evicted(row_id, self._runs or ())
         if alias is not None and alias.is_ready:
             # Whoever wrote this has seen the rows complete.
             self._barrier = None
@@ -236,14 +242,24 @@ class ServingSink:
         is_known = self._runs is not None and (alias is None or row_id == self._inner.row_id)
         before = self._evicted if is_known else self._store.evicted_before(row_id, runs, self._view.source.name)
         self._tell_policy(runs)
+        now = self._store.evicted(runs)
         # Also of a node that is away: it may come back, and what it had evicted is known.
-        self._runs, self._evicted = runs, before | {run.id: run.evicted for run in runs}
-        evicted = sum(max(run.evicted - before.get(run.id, 0), 0) for run in runs)
-        if not evicted:
+        self._runs, self._evicted = runs, before | now
+        if all(keys <= before.get(run_id, 0) for run_id, keys in now.items()):
             return alias
-        # What counts generations may be evicted too, and an id that was used has rows of before.
-        new_id = f"{self._aliases.new_generation(self._view.id)}-{token_hex(4)}"
-        new = Alias(new_id, False, self._clock_us())
+        return self._renewed(alias, runs)
+
+    def _give_up_rows(self) -> None:
+        """Of a bucket's rows it is not known which events they hold: go on with an empty generation, or another's."""
+        runs = self._store.runs()
+        alias = self._believed(self._aliases.get(self._view.id), runs)
+        row_id = self._view.id if alias is None else alias.id
+        self._follow_alias(self._renewed(alias, runs) if row_id == self._inner.row_id else alias)
+
+    def _renewed(self, alias: Alias | None, runs: list[Run]) -> Alias | None:
+        """The alias, moved to an empty generation, or by others since it was read."""
+        row_id = self._view.id if alias is None else alias.id
+        new = Alias(self._aliases.new_generation(self._view.id), False, self._clock_us())
         self._store.note_evicted(new.id, runs)
         while not self._aliases.point(self._view.id, alias, new):
             alias = self._aliases.get(self._view.id)
@@ -251,9 +267,10 @@ class ServingSink:
                 # Another worker was faster, or a backfill flipped: its rows may have begun behind these evictions.
                 return self._believed(alias, runs)
         log.error(
-            "the online store evicted %d keys, and rows of %s may be among them: its lookups answer STALE until all "
-            "rows are filled anew, as %s; set maxmemory-policy to %r, and maxmemory above what the rows take",
-            *(evicted, self._view.name, new.id, NO_EVICTION),
+            "the online store evicted keys, or may have before its last start, and what belongs to %s may be among "
+            "them: its lookups answer STALE until all rows are filled anew, as %s; set maxmemory-policy to %r, and "
+            "maxmemory above what the rows take",
+            *(self._view.name, new.id, NO_EVICTION),
         )
         for partition in list(self._filling):
             self._stop_fill(partition)
@@ -363,6 +380,10 @@ class ServingSink:
             if alias is None or alias.id == self._inner.row_id:
                 self._incomplete(alias)
             raise
+        except UnmarkedRowsError:
+            self._give_up_rows()
+            for partition in list(self._back):
+                self._send_back(partition)
 
     def _incomplete(self, alias: Alias | None) -> None:
         """Tell readers that the rows lack something, until they hold what the broker has now."""

@@ -1,9 +1,9 @@
 """Which rows of a view are served: its alias, flipped in one step, and whether they are complete.
 
 A view's rows live under an id. Rows that the workers fill have the view's own id, `name@version`; a backfill fills
-another *generation*, `name@version.g2`, beside what is served. The alias of a view is one field of one hash:
+another *generation*, `name@version.g2-5f0c91aa`, beside what is served. The alias of a view is one field of one hash:
 
-    name@version -> "ready name@version.g2 1764000000000000"
+    name@version -> "ready name@version.g2-5f0c91aa 1764000000000000"
 
 `ready` says that the rows have held everything up to a moment that no reader has seen the far side of. `filling`, or
 no alias at all (no worker has finished its start, or the store lost everything), says that they may be old or
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from secrets import token_hex
 
 import msgspec
 
@@ -111,9 +112,12 @@ class Aliases:
     # -- backfills ---------------------------------------------------------------------------------------------------
 
     def new_generation(self, view_id: str) -> str:
-        """An id that no rows have, and none had."""
+        """An id that no rows have, and none had.
+
+        The store may lose the count of them, or evict it: the letters behind it differ all the same.
+        """
         number = int(self._store.ask("HINCRBY", self._store.name("generations"), view_id, 1))
-        return f"{view_id}.g{number + 1}"
+        return f"{view_id}.g{number + 1}-{token_hex(4)}"
 
     def backfill(self, view_id: str) -> Backfilling | None:
         """The view's backfill that is under way."""

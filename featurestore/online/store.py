@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.resources import files
-from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -41,6 +40,8 @@ _LOG = "log:"
 _IDENTITY = "store"
 # Keys evicted before rows began; lies there too, under the id of the rows.
 _EVICTED = "evicted"
+# A hash of its own: run -> keys that it has evicted, where it may have any. As many as can be, while nobody knows.
+_EVICTING, _ANY_NUMBER = "evicting", 1 << 62
 NO_EVICTION = "noeviction"
 # Of so many rows that are read it is looked how large they are.
 _ROWS_LOOKED_AT = 50
@@ -181,6 +182,8 @@ class OnlineStore:
         self._logs: dict[str, str] = {}
         # Of the store, as this worker has told the others.
         self._identity: str | None = None
+        # Run -> keys that it evicted, as this process has seen it: a store that comes back older does not know.
+        self._seen_evicted: dict[str, int] = {}
         # View id -> mean size of those of its rows that were read last.
         self._row_bytes: dict[str, int] = {}
 
@@ -192,13 +195,16 @@ class OnlineStore:
     def ensure_ready(self) -> None:
         """Refuse a server that may evict rows, or has the project's rows in other buckets; load the functions."""
         source = files("featurestore.online").joinpath("functions.lua").read_text()
+        runs = self.runs()
+        if policies := {run.policy for run in runs} - {NO_EVICTION}:
+            # The next worker may find the policy mended and the server started anew. One that is full takes no note.
+            with suppress(OnlineStoreError):
+                self.evicted(runs)
+            raise OnlineStoreError(
+                f"the online store's maxmemory-policy is {min(policies)!r}, so it may drop rows in silence; "
+                f"set it to {NO_EVICTION!r}"
+            )
         for client in self._clients():
-            policy = _run(client).policy
-            if policy != NO_EVICTION:
-                raise OnlineStoreError(
-                    f"the online store's maxmemory-policy is {policy!r}, so it may drop rows in silence; "
-                    f"set it to {NO_EVICTION!r}"
-                )
             with _told():
                 client.function_load(source, replace=True)
         self.claim()
@@ -419,9 +425,28 @@ class OnlineStore:
         """Of each server that has rows of its own."""
         return [_run(client) for client in self._clients()]
 
+    def evicted(self, runs: Sequence[Run]) -> dict[str, int]:
+        """Run -> keys that it has evicted: of `runs`, and of those that are gone and had evicted some when last seen.
+
+        Of one that is gone, and was last seen with a policy that drops keys, nobody knows: as many as can be. Written
+        down for who comes later, a field a run, and these are few: a server has such a policy by mistake.
+        """
+        name = self.name(_EVICTING)
+        noted = {run_id.decode(): int(keys) for run_id, keys in _fields(self.ask("HGETALL", name)).items()}
+        seen = noted | {run_id: max(keys, noted.get(run_id, 0)) for run_id, keys in self._seen_evicted.items()}
+        for run in runs:
+            if run.policy != NO_EVICTION:
+                seen[run.id] = _ANY_NUMBER
+            elif run.evicted or run.id in seen:
+                seen[run.id] = run.evicted
+        self._seen_evicted = seen
+        for run_id, keys in seen.items() - noted.items():
+            self.ask("HSET", name, run_id, keys)
+        return seen | {run.id: run.evicted for run in runs}
+
     def note_evicted(self, view_id: str, runs: Sequence[Run]) -> None:
-        """Rows under this id begin, or are complete, as of `runs`: what was evicted before is none of them."""
-        now = " ".join(f"{run.id}:{run.evicted}" for run in runs)
+        """Rows under this id begin, or are as they began, as of `runs`: what was evicted before is none of them."""
+        now = " ".join(f"{run_id}:{keys}" for run_id, keys in self.evicted(runs).items())
         self.ask("HSETNX", self.name("aliases"), f"{_EVICTED} {view_id}", now)
 
     def evicted_before(self, view_id: str, runs: Sequence[Run], topic: str) -> dict[str, int]:
@@ -433,7 +458,7 @@ class OnlineStore:
         field = f"{_EVICTED} {view_id}"
         held: bytes | None = self.ask("HGET", self.name("aliases"), field)
         if held is None:
-            if any(run.evicted for run in runs) and self.marks(view_id, topic):
+            if any(self.evicted(runs).values()) and self.marks(view_id, topic):
                 return {}
             self.note_evicted(view_id, runs)
             held = self.ask("HGET", self.name("aliases"), field) or b""
@@ -445,8 +470,13 @@ class OnlineStore:
 
         may  is asked before every so many of them; the rest is left once it says no
         """
-        parts = takewhile(lambda names: may(), self._keys_of(view_id, "", at_once))
-        return sum(int(self.ask("UNLINK", *names)) for names in parts)
+        dropped = 0
+        for names in self._keys_of(view_id, "", at_once):
+            if not may():
+                return dropped
+            dropped += int(self.ask("UNLINK", *names))
+        self.ask("HDEL", self.name("aliases"), f"{_EVICTED} {view_id}")
+        return dropped
 
     def rows(self, view_id: str) -> int:
         """How many rows there are under an id; goes through all keys of the server."""

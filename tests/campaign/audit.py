@@ -223,7 +223,7 @@ def _buckets(client: redis.Redis, store: FeatureStore, view: View, names: list[s
     wanted = {name.encode(): name for name in names}
     # After a backfill the rows are those of another generation.
     view_id = re.escape(store.repository.view(view.name).id.encode())
-    pattern = re.compile(rb".*\{b(\d+)\}:" + view_id + rb"(?:\.g\d+)?:row:s....(.*)", re.DOTALL)
+    pattern = re.compile(rb".*\{b(\d+)\}:" + view_id + rb"(?:\.g\d+-\w+)?:row:s....(.*)", re.DOTALL)
     out = {}
     for key in client.scan_iter(count=1_000):
         found = pattern.fullmatch(key)

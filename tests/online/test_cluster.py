@@ -101,7 +101,7 @@ def test_an_alias_and_what_lies_beside_the_rows(store: OnlineStore) -> None:
     assert not aliases.point(VIEW, None, Alias(VIEW, False, 8))
     [read] = aliases.read([(VIEW, KEYS[:2])])
     assert (read.id, read.is_ready, read.payloads) == (VIEW, True, [b"k0 at 5", b"k1 at 5"])
-    assert aliases.new_generation(VIEW) == f"{VIEW}.g2"
+    assert aliases.new_generation(VIEW).startswith(f"{VIEW}.g2-")
 
 
 @pytest.mark.parametrize("carried", [1, 10, 10_000])

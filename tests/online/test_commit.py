@@ -194,6 +194,31 @@ def test_a_server_that_may_evict_rows_is_refused(store: OnlineStore, redis_clien
             store.ensure_ready()
     finally:
         redis_client.config_set("maxmemory-policy", "noeviction")
+    # Whoever comes once the server has been started anew does not believe that it evicted nothing.
+    later = OnlineStore(OneServer(redis_client), namespace=store.name("").decode()[:-1], buckets=1)
+    [run] = store.runs()
+    assert later.evicted([])[run.id] > run.evicted
+    # Until then its own count tells.
+    assert later.evicted([run]) == {run.id: run.evicted}
+
+
+def test_what_a_run_has_evicted_counts_when_it_is_gone(store: OnlineStore, redis_client: redis.Redis) -> None:
+    good, bad = (lambda name, keys, policy=policy: Run(name, policy, keys) for policy in ("noeviction", "allkeys-lru"))
+    assert store.evicted([good("a", 0), bad("b", 2)]) == {"a": 0, "b": 2}
+    # What b did until it ended nobody knows.
+    gone = store.evicted([good("c", 0)])["b"]
+    assert gone > 1 << 60
+    store.note_evicted(VIEW, [good("c", 0)])
+    assert store.evicted_before(VIEW, [], "topic") == {"b": gone, "c": 0}
+    # c is mended while it is there, so that its end tells nothing new.
+    assert store.evicted([bad("c", 0)]) == {"b": gone, "c": 0}
+    assert store.evicted([good("c", 1)]) == {"b": gone, "c": 1}
+    assert store.evicted([good("d", 0)]) == {"b": gone, "c": 1, "d": 0}
+    # The store comes back older; who has seen it tells the next.
+    redis_client.delete(store.name("evicting"))
+    assert store.evicted([]) == {"b": gone, "c": 1}
+    later = OnlineStore(OneServer(redis_client), namespace=store.name("").decode()[:-1], buckets=1)
+    assert later.evicted([]) == {"b": gone, "c": 1}
 
 
 def test_rows_that_began_before_evictions_were_noted_may_have_lost_some(store: OnlineStore) -> None:

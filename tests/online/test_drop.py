@@ -27,9 +27,11 @@ def test_rows_of_another_view_stay_whatever_their_entities_are_called(
     put("other@2", entity)
     assert (store.rows("by_user@1"), store.drop("by_user@1")) == (0, 0)
     put("by_user@1", b"alice")
+    store.note_evicted("by_user@1", [])
     # Its row, and how far its bucket has come.
     assert (store.rows("by_user@1"), store.drop("by_user@1"), store.rows("by_user@1")) == (1, 2, 0)
     assert store.payloads([("other@2", [entity])]) == [[b"payload"]]
+    assert store.ask("HGET", store.name("aliases"), "evicted by_user@1") is None
 
 
 @pytest.mark.parametrize("name", ["a[1]", "a*", "a?", "a\\\\", "[a-z]"])

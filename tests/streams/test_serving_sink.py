@@ -16,7 +16,7 @@ import redis
 from redis.crc import key_slot
 
 from featurestore import Entity, FeatureView, Topic, count
-from featurestore.errors import ChangedBucketsError, LostTailError
+from featurestore.errors import ChangedBucketsError, LostTailError, OnlineStoreError
 from featurestore.event_time import Mark
 from featurestore.kernel import Events
 from featurestore.kernel.keys import group_keys
@@ -39,6 +39,15 @@ class Restarted(OnlineStore):
 
     def runs(self) -> list[Run]:
         return [Run(str(self.starts), NO_EVICTION, 0)]
+
+
+class Told(OnlineStore):
+    """A store of which the tests say which run its server has, and what that has evicted."""
+
+    run = Run("first", NO_EVICTION, 0)
+
+    def runs(self) -> list[Run]:
+        return [self.run]
 
 
 class Flushed(OnlineStore):
@@ -399,3 +408,110 @@ def test_rows_of_a_store_that_evicted_keys_are_not_believed_and_filled_anew(
     assert alias.id != used
     sink_of().open(0)
     assert Aliases(store).get(VIEW.id) == alias
+
+
+@pytest.mark.parametrize(
+    "how",
+    ["unseen before a restart", "the store came back older", "no worker was let in", "what tells where it stands"],
+)
+def test_rows_that_a_store_kept_of_what_it_evicted_are_not_served_behind_its_next_start(
+    how: str, redis_client: redis.Redis, unique: Callable[[str], str], tmp_path: Path
+) -> None:
+    name, clock = unique("serving"), counting(1)
+
+    def worker() -> tuple[Told, ServingSink]:
+        store = Told(OneServer(redis_client), namespace=name, buckets=2)
+        log, bounds = EventLog(tmp_path, TOPIC), {0: Bounds(0, 10)}
+        return store, ServingSink(store, VIEW, log, lambda: bounds, lambda: next(clock))
+
+    store, sink = worker()
+    store.ensure_ready()
+    sink.open(0)
+    apply(sink, 0, 10)
+    sink.heartbeat({0: Mark(10, 10)})
+    logged(tmp_path, 10)
+    sink.look()
+    [key] = redis_client.scan_iter(f"{name}:*:row:*")
+    complete = redis_client.get(key)[TOKEN_BYTES:]
+    if how == "unseen before a restart":
+        store.run = Run("first", "allkeys-lru", 0)
+        sink.look()
+        redis_client.delete(key)
+    elif how == "the store came back older":
+        redis_client.delete(key)
+        saved = {each: redis_client.dump(each) for each in redis_client.scan_iter(f"{name}:*")}
+        store.run = Run("first", NO_EVICTION, 1)
+        with suppress(LostTailError):
+            sink.look()
+        redis_client.delete(*redis_client.scan_iter(f"{name}:*"))
+        for each, dumped in saved.items():
+            redis_client.restore(each, 0, dumped)
+        assert is_ready(store)
+    elif how == "no worker was let in":
+        store, sink = worker()
+        store.run = Run("first", "allkeys-lru", 0)
+        with pytest.raises(OnlineStoreError, match="noeviction"):
+            store.ensure_ready()
+        redis_client.delete(key)
+        store, sink = worker()
+    else:
+        redis_client.delete(key.partition(b":row:")[0] + b":state")
+        store, sink = worker()
+    store.run = Run("second", NO_EVICTION, 0)
+    deadline = time.monotonic() + 30
+    if how in ("no worker was let in", "what tells where it stands"):
+        sink.open(0)
+    while not is_ready(store) or Aliases(store).id_of(VIEW.id) == VIEW.id:
+        assert time.monotonic() < deadline, "rows of before are served"
+        try:
+            sink.look()
+        except LostTailError:
+            sink.open(0)
+        time.sleep(0.01)
+    [served] = Aliases(store).read([(VIEW.id, [key.partition(b":row:")[2]])])
+    assert served.payloads == [complete]
+
+
+def test_rows_without_their_watermarks_are_left_for_others_also_where_events_come_live(
+    redis_client: redis.Redis, unique: Callable[[str], str], tmp_path: Path
+) -> None:
+    store = OnlineStore(OneServer(redis_client), namespace=unique("serving"), buckets=2)
+    store.ensure_ready()
+    sinks = [ServingSink(store, VIEW, EventLog(tmp_path, TOPIC), dict[int, Bounds], lambda: 1) for _ in range(2)]
+    sinks[0].open(0)
+    apply(sinks[0], 0, 10)
+    sinks[0].finish()
+    redis_client.delete(*redis_client.scan_iter(f"{store.name('')[:-1].decode()}:*:state"))
+    # Nothing is in the log yet.
+    sinks[1].open(0)
+    with pytest.raises(LostTailError):
+        apply(sinks[1], 0, 10)
+    assert sinks[1].open(0) is None
+    apply(sinks[1], 0, 10)
+    sinks[1].finish()
+    assert sinks[1].settled(0) == 0
+    assert Aliases(store).id_of(VIEW.id) != VIEW.id
+
+
+def test_who_starts_while_a_flushed_store_is_filled_does_not_give_up_what_is_there(
+    redis_client: redis.Redis, unique: Callable[[str], str], tmp_path: Path
+) -> None:
+    store = Told(OneServer(redis_client), namespace=unique("serving"), buckets=2)
+    store.run = Run("first", NO_EVICTION, 3)
+    store.ensure_ready()
+    clock = counting(1)
+    # One that lives, and one that comes.
+    sinks = [
+        ServingSink(store, VIEW, EventLog(tmp_path, TOPIC), lambda: {0: Bounds(0, 20)}, lambda: next(clock))
+        for _ in range(2)
+    ]
+    logged(tmp_path, 10)
+    sinks[0].open(0)
+    looked_until_sent_back(sinks[0], store, time.monotonic() + 30)
+    sinks[0].open(0)
+    redis_client.flushall()
+    store.ensure_ready()
+    looked_until_sent_back(sinks[0], store, time.monotonic() + 30)
+    sinks[0].open(0)
+    sinks[1].open(0)
+    assert Aliases(store).id_of(VIEW.id) == VIEW.id
