@@ -263,7 +263,7 @@ def test_a_shadow_that_the_store_lost_before_the_flip_is_not_flipped_to(
             redis_client.flushall()
         elif point == "before-abandoned-drop":
             # As a drop leaves it that is killed: these rows are gone, and the marks that vouch for them are not.
-            redis_client.delete(*redis_client.scan_iter(f"{made.settings.project}:*.g2:row:*"))
+            redis_client.delete(*redis_client.scan_iter(f"{made.settings.project}:*.g2-*:row:*"))
             raise KilledError
 
     backfill = Backfill(made.settings, view, lambda row_id, log: "not compared", at=at)
@@ -278,7 +278,7 @@ def test_a_shadow_that_the_store_lost_before_the_flip_is_not_flipped_to(
         with pytest.raises(KilledError):
             backfill.abandon()
     assert made.command("backfill", "by_user", "--keep-following", "0").returncode == 0
-    assert not list(redis_client.scan_iter(f"{made.settings.project}:*.g2:*")) or what == "all"
+    assert not list(redis_client.scan_iter(f"{made.settings.project}:*.g2-*:*")) or what == "all"
     table = made.store.get_many("by_user", {"user": USERS})
     assert set(table["by_user__status"].to_pylist()) == {"PRESENT"}
     assert sum(table["by_user__n"].to_pylist()) == HISTORY
