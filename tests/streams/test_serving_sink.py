@@ -211,8 +211,13 @@ def test_an_empty_store_is_not_called_ready_where_only_the_log_has_the_events(
     assert sink.settled(0) == 10
 
 
+@pytest.mark.parametrize("at_once_max", [3, 100])
 def test_rows_that_came_back_older_between_a_fill_and_what_is_read_next_are_not_called_ready(
-    redis_client: redis.Redis, unique: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    at_once_max: int,
+    redis_client: redis.Redis,
+    unique: Callable[[str], str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     store = OnlineStore(OneServer(redis_client), namespace=unique("serving"), buckets=2)
     store.ensure_ready()
@@ -233,12 +238,18 @@ def test_rows_that_came_back_older_between_a_fill_and_what_is_read_next_are_not_
     for name, dumped in saved.items():
         redis_client.restore(name, 0, dumped, replace=True)
     assert is_ready(store)
-    monkeypatch.setattr(serving_sink, "AT_ONCE_MAX", 3)
+    monkeypatch.setattr(serving_sink, "AT_ONCE_MAX", at_once_max)
     sink.open(0)
     assert not is_ready(store)
-    # However short ago they were filled, so many events are filled again, and not left to the engine.
-    looked_until_sent_back(sink, store, time.monotonic() + 30)
-    sink.open(0)
+    if at_once_max == 3:
+        # However short ago they were filled, so many events are filled again, and not left to the engine.
+        looked_until_sent_back(sink, store, time.monotonic() + 30)
+        sink.open(0)
+    else:
+        apply(sink, 6, 10)
+        sink.heartbeat({0: Mark(10, 10)})
+        sink.look()
+        assert is_ready(store)
     assert sink.settled(0) == 10
 
 
