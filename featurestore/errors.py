@@ -412,10 +412,11 @@ class RecordsGoneError(FeatureStoreError):
             gone = f"offsets {offset} to {low} of {topic}/{partition} are incomplete: records were deleted before they"
             gone += " were applied"
         elif offset is not None and end is not None and end < offset:
-            gone = f"the log of {topic}/{partition} was cut: it ends at {end}, and {offset} is what comes next here"
+            gone = f"the log of {topic}/{partition} was cut, or its topic was deleted and made again: it ends at {end}"
+            gone += f", and {offset} is what comes next here"
         elif offset is not None and end is not None:
             gone = f"the log of {topic}/{partition} was cut below {offset}, and other records have taken the place of "
-            gone += "some that were applied, as after an unclean leader election"
+            gone += "some that were applied, as after an unclean leader election or where its topic was made again"
         else:
             gone = f"offset {offset} of {topic}/{partition} is out of range at the broker: records were deleted before "
             gone += "they were applied, or the log was cut"
