@@ -138,3 +138,14 @@ def test_a_record_is_taken_after_what_the_log_has_before_it(comes_again: bool) -
     whole = Server()
     Worker(whole, Table()).apply(held, end)
     assert rows(server, held) == rows(whole, held)
+
+
+def test_a_partition_is_given_up_with_all_buckets_where_the_engine_stood() -> None:
+    held = records(random.Random(5), 40)[0]
+    server, end = Server(), held[-1].offset + 1
+    Worker(server, Table()).apply(held, end)
+    store = SimulatedStore(server, lambda: os.urandom(16), lambda: "")
+    for view in VIEWS:
+        stood = store.marks(view.id, TOPIC.name)[0]
+        assert len(stood) > 1
+        assert {None if mark is None else mark.offset for mark in stood} == {end}
