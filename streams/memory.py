@@ -64,8 +64,8 @@ def let_compiler_go() -> int:
     """
     import psutil
 
-    # An option of Linux, and other systems have no such call.
-    if not hasattr(psutil.Process, "memory_maps"):
+    # Of Linux, where it is an option of the kernel to say what a process has in memory; elsewhere it says less.
+    if not (sys.platform.startswith("linux") and hasattr(psutil.Process, "memory_maps")):
         return 0
     try:
         mappings = psutil.Process().memory_maps(grouped=False)
