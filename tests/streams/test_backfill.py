@@ -12,12 +12,14 @@ from collections.abc import Callable
 
 import pytest
 import redis
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.cimpl import NewPartitions
 
 from featurestore.client import FeatureStore
-from featurestore.errors import BackfillError, GrownTopicError
+from featurestore.errors import BackfillError, BrokerError, GrownTopicError, LostTailError
 from featurestore.local import environment_of
 from featurestore.monitoring import prove
+from featurestore.offline import EventLog
 from featurestore.online import Aliases
 from streams import follow
 from streams.backfill import Backfill
@@ -245,6 +247,17 @@ def test_rows_that_differ_from_the_log_are_not_flipped_to(project: Make, unique:
     assert refused.returncode == 1
     assert "differ from the event log" in refused.stderr
     assert aliases.id_of(view.id) == view.id
+
+    # What else may come of any stage is told as the end that it is.
+    lost = LostTailError("by_user", topic, 1, 7)
+    away = KafkaException(KafkaError(KafkaError._TRANSPORT))
+    for raised, said in ((away, "no Kafka broker answers at"), (lost, f"stand at offset 7 of {topic}/1 again; run it")):
+
+        def fail(row_id: str, log: EventLog, error: Exception = raised) -> str:
+            raise error
+
+        with pytest.raises((BrokerError, BackfillError), match=said):
+            Backfill(made.settings, view, fail).run()
 
     def at(point: str) -> None:
         raise KilledError
@@ -538,6 +551,12 @@ def test_compact_keeps_the_version_at_which_a_killed_backfill_stands_and_refuses
     refused = made.command("backfill", "by_user")
     assert refused.returncode == 1
     assert f"version {state.version} of the event log" in refused.stderr
+    # Lost, forgotten, and made anew: its versions are others, whatever their numbers.
+    log.path.rename(log.path.with_name("lost"))
+    online_store(made.settings).forget_log(topic)
+    EventLog(made.settings.offline_path, log.topic, project=made.settings.project).claim()
+    with pytest.raises(BackfillError, match="another one than the shadow was filled from; run it with --abandon"):
+        Backfill(made.settings, view, lambda row_id, log: "").run()
     assert made.command("backfill", "by_user", "--abandon").returncode == 0
     done = made.command("backfill", "by_user", "--keep-following", "0")
     assert done.returncode == 0, done.stderr
