@@ -238,11 +238,11 @@ class CommitRetriesError(FeatureStoreError):
 
 
 class BackfillError(FeatureStoreError):
-    """A backfill must not go on: what is served stays as it is."""
+    """A backfill must not go on."""
 
     def __init__(self, view: str, what: str) -> None:
         self.view = view
-        super().__init__(f"backfill of {view!r}: {what}; what is served has not changed")
+        super().__init__(f"backfill of {view!r}: {what}")
 
 
 class ReplayError(FeatureStoreError):
@@ -427,8 +427,8 @@ class RecordsGoneError(FeatureStoreError):
             )
         else:
             advice = (
-                "give the topic a longer retention and fill its views anew in another project, with an offline_path of "
-                "its own"
+                "fill its views anew from a topic of another name, or in another project, with an offline_path of its "
+                "own"
             )
         super().__init__(f"{gone} ({what}); nothing is skipped by itself: {advice}")
 

@@ -14,13 +14,13 @@ from fcntl import LOCK_EX, LOCK_NB, flock
 
 import msgspec
 
-from featurestore.errors import BackfillError, NotServedError
+from featurestore.errors import BackfillError, LostTailError, NotServedError
 from featurestore.offline import EventLog, LogSlices
 from featurestore.online import Alias, Aliases, Backfilling
 from featurestore.settings import Settings
 from featurestore.spec import FeatureView
 from streams.bounds import bounds_of
-from streams.broker import admin_client, broker_of
+from streams.broker import admin_client, broker_of, in_words
 from streams.build import online_store
 from streams.fill import LogFill
 from streams.follow import Follower
@@ -30,6 +30,7 @@ from streams.topics import Topics
 # Workers look for a moved alias once a second: until they have, the backfill itself keeps the new rows fresh.
 HAND_OVER_S = 5.0
 _FLIP_TRIES_MAX = 10
+_ANEW = "run it with --abandon, then again"
 
 Moved = Callable[[str, int, int], None]
 # Compares the rows under an id with a log as of one version; returns what to say, raises where they differ.
@@ -41,7 +42,7 @@ class Backfilled:
     """What a backfill did.
 
     row_id    under which the view is served now
-    events    offsets that the log gave
+    events    offsets that the log gave; 0 where an earlier process had compared them
     compared  what the comparison found
     dropped   keys of the rows that were served before
     """
@@ -85,14 +86,20 @@ class Backfill:
 
         keep_following_s  how long to keep the new rows fresh after the flip, for workers to take over
 
-        Raises BackfillError where the rows differ from the log, somebody else flipped, or another run is at work;
-        GrownTopicError where the topic has partitions that its definition does not have; TopicError where the log does
-        not fit the definition, OtherProjectError where it is another project's, OtherLogError where the workers have
-        another one.
+        Raises BackfillError where the rows differ from the log, or the store lost some of them; where the log was lost,
+        workers or broker are silent, somebody else flipped, or another run is at work. GrownTopicError where the topic
+        has partitions that its definition does not have; TopicError where the log does not fit the definition,
+        OtherProjectError where it is another project's, OtherLogError where the workers have another one; BrokerError
+        and BrokerAccessError.
         """
         self._log.check_types()
-        with self._alone():
-            return self._run(keep_following_s)
+        with self._alone(), in_words(broker_of(self._settings)):
+            try:
+                return self._run(keep_following_s)
+            except LostTailError as error:
+                place = f"{error.topic}/{error.partition}"
+                what = f"the store lost rows of the shadow, which stand at offset {error.offset} of {place} again"
+                raise BackfillError(self._view.name, f"{what}; run it again") from error
 
     def _run(self, keep_following_s: float) -> Backfilled:
         self._store.ensure_ready()
@@ -105,9 +112,11 @@ class Backfill:
             self._drop_abandoned(state)
             state = None
         state = state or self._begin()
-        compared, dropped = "compared before", 0
-        slices = LogSlices(self._log, state.version)
+        self._refuse_lost_log(state)
+        compared, dropped, events = "compared before", 0, 0
         if state.stage == "fill":
+            slices = LogSlices(self._log, state.version)
+            events = sum(mark.offset for mark in slices.marks.values())
             self._fill(state, slices, topic_id)
             self._at("before-compare")
             compared = self._compare(state.id, self._log.at(state.version))
@@ -122,7 +131,6 @@ class Backfill:
             state = self._save(state, stage="flipped")
         else:
             raise BackfillError(self._view.name, f"its alias came back older {_FLIP_TRIES_MAX} times; run it again")
-        events = sum(mark.offset for mark in slices.marks.values())
         return Backfilled(state.id, state.version, events, compared, dropped)
 
     def abandon(self) -> bool:
@@ -166,11 +174,22 @@ class Backfill:
             yield
 
     def _begin(self) -> Backfilling:
-        state = Backfilling(self._aliases.new_generation(self._view.id), self._log.version(), "fill")
+        version, log_id = self._log.version(), self._log.identity()
+        state = Backfilling(self._aliases.new_generation(self._view.id), version, "fill", log_id=log_id)
         # For the workers that take the shadow over.
         self._store.note_evicted(state.id, self._store.runs())
         self._aliases.save_backfill(self._view.id, state)
         return state
+
+    def _refuse_lost_log(self, state: Backfilling) -> None:
+        """A version of a log that was lost is none of the log that was made anew.
+
+        Rows that are served already stay, as all others do.
+        """
+        is_served = state.stage == "flipped" or self._names(state.id)
+        if state.log_id and state.log_id != self._log.identity() and not is_served:
+            what = f"the event log of topic {self._view.source.name!r} is another one than the shadow was filled from"
+            raise BackfillError(self._view.name, f"{what}; {_ANEW}")
 
     def _served(self, state: Backfilling, topic_id: str, keep_following_s: float) -> Backfilling:
         """Bring the shadow up to now and flip to it, unless it has flipped and lost nothing since."""
@@ -263,10 +282,11 @@ class Backfill:
             # The topic may have grown while the shadow was filled.
             self._whole_id()
             if before.id not in (state.id, state.old_id):
-                raise BackfillError(self._view.name, f"somebody else flipped it to {before.id} meanwhile")
+                raise BackfillError(self._view.name, f"somebody else flipped it to {before.id}; {_ANEW}")
             if self._aliases.point(self._view.id, before, self._alias(state.id, True)):
                 return
-        raise BackfillError(self._view.name, f"its alias changed {_FLIP_TRIES_MAX} times while it was flipped")
+        what = f"its alias changed {_FLIP_TRIES_MAX} times while it was flipped; run it again"
+        raise BackfillError(self._view.name, what)
 
     def _alias(self, row_id: str, is_ready: bool) -> Alias:
         return Alias(row_id, is_ready, time.time_ns() // 1_000)
@@ -277,7 +297,7 @@ class Backfill:
         for partition, end in held.items():
             marks = stored.get(partition, [])
             if end and (not marks or any(mark is None or mark.offset < end for mark in marks)):
-                way = "run it again" if self._names(state.id) else "run it with --abandon, then again"
+                way = "run it again" if self._names(state.id) else _ANEW
                 raise BackfillError(
                     self._view.name, f"the store lost rows of {state.id} after they were filled and compared; {way}"
                 )

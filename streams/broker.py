@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -99,6 +100,15 @@ def refusal(error: KafkaError) -> BrokerAccessError | None:
 def unusable(error: KafkaException) -> BrokerAccessError:
     """What to tell when librdkafka makes no client of the settings, such as of a file that is not there."""
     return BrokerAccessError(error.args[0].str(), _CONFIGURED)
+
+
+@contextmanager
+def in_words(broker: Broker | str) -> Iterator[None]:
+    """Around a command: what librdkafka raises there is told as BrokerError, or BrokerAccessError."""
+    try:
+        yield
+    except KafkaException as error:
+        raise refusal(error.args[0]) or BrokerError(str(broker), error.args[0].str()) from error
 
 
 class Refusals:

@@ -11,8 +11,9 @@ import logging
 import time
 from typing import NamedTuple
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import ConsumerGroupState, KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._group import ConsumerGroupDescription
 
 from featurestore.errors import BrokerError, FeatureStoreError, OtherStoreError, WorkersRunningError
 from featurestore.online import OnlineStore
@@ -66,17 +67,33 @@ def refuse_workers(settings: Settings) -> None:
 
 def members(admin: AdminClient, settings: Settings, timeout_s: float) -> list[Member]:
     """Who is in the group now; one that was killed is until its session is over."""
+    described = _described(admin, settings, timeout_s)
+    found = [] if described is None else described.members
+    return [Member(each.client_id, each.group_instance_id or "") for each in found]
+
+
+def is_read(admin: AdminClient, settings: Settings, topic: str, timeout_s: float) -> bool:
+    """Whether a worker has partitions of a topic, or may have: while they are shared out nobody says who has which."""
+    described = _described(admin, settings, timeout_s)
+    if described is None or not described.members:
+        return False
+    held = {place.topic for each in described.members for place in each.assignment.topic_partitions}
+    return topic in held or described.state != ConsumerGroupState.STABLE
+
+
+def _described(admin: AdminClient, settings: Settings, timeout_s: float) -> ConsumerGroupDescription | None:
+    """What the broker says of the group; None where there never was one."""
     group, deadline = worker_group(settings), time.monotonic() + timeout_s
     while True:
         request_s = min(timeout_s, _REQUEST_S)
         asked = admin.describe_consumer_groups([group], request_timeout=request_s)
         try:
-            found = answer_of(asked[group], request_s).members
-            return [Member(each.client_id, each.group_instance_id or "") for each in found]
+            described: ConsumerGroupDescription = answer_of(asked[group], request_s)
+            return described
         except KafkaException as error:
             # What a newer broker says of a group that never was; an older one describes it without members.
             if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
-                return []
+                return None
             if error.args[0].code() not in _NOT_YET or time.monotonic() > deadline:
                 raise refusal(error.args[0]) or BrokerError(str(broker_of(settings)), error.args[0].str()) from error
             time.sleep(_LOOK_S)

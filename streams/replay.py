@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
-from featurestore.errors import ReplayError, TopicError
+from featurestore.errors import LostTailError, ReplayError, TopicError
 from featurestore.event_time import REPEATED_US, Mark, moment_us
 from featurestore.kernel import roll_up
 from featurestore.kernel.keys import encode_keys
@@ -35,7 +35,7 @@ from featurestore.online import OnlineStore
 from featurestore.settings import Settings
 from featurestore.spec import FeatureView, Repository
 from streams.bounds import bounds_of
-from streams.broker import admin_client, broker_of
+from streams.broker import admin_client, answer_of, broker_of, in_words
 from streams.codecs import codec_of
 from streams.engine import Engine, steady_us
 from streams.fill import LogFill
@@ -170,8 +170,17 @@ class Replay:
         """Replay what is left of the range, and say what came out.
 
         Raises ReplayError, GrownTopicError where the topic has partitions that its definition does not have, TopicError
-        where the log does not fit the definition, or is of another topic of that name.
+        where the log does not fit the definition, or is of another topic of that name; BrokerError, BrokerAccessError.
         """
+        with in_words(broker_of(self._settings)):
+            try:
+                return self._run()
+            except LostTailError as error:
+                place = f"{error.topic}/{error.partition}"
+                what = f"the store lost scratch rows, which stand at offset {error.offset} of {place} again"
+                raise ReplayError(self._topic.name, f"{what}; run it again") from error
+
+    def _run(self) -> Replayed:
         self._refuse_unread()
         log = EventLog(self._settings.offline_path, self._topic)
         log.check_types()
@@ -294,7 +303,7 @@ class Replay:
             spec = OffsetSpec.for_timestamp(moment // 1_000)
             places = {TopicPartition(self._topic.name, partition): spec for partition in held}
             asked = self._admin.list_offsets(places, request_timeout=_TIMEOUT_S)
-            found = {place.partition: done.result(_TIMEOUT_S).offset for place, done in asked.items()}
+            found = {place.partition: answer_of(done, _TIMEOUT_S).offset for place, done in asked.items()}
         return {p: held[p][1] if offset is None or offset < 0 else offset for p, offset in found.items()}
 
     # -- the work ----------------------------------------------------------------------------------------------------

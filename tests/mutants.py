@@ -427,6 +427,8 @@ MUTANTS = (
     Mutant("any partition's records hide one that is stuck", S + "replay.py", "heard.update(dict.fromkeys((batch.partition for batch in batches), time.monotonic()))", "heard = dict.fromkeys(begin, time.monotonic()) if batches else heard", in_replays("a_partition_that_gives_nothing_is_noticed_beside_one_that_gives")),
     Mutant("a follower takes lost rows for those of a topic whose beginning nobody has", S + "follow.py", "if stands < bounds.low and logged is not None and stands < logged.offset:", "if False:", FLUSHED),
     Mutant("a follower passes over what neither log nor topic has", S + "follow.py", "if mark is not None and stands < bounds.low:", "if False:", NOWHERE),
+    Mutant("a follower reads the topic beside workers, by its own definition", S + "follow.py", "return self._looked_s - self._seen_s < _GONE_S", "return False", in_backfills("a_follower_reads_the_topic_only_while_no_worker_does_and_says_who_is_silent")),
+    Mutant("a version of a log that was lost is taken for one of another", S + "backfill.py", "if state.log_id and state.log_id != self._log.identity() and not is_served:", "if False:", in_backfills("compact_keeps_the_version_at_which_a_killed_backfill_stands_and_refuses_it_once_it_is_gone")),
     Mutant("a backfill that flipped looks for no loss", S + "backfill.py", "if self._is_lacking(state) if self._names(state.id) else", "if False if self._names(state.id) else", BEHIND_FLIP),
     Mutant("served rows that lost something are not told incomplete", S + "backfill.py", "            self._tell_incomplete(state)\n", "", BEHIND_FLIP),
     Mutant("rows are dropped whatever the alias names", S + "backfill.py", ", may=lambda: self._names(state.id))", ")", OLDER_ALIAS),

@@ -57,12 +57,14 @@ class Backfilling(msgspec.Struct, frozen=True):
     version  of the event log up to which it is filled and compared
     stage    fill, follow, flip, or flipped; abandoned while the shadow is dropped
     old_id   of the rows that were served before, to be dropped at the end
+    log_id   of the event log that `version` is of; empty where it is not known, or there was none
     """
 
     id: str
     version: int
     stage: str
     old_id: str | None = None
+    log_id: str = ""
 
 
 class Aliases:

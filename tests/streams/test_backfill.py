@@ -12,16 +12,21 @@ from collections.abc import Callable
 
 import pytest
 import redis
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.cimpl import NewPartitions
 
 from featurestore.client import FeatureStore
-from featurestore.errors import BackfillError, GrownTopicError
+from featurestore.errors import BackfillError, BrokerError, GrownTopicError, LostTailError
 from featurestore.local import environment_of
 from featurestore.monitoring import prove
+from featurestore.offline import EventLog
 from featurestore.online import Aliases
+from streams import follow
 from streams.backfill import Backfill
 from streams.broker import admin_client
 from streams.build import online_store
+from streams.follow import Follower
+from streams.producer import EventProducer
 from streams.topics import Topics
 from tests import processes
 from tests.project import Project
@@ -31,12 +36,12 @@ Make = Callable[..., Project]
 HISTORY = 2_000
 
 
-def definitions(topic: str, extra: str = "") -> str:
+def definitions(topic: str, extra: str = "", contract: str = "") -> str:
     return f"""
 from featurestore import Entity, FeatureView, Topic, count, first, mean, sum
 
 paid = Topic({topic!r}, schema={{"user": str, "at": "timestamp", "amount": float}},
-             event_time="at", key="user", partitions=2)
+             event_time="at", key="user", partitions=2, {contract})
 by_user = FeatureView("by_user", Entity("user", key="user"), paid, lateness="1h", features={{
     "n": count(), "paid": sum("amount").over("1h", "24h"), "oldest": first("amount"), {extra}
 }})
@@ -73,10 +78,13 @@ class Reader:
 
 
 class Traffic:
-    """Sends a little all the time; `sent` counts from after the history."""
+    """Sends a little all the time; `sent` counts from after the history.
 
-    def __init__(self, project: Project, topic: str) -> None:
-        self._project, self._topic, self._stop = project, topic, threading.Event()
+    also  what is sent beside it
+    """
+
+    def __init__(self, project: Project, topic: str, also: Callable[[], None] = lambda: None) -> None:
+        self._project, self._topic, self._also, self._stop = project, topic, also, threading.Event()
         self.sent = 0
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
@@ -85,6 +93,7 @@ class Traffic:
         while not self._stop.is_set():
             send(self._project, self._topic, 40, HISTORY + self.sent)
             self.sent += 40
+            self._also()
             self._stop.wait(0.1)
 
     def stop(self) -> None:
@@ -145,7 +154,7 @@ def test_a_changed_definition_is_filled_while_the_old_one_is_served_and_read(
     project: Make, unique: Callable[[str], str]
 ) -> None:
     topic = unique("changed")
-    made = project(definitions(topic))
+    made = project(definitions(topic, contract='ranges={"amount": (0, None)}'))
     old_worker = made.start_worker()
     send(made, topic, HISTORY)
     made.wait_until_applied(old_worker)
@@ -153,7 +162,18 @@ def test_a_changed_definition_is_filled_while_the_old_one_is_served_and_read(
     old = made.store
     made.define(definitions(topic, extra='"mean": mean("amount").over("24h"),'))
     assert made.store.get("by_user", {"user": "u1"})["by_user__status"] == "STALE"
-    done = made.command("backfill", "by_user", "--keep-following", "0")
+
+    def send_refused() -> None:
+        # The definition of now takes what the worker, which has the one of before, logs as dead letters.
+        with EventProducer(made.settings.kafka_bootstrap) as producer:
+            for user in USERS:
+                producer.send(made.repository.topic(topic), {"user": user, "at": now_us(), "amount": -1.0})
+
+    traffic = Traffic(made, topic, send_refused)
+    try:
+        done = made.command("backfill", "by_user", "--keep-following", "2")
+    finally:
+        traffic.stop()
     assert done.returncode == 0, done.stderr
     assert "agree at" in done.stdout
     assert made.store.get("by_user", {"user": "u1"})["by_user__status"] == "PRESENT"
@@ -166,7 +186,8 @@ def test_a_changed_definition_is_filled_while_the_old_one_is_served_and_read(
     [parity] = prove(made.store, [made.repository.view("by_user")], now_us())
     assert parity.mismatches == ()
     assert parity.pairs == len(USERS)
-    assert sum(made.store.get_many("by_user", {"user": USERS})["by_user__n"].to_pylist()) == HISTORY + 400
+    n, good = looked_up(made)[0], HISTORY + traffic.sent + 400
+    assert good <= n < good + traffic.sent, "of what was refused, what the worker of before had not read counts by now"
 
 
 def test_a_backfill_that_ended_before_its_flip_catches_up_first(project: Make, unique: Callable[[str], str]) -> None:
@@ -226,6 +247,17 @@ def test_rows_that_differ_from_the_log_are_not_flipped_to(project: Make, unique:
     assert refused.returncode == 1
     assert "differ from the event log" in refused.stderr
     assert aliases.id_of(view.id) == view.id
+
+    # What else may come of any stage is told as the end that it is.
+    lost = LostTailError("by_user", topic, 1, 7)
+    away = KafkaException(KafkaError(KafkaError._TRANSPORT))
+    for raised, said in ((away, "no Kafka broker answers at"), (lost, f"stand at offset 7 of {topic}/1 again; run it")):
+
+        def fail(row_id: str, log: EventLog, error: Exception = raised) -> str:
+            raise error
+
+        with pytest.raises((BrokerError, BackfillError), match=said):
+            Backfill(made.settings, view, fail).run()
 
     def at(point: str) -> None:
         raise KilledError
@@ -320,6 +352,47 @@ def test_a_backfill_needs_neither_events_nor_a_worker(what: str, project: Make, 
     table = made.store.get_many("by_user", {"user": USERS})
     assert sum(table["by_user__n"].to_pylist()) == (200 if what == "no worker" else 0)
     assert set(table["by_user__status"].to_pylist()) == ({"PRESENT"} if what == "no worker" else {"NOT_FOUND"})
+
+
+def test_a_follower_reads_the_topic_only_while_no_worker_does_and_says_who_is_silent(
+    project: Make, unique: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follow, "_LOOK_S", 0.2)
+    monkeypatch.setattr(follow, "_GONE_S", 1.0)
+    topic = unique("sources")
+    made = project(definitions(topic), worker_session_s=6.0)
+    view, store = made.repository.view("by_user"), online_store(made.settings)
+    topic_id = Topics(made.settings.kafka_bootstrap).ids([topic])[topic]
+    send(made, topic, 200)
+    log = made.store.event_log(made.repository.topic(topic))
+
+    def held(until: int) -> None:
+        """Follow until the rows hold so many events."""
+        while sum(follower.settled().values()) < until:
+            follower.until_caught_up()
+
+    with Follower(made.settings, store, view, "shadow", topic_id) as follower:
+        held(200)
+        assert not log.exists()
+        worker = made.start_worker()
+        made.wait_until_applied(worker)
+        follower.for_seconds(0.5)
+        # Neither its log nor its rows move while it stands still, but it is a worker as long as its session.
+        os.kill(worker.pid, signal.SIGSTOP)
+        send(made, topic, 40, 200)
+        monkeypatch.setattr(follow, "_SILENT_MAX_S", -4.0)
+        with pytest.raises(BackfillError, match=rf"logged no more of {topic}/\d: their log stands at \d+, and .* stop"):
+            follower.until_caught_up()
+        monkeypatch.undo()
+        assert sum(follower.settled().values()) == 200
+        os.kill(worker.pid, signal.SIGCONT)
+        held(240)
+        log.forget()
+        assert sum(mark.offset for mark in log.marks().values()) == 240
+        made.drain(worker)
+        monkeypatch.setattr(follow, "_GONE_S", 1.0)
+        send(made, topic, 40, 240)
+        held(280)
 
 
 class KilledError(BaseException):
@@ -478,6 +551,12 @@ def test_compact_keeps_the_version_at_which_a_killed_backfill_stands_and_refuses
     refused = made.command("backfill", "by_user")
     assert refused.returncode == 1
     assert f"version {state.version} of the event log" in refused.stderr
+    # Lost, forgotten, and made anew: its versions are others, whatever their numbers.
+    log.path.rename(log.path.with_name("lost"))
+    online_store(made.settings).forget_log(topic)
+    EventLog(made.settings.offline_path, log.topic, project=made.settings.project).claim()
+    with pytest.raises(BackfillError, match="another one than the shadow was filled from; run it with --abandon"):
+        Backfill(made.settings, view, lambda row_id, log: "").run()
     assert made.command("backfill", "by_user", "--abandon").returncode == 0
     done = made.command("backfill", "by_user", "--keep-following", "0")
     assert done.returncode == 0, done.stderr

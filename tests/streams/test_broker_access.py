@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import ScramCredentialInfo, ScramMechanism, UserScramCredentialUpsertion
 from pydantic import SecretStr, ValidationError
 
@@ -21,12 +21,13 @@ from featurestore.local.kafka import start_kafka
 from featurestore.local.process import free_port
 from featurestore.settings import Settings
 from featurestore.spec import Topic
-from streams.broker import admin_client, answer_of, broker_of, refusal
+from streams.broker import admin_client, answer_of, broker_of, in_words, refusal
 from streams.dead_letters import read_letters
 from streams.producer import EventProducer
 from streams.tail import Tail
 from streams.topics import Topics
 from tests.project import Project
+from tests.streams.test_bounds import read_on
 
 PASSWORD = "right-and-secret"
 KEY_PASSWORD = "opens-the-key"
@@ -204,14 +205,16 @@ def gets_in(settings: Settings, topic: str) -> None:
 
 
 def is_refused(settings: Settings, says: str) -> None:
-    """Admin and producer, each within seconds."""
+    """Admin, producer and reader, each within seconds."""
     broker = broker_of(settings)
     begun_s = time.monotonic()
     with pytest.raises(BrokerAccessError, match=says):
         admin_client(broker)
     with pytest.raises(BrokerAccessError, match=says), EventProducer(broker) as producer:
         producer.send_raw("guarded", None, b"{}")
-    assert time.monotonic() - begun_s < 10
+    with pytest.raises(BrokerAccessError, match=says), Tail(broker, "", "guarded", {0: 0}) as tail:
+        read_on(tail)
+    assert time.monotonic() - begun_s < 15
 
 
 def test_who_has_a_certificate_gets_in_where_the_broker_wants_one(guarded: Guarded) -> None:
@@ -278,6 +281,13 @@ def test_a_certificate_that_is_refused_after_the_handshake_is_no_lost_connection
     # The server's own fault, which may pass: 80 is an internal error.
     for lost in ("Disconnected (after 2ms)", "Receive failed: some alert: SSL alert number 80 (after 2ms)"):
         assert refusal(KafkaError(KafkaError._TRANSPORT, lost)) is None
+
+
+def test_what_a_command_meets_on_its_way_is_told_in_words() -> None:
+    with pytest.raises(BrokerAccessError, match="kafka_sasl_username"), in_words("broker:9092"):
+        raise KafkaException(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED))
+    with pytest.raises(BrokerError, match="no Kafka broker answers at broker:9092"), in_words("broker:9092"):
+        raise KafkaException(KafkaError(KafkaError._TRANSPORT))
 
 
 def test_workers_that_rebalance_in_two_ways_name_the_setting() -> None:

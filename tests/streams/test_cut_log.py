@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from featurestore.errors import RecordsGoneError
 from featurestore.event_time import SECOND_US
 from featurestore.local import LocalStack
 from streams.engine import Engine
@@ -145,3 +146,10 @@ def test_a_partition_that_was_given_up_is_taken_over_behind_its_last_record_whos
     assert EnginePort({PAID.name: second}, ReaderOptions()).epochs([(PAID.name, 0), (PAID.name, 1)]) == {
         (PAID.name, 0): 5
     }
+
+
+def test_a_log_that_was_cut_is_not_mended_by_a_longer_retention() -> None:
+    for bounds in ((0, 20), (0, 60)):
+        said = str(RecordsGoneError("paid", 0, 40, "out of range", bounds))
+        assert "from a topic of another name, or in another project, with an offline_path of its own" in said
+        assert "retention" not in said

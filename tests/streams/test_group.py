@@ -15,7 +15,7 @@ from featurestore.local import LocalStack
 from featurestore.online import OneServer, OnlineStore
 from featurestore.settings import Settings
 from streams.broker import admin_client
-from streams.group import OneStore, members, worker_group
+from streams.group import OneStore, is_read, members, worker_group
 from streams.transport import ReaderOptions
 from streams.worker import EnginePort
 from tests.streams.transport.harness import make_topic
@@ -50,6 +50,8 @@ def test_a_store_is_refused_while_workers_of_another_live_and_not_once_they_have
     worker.subscribe([topic])
     while not worker.assignment():
         worker.poll(0.1)
+    assert is_read(admin, settings, topic, 10.0)
+    assert not is_read(admin, settings, f"{topic}.other", 10.0), "they have all that they read"
     said = re.escape(f"'{worker_group(settings)}') write into another online store") + ".*share one redis_url"
     with pytest.raises(OtherStoreError, match=said):
         begun(other).join()
@@ -70,4 +72,5 @@ def test_a_store_is_refused_while_workers_of_another_live_and_not_once_they_have
     assert begun(store_of("first")).join() == client_id
     worker.close()
     assert members(admin, settings, 10.0) == []
+    assert not is_read(admin, settings, topic, 10.0)
     assert begun(other).join() != client_id

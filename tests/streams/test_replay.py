@@ -11,8 +11,9 @@ import msgspec
 import numpy as np
 import pytest
 import redis
+from confluent_kafka import KafkaError, KafkaException
 
-from featurestore.errors import ReplayError, TopicError
+from featurestore.errors import BrokerError, LostTailError, ReplayError, TopicError
 from featurestore.event_time import HOUR_US, Mark
 from featurestore.kernel import in_records
 from featurestore.local import environment_of
@@ -326,6 +327,17 @@ def test_a_partition_that_gives_nothing_is_noticed_beside_one_that_gives(
     with pytest.raises(ReplayError, match="the broker gave nothing of partition 1 for 2 s"):
         Replay(made.settings, made.repository, topic).run()
     assert given
+    # What else may come of a read, or of the commit of what was read before, is told as the end that it is.
+    lost = LostTailError("by_user", topic, 1, 7)
+    away = KafkaException(KafkaError(KafkaError._TRANSPORT))
+    for raised, said in ((away, "no Kafka broker answers at"), (lost, f"stand at offset 7 of {topic}/1 again; run it")):
+
+        def fail(self: Tail, timeout_s: float, error: Exception = raised) -> list[Batch]:
+            raise error
+
+        monkeypatch.setattr(Tail, "read", fail)
+        with pytest.raises((BrokerError, ReplayError), match=said):
+            Replay(made.settings, made.repository, topic).run()
 
 
 def test_a_range_by_moments_holds_what_arrived_between_them(project: Make, unique: Callable[[str], str]) -> None:
