@@ -40,6 +40,7 @@ GROUP = ("tests/streams/test_group.py",)
 ALERT = (
     "tests/streams/test_broker_access.py::test_a_certificate_that_is_refused_after_the_handshake_is_no_lost_connection",
 )
+CUT_OFF = ("tests/streams/test_broker_access.py::test_a_login_that_was_cut_off_is_no_refusal",)
 TRAINING = ("tests/offline/test_training_set.py",)
 TOGETHER = ("tests/online/test_together.py",)
 MEMORY = ("tests/streams/test_memory.py",)
@@ -649,6 +650,7 @@ MUTANTS = (
     Mutant("a bucket that lags is taken for a loss", S + "serving_sink.py", "is_behind = logged is not None and self._inner.reached(partition) < logged.offset", "is_behind = logged is not None and self._inner.settled(partition) < logged.offset", SERVING),
     Mutant("definitions are as they were compiled", "featurestore/spec/repository.py", "sys.dont_write_bytecode, True\n", "sys.dont_write_bytecode, False\n", DEFINITIONS),
     Mutant("a certificate that is refused is a lost connection", S + "broker.py", "_CERTIFICATE_ALERT.search(error.str())", "False", ALERT),
+    Mutant("a login that was cut off is a wrong password", S + "broker.py", "None if is_broken_off(error) else ", "", CUT_OFF),
     Mutant("Arrow keeps a heap of its own", "streams/memory.py", 'os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")', "pass", MEMORY),
     Mutant("pages that were written to are thrown away", "streams/memory.py", " and not each.anonymous and not each.swap", "", MEMORY),
     Mutant("a record that stands elsewhere counts here too", S + "counts.py", "0 if whole is decoded else _records", "0 if True else _records", ("tests/streams/test_counts.py",)),
