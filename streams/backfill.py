@@ -15,6 +15,7 @@ from fcntl import LOCK_EX, LOCK_NB, flock
 import msgspec
 
 from featurestore.errors import BackfillError, NotServedError
+from featurestore.event_time import DAY_US
 from featurestore.offline import EventLog, LogSlices
 from featurestore.online import Alias, Aliases, Backfilling
 from featurestore.settings import Settings
@@ -30,6 +31,8 @@ from streams.topics import Topics
 # Workers look for a moved alias once a second: until they have, the backfill itself keeps the new rows fresh.
 HAND_OVER_S = 5.0
 _FLIP_TRIES_MAX = 10
+# No row expires earlier (`OnlineSink`).
+_FILL_US_MAX = DAY_US
 
 Moved = Callable[[str, int, int], None]
 # Compares the rows under an id with a log as of one version; returns what to say, raises where they differ.
@@ -100,9 +103,8 @@ class Backfill:
         topic_id = self._whole_id()
         self._log.forget()
         state = self._aliases.backfill(self._view.id)
-        if state is not None and state.stage == "abandoned":
-            # Killed while it dropped the shadow: marks that are left would vouch for rows that are gone.
-            self._drop_abandoned(state)
+        if state is not None and self._lacks_rows(state):
+            self._drop_abandoned(self._save(state, stage="abandoned"))
             state = None
         state = state or self._begin()
         compared, dropped = "compared before", 0
@@ -137,11 +139,20 @@ class Backfill:
         state = self._aliases.backfill(self._view.id)
         if state is None:
             return False
-        if self._aliases.id_of(self._view.id) == state.id:
+        # An alias that came back older says nothing: the rows that it names may be half dropped.
+        if state.stage == "flipped" or self._names(state.id):
             raise BackfillError(self._view.name, "it has flipped already; run it again, so that it ends")
         # Before a row goes: of a shadow that lacks some, nothing is filled or flipped to again.
         self._drop_abandoned(self._save(state, stage="abandoned"))
         return True
+
+    def _lacks_rows(self, state: Backfilling) -> bool:
+        """Whether marks of the shadow may vouch for rows that are gone.
+
+        Killed while it was dropped, or filled so long ago that rows expire, which would differ from the log.
+        """
+        is_old = self._view.plan.reach_us is not None and _now_us() - state.begun_us > _FILL_US_MAX
+        return state.stage == "abandoned" or (state.stage == "fill" and is_old)
 
     def _drop_abandoned(self, state: Backfilling) -> None:
         self._at("before-abandoned-drop")
@@ -166,7 +177,8 @@ class Backfill:
             yield
 
     def _begin(self) -> Backfilling:
-        state = Backfilling(self._aliases.new_generation(self._view.id), self._log.version(), "fill")
+        row_id = self._aliases.new_generation(self._view.id)
+        state = Backfilling(row_id, self._log.version(), "fill", begun_us=_now_us())
         # For the workers that take the shadow over.
         self._store.note_evicted(state.id, self._store.runs())
         self._aliases.save_backfill(self._view.id, state)
@@ -269,7 +281,7 @@ class Backfill:
         raise BackfillError(self._view.name, f"its alias changed {_FLIP_TRIES_MAX} times while it was flipped")
 
     def _alias(self, row_id: str, is_ready: bool) -> Alias:
-        return Alias(row_id, is_ready, time.time_ns() // 1_000)
+        return Alias(row_id, is_ready, _now_us())
 
     def _refuse_lost(self, state: Backfilling, held: Mapping[int, int]) -> None:
         """A bucket of the shadow that stands earlier than it did was lost since."""
@@ -286,3 +298,7 @@ class Backfill:
         state = msgspec.structs.replace(state, **changed)
         self._aliases.save_backfill(self._view.id, state)
         return state
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1_000

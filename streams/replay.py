@@ -301,7 +301,8 @@ class Replay:
 
     def _sinks(self, asked: Range, topic_id: str) -> list[OnlineSink]:
         """Scratch rows that stand at the beginning of the range, or where an earlier process left them."""
-        sinks = [OnlineSink(self._store, view) for view in self._views]
+        # What is looked at is long past, and may be told again days later: the rows stay until they are dropped.
+        sinks = [OnlineSink(self._store, view, expires=False) for view in self._views]
         for partition, (offset, newest_us) in asked.first.items():
             for sink in sinks:
                 if sink.open(partition, topic_id) is None:

@@ -57,12 +57,14 @@ class Backfilling(msgspec.Struct, frozen=True):
     version  of the event log up to which it is filled and compared
     stage    fill, follow, flip, or flipped; abandoned while the shadow is dropped
     old_id   of the rows that were served before, to be dropped at the end
+    begun_us when
     """
 
     id: str
     version: int
     stage: str
     old_id: str | None = None
+    begun_us: int = 0
 
 
 class Aliases:

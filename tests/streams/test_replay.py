@@ -175,15 +175,19 @@ def test_a_range_that_retention_cut_since_the_replay_began_says_the_way_on(
     assert (again.returncode, "200 offsets, 200 events" in again.stdout) == (0, True), again.stderr
 
 
-def test_a_range_that_is_done_is_told_again_whatever_retention_took_of_it(
-    project: Make, unique: Callable[[str], str]
+def test_a_range_that_is_done_is_told_again_whatever_retention_took_of_it_and_however_much_later(
+    project: Make, unique: Callable[[str], str], redis_client: redis.Redis
 ) -> None:
     topic = unique("done")
-    made = project(definitions(topic, partitions=1))
+    # Rows of such a view expire where it is served.
+    made = project(re.sub(r"(count\(\)|last\(\"amount\"\))", r'\1.over("1h")', definitions(topic, partitions=1)))
     send(made, topic, 100)
     for _ in range(2):
         assert Replay(made.settings, made.repository, topic, end="100").run().events == 100
         cut(made, topic, partitions=1)
+        # Its marks stay, so its rows must: without them it would be told of as done, and short.
+        rows = list(redis_client.scan_iter(f"{made.settings.project}:replay:*:row:*"))
+        assert {redis_client.pttl(row) for row in rows} == {-1}
 
 
 def test_a_topic_that_no_view_reads_is_not_replayed(project: Make, unique: Callable[[str], str]) -> None:
