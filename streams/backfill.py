@@ -7,10 +7,9 @@ at any moment leaves a backfill that the next one goes on with. `docs/backfill.m
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from fcntl import LOCK_EX, LOCK_NB, flock
 
 import msgspec
 
@@ -20,6 +19,7 @@ from featurestore.offline import EventLog, LogSlices
 from featurestore.online import Alias, Aliases, Backfilling
 from featurestore.settings import Settings
 from featurestore.spec import FeatureView
+from streams.alone import alone
 from streams.bounds import bounds_of
 from streams.broker import admin_client, broker_of
 from streams.build import online_store
@@ -104,7 +104,8 @@ class Backfill:
         self._log.forget()
         state = self._aliases.backfill(self._view.id)
         if state is not None and self._lacks_rows(state):
-            self._drop_abandoned(self._save(state, stage="abandoned"))
+            state = self._save(state, stage="abandoned")
+            self._drop_abandoned(state)
             state = None
         state = state or self._begin()
         compared, dropped = "compared before", 0
@@ -159,22 +160,15 @@ class Backfill:
         self._store.drop(state.id)
         self._aliases.end_backfill(self._view.id)
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _alone(self) -> AbstractContextManager[None]:
         """No other run of this view meanwhile, on all machines that share the disk.
 
         One would compare a shadow with the log as it was, while this one brings it up to now.
         """
-        path = self._settings.offline_path.parent / "backfills" / f"{self._view.id}.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w") as lock:
-            try:
-                # Given back by the system when a process ends, however it ends: a killed run holds up no other.
-                flock(lock, LOCK_EX | LOCK_NB)
-            except BlockingIOError:
-                what = "another run of it is at work; wait until that one has ended"
-                raise BackfillError(self._view.name, what) from None
-            yield
+        # Logs of several projects may lie side by side, and have a view in common.
+        path = self._settings.offline_path.parent / "backfills" / self._settings.project / f"{self._view.id}.lock"
+        what = "another run of it is at work; wait until that one has ended"
+        return alone(path, BackfillError(self._view.name, what))
 
     def _begin(self) -> Backfilling:
         row_id = self._aliases.new_generation(self._view.id)

@@ -602,7 +602,7 @@ MUTANTS = (
     Mutant("another event time is taken", "featurestore/offline/event_log.py", "        self._refuse_other_times(table)\n", "", LOG_COLUMNS),
     Mutant("letters of a changed type are sent", "featurestore/cli/dead_letters.py", "    check_types(chosen.offline_path, [", "    print([", TYPES),
     Mutant("the last event decides for its record", S + "letter_replay.py", "            if index in taken:\n                continue\n", "            at[index] = PLACES_MAX\n", MANY),
-    Mutant("two backfills of a view go together", S + "backfill.py", "                flock(lock, LOCK_EX | LOCK_NB)\n", "                pass\n", ALONE),
+    Mutant("two backfills of a view go together", S + "alone.py", "            flock(lock, LOCK_EX | LOCK_NB)\n", "            pass\n", ALONE),
     Mutant("a null value erases nothing", S + "dead_letters.py", "        records.pop((topic, key), None)\n", "", LETTER_REPLAY),
     Mutant("what is no letter is not told", S + "dead_letters.py", "            unreadable.append(where)\n", "", LETTER_REPLAY),
     Mutant("an event that is too late has the bytes of another", S + "unapplied.py", "batch, decoded.index[places], [reason]", "batch, places, [reason]", LETTERS),

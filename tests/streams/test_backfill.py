@@ -200,7 +200,10 @@ def test_a_second_run_of_a_view_is_refused_while_one_is_at_work_and_not_after_it
             for more in ((), ("--abandon",)):
                 refused.append(made.command("backfill", "by_user", *more))
                 assert refused[-1].returncode == 1, refused[-1].stdout
+            # Another project with the same view, whose logs lie beside these.
+            assert not Backfill(other, view, lambda row_id, log: "").abandon()
 
+    other = made.settings.model_copy(update={"project": unique("other")})
     view = made.repository.view("by_user")
     Backfill(made.settings, view, lambda row_id, log: "", at=at).run(keep_following_s=0)
     said = [(done.returncode, "another run of it is at work" in done.stderr) for done in refused]
