@@ -95,7 +95,7 @@ class OnlineSink:
         # are opened again: events that other buckets refused were dropped too, so nothing may move those buckets.
         self._lost: dict[int, LostTailError] = {}
         reach_us = view.plan.reach_us if expires else None
-        # A day more: a row that is slow to come, or a backfill that goes on, is not behind it.
+        # Rows whose windows have all emptied may go; a day more, for as long as a fill that was killed may go on.
         self._expire_ms = None if reach_us is None else (reach_us + view.lateness_us + DAY_US) // 1_000
 
     @property
