@@ -7,18 +7,19 @@ at any moment leaves a backfill that the next one goes on with. `docs/backfill.m
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from fcntl import LOCK_EX, LOCK_NB, flock
 
 import msgspec
 
 from featurestore.errors import BackfillError, LostTailError, NotServedError
+from featurestore.event_time import DAY_US
 from featurestore.offline import EventLog, LogSlices
 from featurestore.online import Alias, Aliases, Backfilling
 from featurestore.settings import Settings
 from featurestore.spec import FeatureView
+from streams.alone import alone
 from streams.bounds import bounds_of
 from streams.broker import admin_client, broker_of, in_words
 from streams.build import online_store
@@ -31,6 +32,8 @@ from streams.topics import Topics
 HAND_OVER_S = 5.0
 _FLIP_TRIES_MAX = 10
 _ANEW = "run it with --abandon, then again"
+# No row expires earlier (`OnlineSink`).
+_FILL_US_MAX = DAY_US
 
 Moved = Callable[[str, int, int], None]
 # Compares the rows under an id with a log as of one version; returns what to say, raises where they differ.
@@ -107,8 +110,8 @@ class Backfill:
         topic_id = self._whole_id()
         self._log.forget()
         state = self._aliases.backfill(self._view.id)
-        if state is not None and state.stage == "abandoned":
-            # Killed while it dropped the shadow: marks that are left would vouch for rows that are gone.
+        if state is not None and self._lacks_rows(state):
+            state = self._save(state, stage="abandoned")
             self._drop_abandoned(state)
             state = None
         state = state or self._begin()
@@ -145,37 +148,39 @@ class Backfill:
         state = self._aliases.backfill(self._view.id)
         if state is None:
             return False
-        if self._aliases.id_of(self._view.id) == state.id:
+        # An alias that came back older says nothing: the rows that it names may be half dropped.
+        if state.stage == "flipped" or self._names(state.id):
             raise BackfillError(self._view.name, "it has flipped already; run it again, so that it ends")
         # Before a row goes: of a shadow that lacks some, nothing is filled or flipped to again.
         self._drop_abandoned(self._save(state, stage="abandoned"))
         return True
+
+    def _lacks_rows(self, state: Backfilling) -> bool:
+        """Whether marks of the shadow may vouch for rows that are gone.
+
+        Killed while it was dropped, or filled so long ago that rows expire, which would differ from the log.
+        """
+        is_old = self._view.plan.reach_us is not None and _now_us() - state.begun_us > _FILL_US_MAX
+        return state.stage == "abandoned" or (state.stage == "fill" and is_old)
 
     def _drop_abandoned(self, state: Backfilling) -> None:
         self._at("before-abandoned-drop")
         self._store.drop(state.id)
         self._aliases.end_backfill(self._view.id)
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _alone(self) -> AbstractContextManager[None]:
         """No other run of this view meanwhile, on all machines that share the disk.
 
         One would compare a shadow with the log as it was, while this one brings it up to now.
         """
-        path = self._settings.offline_path.parent / "backfills" / f"{self._view.id}.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w") as lock:
-            try:
-                # Given back by the system when a process ends, however it ends: a killed run holds up no other.
-                flock(lock, LOCK_EX | LOCK_NB)
-            except BlockingIOError:
-                what = "another run of it is at work; wait until that one has ended"
-                raise BackfillError(self._view.name, what) from None
-            yield
+        # Logs of several projects may lie side by side, and have a view in common.
+        path = self._settings.offline_path.parent / "backfills" / self._settings.project / f"{self._view.id}.lock"
+        what = "another run of it is at work; wait until that one has ended"
+        return alone(path, BackfillError(self._view.name, what))
 
     def _begin(self) -> Backfilling:
-        version, log_id = self._log.version(), self._log.identity()
-        state = Backfilling(self._aliases.new_generation(self._view.id), version, "fill", log_id=log_id)
+        row_id, version = self._aliases.new_generation(self._view.id), self._log.version()
+        state = Backfilling(row_id, version, "fill", log_id=self._log.identity(), begun_us=_now_us())
         # For the workers that take the shadow over.
         self._store.note_evicted(state.id, self._store.runs())
         self._aliases.save_backfill(self._view.id, state)
@@ -289,7 +294,7 @@ class Backfill:
         raise BackfillError(self._view.name, what)
 
     def _alias(self, row_id: str, is_ready: bool) -> Alias:
-        return Alias(row_id, is_ready, time.time_ns() // 1_000)
+        return Alias(row_id, is_ready, _now_us())
 
     def _refuse_lost(self, state: Backfilling, held: Mapping[int, int]) -> None:
         """A bucket of the shadow that stands earlier than it did was lost since."""
@@ -306,3 +311,7 @@ class Backfill:
         state = msgspec.structs.replace(state, **changed)
         self._aliases.save_backfill(self._view.id, state)
         return state
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1_000

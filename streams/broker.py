@@ -46,6 +46,12 @@ _CERTIFICATE = (
     "kafka_ssl_certificate and kafka_ssl_key: the brokers want a certificate of ours that has not expired, and that "
     "someone signed whom they know"
 )
+# Where a broker goes in the middle of a login, as in any restart, librdkafka tells it by the codes of a login that was
+# refused, and gives that code to all that waits for the connection. The text tells them apart: it has librdkafka's own
+# words then ("SASL PLAIN mechanism handshake failed: Local: Broker transport failure", "Disconnected: ...") or the
+# system's, and the broker's or OpenSSL's where we are refused. Alert 80 is the broker's own fault, which may pass.
+_LOGINS = (KafkaError._AUTHENTICATION, KafkaError._SSL)
+_BROKEN_OFF = re.compile(r"\bLocal: |\bDisconnected: |SSL transport error: |:system library:|SSL alert number 80\b")
 _CONFIGURED = "kafka_ssl_ca, kafka_ssl_certificate, kafka_ssl_key, kafka_ssl_key_password and kafka_sasl_mechanism"
 
 
@@ -91,10 +97,15 @@ def client_config(broker: Broker | str) -> dict[str, Any]:
 
 def refusal(error: KafkaError) -> BrokerAccessError | None:
     """What to tell when the broker will not talk to us, which no retry mends; None of any other error."""
-    look_at = _REFUSALS.get(error.code())
+    look_at = None if is_broken_off(error) else _REFUSALS.get(error.code())
     if error.code() == KafkaError._TRANSPORT and _CERTIFICATE_ALERT.search(error.str()):
         look_at = _CERTIFICATE
     return None if look_at is None else BrokerAccessError(error.str(), look_at)
+
+
+def is_broken_off(error: KafkaError) -> bool:
+    """Whether a login was cut off, or something waited for one that was: the next one may get through."""
+    return error.code() in _LOGINS and _BROKEN_OFF.search(error.str()) is not None
 
 
 def unusable(error: KafkaException) -> BrokerAccessError:

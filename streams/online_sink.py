@@ -70,6 +70,7 @@ class OnlineSink:
 
     thread        where calls wait for the store; one of its own by default
     row_id        under which the rows lie; the view's own id by default
+    expires       whether rows whose windows have all emptied may go
     slice_events  a larger batch goes through in slices of so many events at least, each of other buckets, so that the
                   store reads and writes one of them while another is folded
     """
@@ -81,6 +82,8 @@ class OnlineSink:
         thread: Executor | None = None,
         row_id: str | None = None,
         slice_events: int = _SLICE_EVENTS,
+        *,
+        expires: bool = True,
     ) -> None:
         self._store, self._view, self.row_id = store, view, row_id or view.id
         self.rows_written, self._slice_events = 0, slice_events
@@ -91,8 +94,8 @@ class OnlineSink:
         # Of partitions whose tail the store lost, or whose events were committed together with those of one, until they
         # are opened again: events that other buckets refused were dropped too, so nothing may move those buckets.
         self._lost: dict[int, LostTailError] = {}
-        reach_us = view.plan.reach_us
-        # Rows whose windows have all emptied may go; a day more, since a replay may still want to see them.
+        reach_us = view.plan.reach_us if expires else None
+        # Rows whose windows have all emptied may go; a day more, for as long as a fill that was killed may go on.
         self._expire_ms = None if reach_us is None else (reach_us + view.lateness_us + DAY_US) // 1_000
 
     @property

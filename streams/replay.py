@@ -14,6 +14,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import blake2b
@@ -34,6 +35,7 @@ from featurestore.offline import EventLog, LogSlices, Stride, log_schema
 from featurestore.online import OnlineStore
 from featurestore.settings import Settings
 from featurestore.spec import FeatureView, Repository
+from streams.alone import alone
 from streams.bounds import bounds_of
 from streams.broker import admin_client, answer_of, broker_of, in_words
 from streams.codecs import codec_of
@@ -160,7 +162,6 @@ class Replay:
         self._store = OnlineStore.at(
             settings.redis_url, namespace=f"{settings.project}:replay:{self.name}", buckets=settings.buckets
         )
-        self._log = EventLog(self.folder / "log", self._topic)
         self._admin = admin_client(broker_of(settings))
         self._taken_back = TakenBack(
             broker_of(settings), self._admin, settings.project, worker_group(settings), self._topic
@@ -172,7 +173,8 @@ class Replay:
         Raises ReplayError, GrownTopicError where the topic has partitions that its definition does not have, TopicError
         where the log does not fit the definition, or is of another topic of that name; BrokerError, BrokerAccessError.
         """
-        with in_words(broker_of(self._settings)):
+        self._refuse_unread()
+        with self._alone(), in_words(broker_of(self._settings)):
             try:
                 return self._run()
             except LostTailError as error:
@@ -181,7 +183,6 @@ class Replay:
                 raise ReplayError(self._topic.name, f"{what}; run it again") from error
 
     def _run(self) -> Replayed:
-        self._refuse_unread()
         log = EventLog(self._settings.offline_path, self._topic)
         log.check_types()
         topic_id = Topics(broker_of(self._settings)).whole_ids([self._topic])[self._topic.name]
@@ -205,6 +206,10 @@ class Replay:
 
         Killed on the way, it is ended by the next process of that name, whether that one drops too or runs.
         """
+        with self._alone():
+            return self._drop()
+
+    def _drop(self) -> bool:
         if self._path.exists():
             # In one step, and before anything goes: what is half dropped would be taken for a whole place.
             self.folder.rename(self._dropped)
@@ -224,6 +229,13 @@ class Replay:
             return False
         shutil.rmtree(self._dropped)
         return True
+
+    def _alone(self) -> AbstractContextManager[None]:
+        """No other run of this name meanwhile, and no drop: what goes from under a run, it would begin to make anew."""
+        # Beside the projects' folders, where no replay's name can be: the scratch place is deleted, the lock is not.
+        path = self.folder.parents[1] / ".locks" / self._settings.project / f"{self.name}.lock"
+        what = f"another run of {self.name!r} is at work; wait until that one has ended"
+        return alone(path, ReplayError(self._topic.name, what))
 
     def _refuse_unread(self) -> None:
         if not self._views:
@@ -255,6 +267,9 @@ class Replay:
     def _dropped(self) -> Path:
         """The folder's name while it is dropped; no replay can have it."""
         return self.folder.with_name(f".{self.name}")
+
+    def _scratch_log(self) -> EventLog:
+        return EventLog(self.folder / "log", self._topic)
 
     def _view_ids(self) -> list[str]:
         return [view.id for view in self._views]
@@ -310,7 +325,8 @@ class Replay:
 
     def _sinks(self, asked: Range, topic_id: str) -> list[OnlineSink]:
         """Scratch rows that stand at the beginning of the range, or where an earlier process left them."""
-        sinks = [OnlineSink(self._store, view) for view in self._views]
+        # What is looked at is long past, and may be told again days later: the rows stay until they are dropped.
+        sinks = [OnlineSink(self._store, view, expires=False) for view in self._views]
         for partition, (offset, newest_us) in asked.first.items():
             for sink in sinks:
                 if sink.open(partition, topic_id) is None:
@@ -319,9 +335,12 @@ class Replay:
 
     def _from_kafka(self, asked: Range, topic_id: str) -> None:
         begin = {partition: Mark(offset, newest_us) for partition, (offset, newest_us) in asked.first.items()}
-        missing = {partition: mark for partition, mark in begin.items() if partition not in self._log.marks()}
+        log = self._scratch_log()
+        # One that goes away meanwhile is not made anew in silence, without what it had.
+        log.claim()
+        missing = {partition: mark for partition, mark in begin.items() if partition not in log.marks()}
         if missing:
-            self._log.append(log_schema(self._topic).empty_table(), missing)
+            log.append(log_schema(self._topic).empty_table(), missing)
         letters = _FileLetters(self.folder / "letters.jsonl")
         sinks = self._sinks(asked, topic_id)
         codec = codec_of(self._topic, schemas_at(self._settings.schema_address))
@@ -330,7 +349,7 @@ class Replay:
             topic_id,
             sinks,
             self._lateness_us,
-            self._log,
+            log,
             letters,
             steady_us,
             codec=codec,
@@ -390,7 +409,7 @@ class Replay:
     # -- what came out -----------------------------------------------------------------------------------------------
 
     def _replayed(self, asked: Range) -> Replayed:
-        kept = self._log if asked.source == "kafka" else EventLog(self._settings.offline_path, self._topic)
+        kept = self._scratch_log() if asked.source == "kafka" else EventLog(self._settings.offline_path, self._topic)
         slices = LogSlices.newest(kept)
         events, moment = 0, 0
         counts: dict[str, Counter[str]] = {view.name: Counter() for view in self._views}
@@ -413,7 +432,7 @@ class Replay:
             if asked.source == "kafka"
         ]
         again = sum(len(letters.gap_first) for letters in taken_back)
-        dead = Counter(letter.reason for letter in _FileLetters(self.folder / "letters.jsonl").read())
+        dead = _FileLetters(self.folder / "letters.jsonl").reasons()
         views = [self._of_view(view, counts[view.name], entities[view.name], moment) for view in self._views]
         offsets = sum(asked.end[partition] - first for partition, (first, _) in asked.first.items())
         return Replayed(self.name, self.folder, offsets, events, dict(sorted(dead.items())), again, moment, views)
@@ -465,15 +484,17 @@ class _FileLetters:
             with self._path.open("ab") as file:
                 os.fsync(file.fileno())
 
-    def read(self) -> list[DeadLetter]:
-        found: dict[bytes, DeadLetter] = {}
-        for line in self._path.read_bytes().splitlines() if self._path.exists() else ():
-            try:
-                letter = msgspec.json.decode(line, type=DeadLetter)
-            except msgspec.DecodeError:
-                continue  # cut short by a kill: the next process wrote it again
-            found[letter.key] = letter
-        return list(found.values())
+    def reasons(self) -> Counter[str]:
+        """How many letters there are of each; of a letter no more is kept than its place, however large it is."""
+        found: dict[bytes, str] = {}
+        with suppress(FileNotFoundError), self._path.open("rb") as lines:
+            for line in lines:
+                try:
+                    letter = msgspec.json.decode(line, type=DeadLetter)
+                except msgspec.DecodeError:
+                    continue  # cut short by a kill: the next process wrote it again
+                found[letter.key] = letter.reason
+        return Counter(found.values())
 
 
 def _range_at(folder: Path) -> Range | None:

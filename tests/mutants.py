@@ -40,6 +40,7 @@ GROUP = ("tests/streams/test_group.py",)
 ALERT = (
     "tests/streams/test_broker_access.py::test_a_certificate_that_is_refused_after_the_handshake_is_no_lost_connection",
 )
+CUT_OFF = ("tests/streams/test_broker_access.py::test_a_login_that_was_cut_off_is_no_refusal",)
 TRAINING = ("tests/offline/test_training_set.py",)
 TOGETHER = ("tests/online/test_together.py",)
 MEMORY = ("tests/streams/test_memory.py",)
@@ -603,7 +604,7 @@ MUTANTS = (
     Mutant("another event time is taken", "featurestore/offline/event_log.py", "        self._refuse_other_times(table)\n", "", LOG_COLUMNS),
     Mutant("letters of a changed type are sent", "featurestore/cli/dead_letters.py", "    check_types(chosen.offline_path, [", "    print([", TYPES),
     Mutant("the last event decides for its record", S + "letter_replay.py", "            if index in taken:\n                continue\n", "            at[index] = PLACES_MAX\n", MANY),
-    Mutant("two backfills of a view go together", S + "backfill.py", "                flock(lock, LOCK_EX | LOCK_NB)\n", "                pass\n", ALONE),
+    Mutant("two backfills of a view go together", S + "alone.py", "            flock(lock, LOCK_EX | LOCK_NB)\n", "            pass\n", ALONE),
     Mutant("a null value erases nothing", S + "dead_letters.py", "        records.pop((topic, key), None)\n", "", LETTER_REPLAY),
     Mutant("what is no letter is not told", S + "dead_letters.py", "            unreadable.append(where)\n", "", LETTER_REPLAY),
     Mutant("an event that is too late has the bytes of another", S + "unapplied.py", "batch, decoded.index[places], [reason]", "batch, places, [reason]", LETTERS),
@@ -651,6 +652,7 @@ MUTANTS = (
     Mutant("a bucket that lags is taken for a loss", S + "serving_sink.py", "is_behind = logged is not None and self._inner.reached(partition) < logged.offset", "is_behind = logged is not None and self._inner.settled(partition) < logged.offset", SERVING),
     Mutant("definitions are as they were compiled", "featurestore/spec/repository.py", "sys.dont_write_bytecode, True\n", "sys.dont_write_bytecode, False\n", DEFINITIONS),
     Mutant("a certificate that is refused is a lost connection", S + "broker.py", "_CERTIFICATE_ALERT.search(error.str())", "False", ALERT),
+    Mutant("a login that was cut off is a wrong password", S + "broker.py", "None if is_broken_off(error) else ", "", CUT_OFF),
     Mutant("Arrow keeps a heap of its own", "streams/memory.py", 'os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")', "pass", MEMORY),
     Mutant("pages that were written to are thrown away", "streams/memory.py", " and not each.anonymous and not each.swap", "", MEMORY),
     Mutant("a record that stands elsewhere counts here too", S + "counts.py", "0 if whole is decoded else _records", "0 if True else _records", ("tests/streams/test_counts.py",)),

@@ -41,6 +41,9 @@ def compare_shadow(store: OnlineStore, view: FeatureView, row_id: str, log: Even
             entity = tuple(column[place].as_py() for column in columns)
             wrong.append(f"{feature} of {entity} is {shadow[feature][place]} but {wanted[place]} in the log")
     if wrong:
-        raise BackfillError(view.name, f"{len(wrong)} values differ from the event log, such as: {wrong[0]}")
+        what = f"{len(wrong)} values differ from the event log, such as: {wrong[0]}"
+        raise BackfillError(
+            view.name, f"{what}; drop what was filled by the same command with --abandon, then run it again"
+        )
     when = as_datetime(moment_us).isoformat()
     return f"{len(entities) * len(view.outputs):,} values of {len(entities):,} entities agree at {when}, bit for bit"

@@ -53,11 +53,12 @@ class Served:
 class Backfilling(msgspec.Struct, frozen=True):
     """A backfill that is under way, as its next process finds it.
 
-    id       of the generation that is filled
-    version  of the event log up to which it is filled and compared
-    stage    fill, follow, flip, or flipped; abandoned while the shadow is dropped
-    old_id   of the rows that were served before, to be dropped at the end
-    log_id   of the event log that `version` is of; empty where it is not known, or there was none
+    id        of the generation that is filled
+    version   of the event log up to which it is filled and compared
+    stage     fill, follow, flip, or flipped; abandoned while the shadow is dropped
+    old_id    of the rows that were served before, to be dropped at the end
+    log_id    of the event log that `version` is of; empty where it is not known, or there was none
+    begun_us  when its fill began
     """
 
     id: str
@@ -65,6 +66,7 @@ class Backfilling(msgspec.Struct, frozen=True):
     stage: str
     old_id: str | None = None
     log_id: str = ""
+    begun_us: int = 0
 
 
 class Aliases:

@@ -19,7 +19,7 @@ import numpy as np
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from featurestore.errors import RecordsGoneError
-from streams.broker import refusal
+from streams.broker import is_broken_off, refusal
 from streams.librdkafka import Answered
 from streams.transport.batch import Batch
 from streams.transport.native import NativeConsumer, Run, Said
@@ -371,6 +371,10 @@ class Reader:
             expected = self._ranges.expected((said.topic, said.partition))
             bounds = self._consumer.bounds(said.topic, said.partition, _BOUNDS_S)
             raise RecordsGoneError(said.topic, said.partition, expected, error.str(), bounds)
+        if is_broken_off(error):
+            # Such as a join of the group that waited for the connection: librdkafka tries that again by itself.
+            log.warning("librdkafka: %s", error.str())
+            return
         raise refusal(error) or KafkaException(error)
 
     def _seek_back(self, place: Place, offset: int, epoch: int) -> None:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 
+import msgspec
 import pytest
 import redis
 from confluent_kafka import KafkaError, KafkaException
@@ -17,6 +18,7 @@ from confluent_kafka.cimpl import NewPartitions
 
 from featurestore.client import FeatureStore
 from featurestore.errors import BackfillError, BrokerError, GrownTopicError, LostTailError
+from featurestore.event_time import DAY_US
 from featurestore.local import environment_of
 from featurestore.monitoring import prove
 from featurestore.offline import EventLog
@@ -219,7 +221,10 @@ def test_a_second_run_of_a_view_is_refused_while_one_is_at_work_and_not_after_it
             for more in ((), ("--abandon",)):
                 refused.append(made.command("backfill", "by_user", *more))
                 assert refused[-1].returncode == 1, refused[-1].stdout
+            # Another project with the same view, whose logs lie beside these.
+            assert not Backfill(other, view, lambda row_id, log: "").abandon()
 
+    other = made.settings.model_copy(update={"project": unique("other")})
     view = made.repository.view("by_user")
     Backfill(made.settings, view, lambda row_id, log: "", at=at).run(keep_following_s=0)
     said = [(done.returncode, "another run of it is at work" in done.stderr) for done in refused]
@@ -231,7 +236,8 @@ def test_a_second_run_of_a_view_is_refused_while_one_is_at_work_and_not_after_it
 
 def test_rows_that_differ_from_the_log_are_not_flipped_to(project: Make, unique: Callable[[str], str]) -> None:
     topic = unique("wrong")
-    made = project(definitions(topic))
+    # Rows of such a view expire.
+    made = project(re.sub(r"(count\(\)|first\(\"amount\"\))", r'\1.over("24h")', definitions(topic)))
     worker = made.start_worker()
     send(made, topic, HISTORY)
     made.wait_until_applied(worker)
@@ -246,6 +252,7 @@ def test_rows_that_differ_from_the_log_are_not_flipped_to(project: Make, unique:
     refused = made.command("backfill", "by_user")
     assert refused.returncode == 1
     assert "differ from the event log" in refused.stderr
+    assert "--abandon" in refused.stderr
     assert aliases.id_of(view.id) == view.id
 
     # What else may come of any stage is told as the end that it is.
@@ -265,8 +272,16 @@ def test_rows_that_differ_from_the_log_are_not_flipped_to(project: Make, unique:
     with pytest.raises(KilledError):
         Backfill(made.settings, view, lambda row_id, log: "", at=at).abandon()
     assert made.command("backfill", "by_user", "--abandon").stdout.strip() == "dropped"
+    with pytest.raises(KilledError):
+        Backfill(made.settings, view, lambda row_id, log: "", at=at).run()
+    # Two days later: rows have expired, and the marks say that they are there.
+    state = aliases.backfill(view.id)
+    assert state is not None
+    aliases.save_backfill(view.id, msgspec.structs.replace(state, begun_us=state.begun_us - 2 * DAY_US))
+    client.delete(*client.scan_iter(f"{made.settings.project}:*:{state.id}:row:*"))
     assert made.command("backfill", "by_user", "--keep-following", "0").returncode == 0
-    assert aliases.id_of(view.id).startswith(f"{view.id}.g3-")
+    assert aliases.id_of(view.id).startswith(f"{view.id}.g4-")
+    assert not list(client.scan_iter(f"{made.settings.project}:*:{state.id}:*"))
 
 
 @pytest.mark.parametrize("what", ["all", "the shadow's newest"])
@@ -508,6 +523,9 @@ def test_rows_are_not_dropped_while_an_alias_that_came_back_older_names_them(
     try:
         backfill.run(keep_following_s=0)
     except KilledError:
+        if point != "after-flip":
+            with pytest.raises(BackfillError, match="has flipped already; run it again, so that it ends"):
+                backfill.abandon()
         backfill.run(keep_following_s=0)
     assert looked_up(made) == (200, {"PRESENT"})
     alias = aliases.get(view.id)

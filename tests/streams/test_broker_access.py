@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import ScramCredentialInfo, ScramMechanism, UserScramCredentialUpsertion
+from confluent_kafka.admin import AdminClient, ScramCredentialInfo, ScramMechanism, UserScramCredentialUpsertion
 from pydantic import SecretStr, ValidationError
 
 from featurestore.errors import BrokerAccessError, BrokerError, SettingError
@@ -21,11 +23,12 @@ from featurestore.local.kafka import start_kafka
 from featurestore.local.process import free_port
 from featurestore.settings import Settings
 from featurestore.spec import Topic
-from streams.broker import admin_client, answer_of, broker_of, in_words, refusal
+from streams.broker import Refusals, admin_client, answer_of, broker_of, client_config, in_words, refusal
 from streams.dead_letters import read_letters
 from streams.producer import EventProducer
 from streams.tail import Tail
 from streams.topics import Topics
+from tests.campaign.proxy import Proxy
 from tests.project import Project
 from tests.streams.test_bounds import read_on
 
@@ -288,6 +291,62 @@ def test_what_a_command_meets_on_its_way_is_told_in_words() -> None:
         raise KafkaException(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED))
     with pytest.raises(BrokerError, match="no Kafka broker answers at broker:9092"), in_words("broker:9092"):
         raise KafkaException(KafkaError(KafkaError._TRANSPORT))
+
+
+def test_a_login_that_was_cut_off_is_no_refusal() -> None:
+    cut = "handshake failed: Local: Broker transport failure: broker's supported mechanisms: (n/a)"
+    logins = {
+        KafkaError._AUTHENTICATION: (
+            f"sasl_plaintext://broker:9092/1: SASL PLAIN mechanism {cut} (after 1ms in state AUTH_HANDSHAKE)",
+            "SASL authentication error: SaslAuthenticateRequest failed: Local: Timed out",
+            "Disconnected: hung up from peer in state AUTH_LEGACY",
+            # What waited for the connection.
+            "FindCoordinator response error: Local: Authentication failure",
+        ),
+        KafkaError._SSL: (
+            "SSL handshake failed: SSL transport error: Connection timed out",
+            "SSL handshake failed: error:80000068:system library::Connection reset by peer: write failed",
+            "SSL handshake failed: error:0A000438:SSL routines::tlsv1 alert internal error: SSL alert number 80",
+        ),
+    }
+    for code, texts in logins.items():
+        for text in texts:
+            assert refusal(KafkaError(code, text)) is None, text
+    refused = {
+        "SASL authentication error: Authentication failed: Invalid username or password": "kafka_sasl_password",
+        "SASL PLAIN mechanism handshake failed: Broker: Unsupported SASL mechanism": "kafka_sasl_mechanism",
+        "SASL SCRAM authentication failed: broker responded with other-error": "kafka_sasl_password",
+    }
+    for text, setting in refused.items():
+        assert setting in str(refusal(KafkaError(KafkaError._AUTHENTICATION, text)))
+    unknown = "SSL handshake failed: error:0A000086:SSL routines::certificate verify failed"
+    assert "kafka_ssl_ca" in str(refusal(KafkaError(KafkaError._SSL, unknown)))
+
+
+@pytest.mark.parametrize("protocol", ["SASL_PLAINTEXT", "SASL_SSL"])
+def test_a_broker_that_goes_in_the_middle_of_a_login_is_asked_again(guarded: Guarded, protocol: str) -> None:
+    own = guarded.login if protocol == "SASL_PLAINTEXT" else guarded.both
+    # A client asks which version, which mechanism, and to be let in, each in a piece; the first follows one of TLS.
+    second = 2 if protocol == "SASL_PLAINTEXT" else 3
+    cuts, asked = {1: second, 2: second + 1}, Counter[int]()
+    proxy = Proxy(int(own.split(":")[1]), Random(0))
+
+    def hears(piece: bytes) -> None:
+        asked[proxy.connections] += 1
+        if asked[proxy.connections] == cuts.get(proxy.connections):
+            proxy.cut_within(1)
+
+    proxy.hears = hears
+    settings = access(guarded, kafka_security_protocol=protocol, kafka_bootstrap=f"127.0.0.1:{proxy.port}")
+    refusals = Refusals()
+    admin = AdminClient({**client_config(broker_of(Settings(**settings))), "error_cb": refusals})
+    try:
+        assert admin.list_topics(timeout=30).brokers
+    finally:
+        proxy.stop()
+    admin.poll(0)
+    refusals.check()
+    assert [asked[number] for number in cuts] == list(cuts.values())
 
 
 def test_workers_that_rebalance_in_two_ways_name_the_setting() -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 import time
+import tracemalloc
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -13,7 +16,7 @@ import pytest
 import redis
 from confluent_kafka import KafkaError, KafkaException
 
-from featurestore.errors import BrokerError, LostTailError, ReplayError, TopicError
+from featurestore.errors import BrokerError, EventLogError, LostTailError, ReplayError, TopicError
 from featurestore.event_time import HOUR_US, Mark
 from featurestore.kernel import in_records
 from featurestore.local import environment_of
@@ -21,7 +24,7 @@ from featurestore.offline import log_schema
 from streams.decided import dead_at
 from streams.letters import NO_POSITION, DeadLetter
 from streams.producer import EventProducer
-from streams.replay import Replay, Source
+from streams.replay import Replay, Source, _FileLetters
 from streams.tail import Tail
 from streams.transport import Batch
 from tests import processes
@@ -176,15 +179,19 @@ def test_a_range_that_retention_cut_since_the_replay_began_says_the_way_on(
     assert (again.returncode, "200 offsets, 200 events" in again.stdout) == (0, True), again.stderr
 
 
-def test_a_range_that_is_done_is_told_again_whatever_retention_took_of_it(
-    project: Make, unique: Callable[[str], str]
+def test_a_range_that_is_done_is_told_again_whatever_retention_took_of_it_and_however_much_later(
+    project: Make, unique: Callable[[str], str], redis_client: redis.Redis
 ) -> None:
     topic = unique("done")
-    made = project(definitions(topic, partitions=1))
+    # Rows of such a view expire where it is served.
+    made = project(re.sub(r"(count\(\)|last\(\"amount\"\))", r'\1.over("1h")', definitions(topic, partitions=1)))
     send(made, topic, 100)
     for _ in range(2):
         assert Replay(made.settings, made.repository, topic, end="100").run().events == 100
         cut(made, topic, partitions=1)
+        # Its marks stay, so its rows must: without them it would be told of as done, and short.
+        rows = list(redis_client.scan_iter(f"{made.settings.project}:replay:*:row:*"))
+        assert {redis_client.pttl(row) for row in rows} == {-1}
 
 
 def test_a_topic_that_no_view_reads_is_not_replayed(project: Make, unique: Callable[[str], str]) -> None:
@@ -264,6 +271,43 @@ def test_a_name_stands_for_one_question(project: Make, unique: Callable[[str], s
         assert (refused.returncode, "is another replay" in refused.stderr) == (1, True), refused.stderr
         assert made.command(*again, "--drop").stdout.strip() == "dropped"
     assert not list(redis_client.scan_iter(f"{made.settings.project}:replay:*"))
+
+
+def test_nobody_drops_what_a_replay_is_at_work_on_and_a_log_that_is_gone_is_not_made_anew(
+    project: Make, unique: Callable[[str], str]
+) -> None:
+    topic = unique("at-work")
+    made = project(definitions(topic, partitions=1))
+    send(made, topic, 10)
+
+    def at(point: str) -> None:
+        for again in (Replay.run, Replay.drop):
+            with pytest.raises(ReplayError, match=f"another run of '{replay.name}' is at work; wait"):
+                again(Replay(made.settings, made.repository, topic))
+        shutil.rmtree(replay.folder / "log")
+
+    replay = Replay(made.settings, made.repository, topic, at=at)
+    with pytest.raises(EventLogError, match="it is gone from"):
+        replay.run()
+    assert Replay(made.settings, made.repository, topic).drop()
+
+
+def test_letters_of_a_file_are_counted_once_each_and_no_more_of_them_is_held(tmp_path: Path) -> None:
+    kept = _FileLetters(tmp_path / "letters.jsonl")
+    assert kept.reasons() == {}
+    large = b"x" * 1_000_000
+    letters = [DeadLetter("t", 0, n, "too_late" if n < 5 else "broken_json", "", large) for n in range(20)]
+    kept.put(letters[:12])
+    # As a process leaves it that is killed; the next one writes its letters again.
+    with (tmp_path / "letters.jsonl").open("ab") as file:
+        file.write(b'{"topic": "t", "part')
+    kept.put(letters[8:])
+    tracemalloc.start()
+    try:
+        assert kept.reasons() == {"too_late": 5, "broken_json": 15}
+        assert tracemalloc.get_traced_memory()[1] < 8_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_name_is_no_way_out_of_the_folder_of_replays(project: Make, unique: Callable[[str], str]) -> None:

@@ -20,11 +20,11 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient
 
-from featurestore.errors import RecordsGoneError
+from featurestore.errors import BrokerAccessError, RecordsGoneError
 from featurestore.local import LocalStack
 from streams.broker import client_config
 from streams.transport import Batch, ReaderOptions
-from streams.transport.native import NativeConsumer
+from streams.transport.native import NativeConsumer, Said
 from streams.transport.options import Rebalance
 from streams.transport.reader import Reader, _Waiting
 from tests.streams.transport.harness import LIMIT_S, SESSION_S, Member, Sinks, fill, make_topic
@@ -165,6 +165,15 @@ def test_an_error_inside_a_callback_is_told_as_what_it_is(stack: LocalStack, uni
     member.at_assign = fail
     assert member.failure.result(LIMIT_S) is wrong
     member.stop()
+
+
+def test_what_waited_for_a_login_that_was_cut_off_does_not_end_the_reader() -> None:
+    # librdkafka joins again by itself, but says that this once failed, in the list of records and by a refusal's code.
+    reader = Reader({}, ReaderOptions(), None, lambda config, project: None)  # type: ignore[arg-type, return-value]
+    code = KafkaError._AUTHENTICATION
+    reader._check(Said("", 0, -1001, KafkaError(code, "JoinGroup failed: Local: Authentication failure")))
+    with pytest.raises(BrokerAccessError):
+        reader._check(Said("", 0, -1001, KafkaError(code, "Authentication failed: Invalid username or password")))
 
 
 def test_a_body_that_takes_longer_than_the_poll_interval_keeps_its_partitions(
