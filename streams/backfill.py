@@ -16,7 +16,7 @@ import msgspec
 
 from featurestore.errors import BackfillError, NotServedError
 from featurestore.offline import EventLog, LogSlices
-from featurestore.online import Alias, Aliases, Backfilling
+from featurestore.online import Alias, Aliases, Backfilling, has_more
 from featurestore.settings import Settings
 from featurestore.spec import FeatureView
 from streams.bounds import bounds_of
@@ -110,6 +110,7 @@ class Backfill:
         if state.stage == "fill":
             self._fill(state, slices, topic_id)
             self._at("before-compare")
+            self._refuse_evicted(state)
             compared = self._compare(state.id, self._log.at(state.version))
             state = self._save(state, stage="follow")
         for _ in range(_FLIP_TRIES_MAX):
@@ -147,6 +148,8 @@ class Backfill:
         self._at("before-abandoned-drop")
         self._store.drop(state.id)
         self._aliases.end_backfill(self._view.id)
+        # Of one that flipped before workers gave its rows up: what was served before that.
+        self._aliases.drop_unserved(self._view.id)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -166,10 +169,11 @@ class Backfill:
             yield
 
     def _begin(self) -> Backfilling:
-        state = Backfilling(self._aliases.new_generation(self._view.id), self._log.version(), "fill")
-        # For the workers that take the shadow over.
-        self._store.note_evicted(state.id, self._store.runs())
+        began = self._store.evicted(self._store.runs())
+        state = Backfilling(self._aliases.new_generation(self._view.id), self._log.version(), "fill", began=began)
         self._aliases.save_backfill(self._view.id, state)
+        # Behind it: workers drop the rows of what is noted and nobody names.
+        self._store.note_evicted(state.id, began)
         return state
 
     def _served(self, state: Backfilling, topic_id: str, keep_following_s: float) -> Backfilling:
@@ -260,11 +264,13 @@ class Backfill:
                 # It was served and has lost something: ready is what holds all that was served until it was told.
                 follower.until_caught_up()
             self._refuse_lost(state, follower.settled())
+            self._refuse_evicted(state)
             # The topic may have grown while the shadow was filled.
             self._whole_id()
             if before.id not in (state.id, state.old_id):
-                raise BackfillError(self._view.name, f"somebody else flipped it to {before.id} meanwhile")
-            if self._aliases.point(self._view.id, before, self._alias(state.id, True)):
+                what = f"somebody else flipped it to {before.id} meanwhile; run it with --abandon, then again"
+                raise BackfillError(self._view.name, what)
+            if self._aliases.point(self._view.id, before, self._alias(state.id, True), state.began):
                 return
         raise BackfillError(self._view.name, f"its alias changed {_FLIP_TRIES_MAX} times while it was flipped")
 
@@ -281,6 +287,14 @@ class Backfill:
                 raise BackfillError(
                     self._view.name, f"the store lost rows of {state.id} after they were filled and compared; {way}"
                 )
+
+    def _refuse_evicted(self, state: Backfilling) -> None:
+        """Where keys were evicted since the shadow began, any of its rows may be missing while all marks stand."""
+        if state.began is None or has_more(state.began, self._store.evicted(self._store.runs())):
+            is_served = self._names(state.id)
+            way = "start a worker, which fills others" if is_served else "run it with --abandon, then again"
+            what = f"the store has evicted keys since {state.id} began, and rows of it may be among them; {way}"
+            raise BackfillError(self._view.name, what)
 
     def _save(self, state: Backfilling, **changed: str) -> Backfilling:
         state = msgspec.structs.replace(state, **changed)
