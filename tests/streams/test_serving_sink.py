@@ -497,6 +497,8 @@ def test_rows_that_a_store_kept_of_what_it_evicted_are_not_served_behind_its_nex
         time.sleep(0.01)
     [served] = Aliases(store).read([(VIEW.id, [key.partition(b":row:")[2]])])
     assert served.payloads == [complete]
+    until(lambda: store.noted() == [served.id])
+    assert not store.marks(VIEW.id, TOPIC.name)
 
 
 def test_a_server_that_counts_evictions_from_zero_again_is_found_out_behind_that_as_well(
@@ -579,6 +581,7 @@ class Killed(Told):
     """A store whose worker drops nothing any more."""
 
     def drop(self, view_id: str, at_once: int = 1_000, may: Callable[[], bool] = lambda: True) -> int:
+        assert threading.current_thread() is not threading.main_thread()
         raise OnlineStoreError("killed")
 
 
