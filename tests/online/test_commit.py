@@ -200,6 +200,9 @@ def test_a_server_that_may_evict_rows_is_refused(store: OnlineStore, redis_clien
     assert later.evicted([])[run.id] > run.evicted
     # Until then its own count tells.
     assert later.evicted([run]) == {run.id: run.evicted}
+    # Of a replay that was refused nothing stays behind its `--drop`.
+    store.unclaim()
+    assert store.beside() == {}
 
 
 def test_what_a_run_has_evicted_counts_when_it_is_gone(store: OnlineStore, redis_client: redis.Redis) -> None:
