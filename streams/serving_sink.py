@@ -37,6 +37,7 @@ from streams.sink import Ints, Partitions
 # So many events of the log the engine folds by itself, before it goes on (`catch_up.py`). Of more, it
 # goes on with the other views meanwhile.
 AT_ONCE_MAX = 100_000
+# How often a fill that waits for a drop looks whether it is to stop.
 _PAUSE_S = 0.1
 
 log = logging.getLogger("featurestore.worker")
