@@ -260,6 +260,16 @@ class OnlineStoreError(FeatureStoreError):
     """The online store cannot be used as it is."""
 
 
+class FullStoreError(OnlineStoreError):
+    """The server has no room, and drops nothing to make some."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the online store is full: its server holds as much as its maxmemory allows; raise that with CONFIG SET, "
+            "or take keys away that nobody needs. Do not start the server anew: it would forget that it evicted keys"
+        )
+
+
 class UnmarkedRowsError(OnlineStoreError):
     """A bucket has rows, and nothing that says which events they hold: folded onto, they would count some twice."""
 
@@ -268,7 +278,8 @@ class UnmarkedRowsError(OnlineStoreError):
         super().__init__(
             f"the online store has rows of {row_id!r} in bucket {bucket}, but not up to where they have come: it "
             "evicted keys, or the rows were dropped in part; set its maxmemory-policy to 'noeviction', drop these rows "
-            "(`featurestore backfill` with --abandon, `featurestore replay` with --drop) and run it again"
+            "(`featurestore replay` with --drop, `featurestore backfill` with --abandon; where that has flipped to "
+            "them, a worker fills others and drops these) and run it again"
         )
 
 

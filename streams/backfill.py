@@ -16,7 +16,7 @@ import msgspec
 from featurestore.errors import BackfillError, LostTailError, NotServedError
 from featurestore.event_time import DAY_US
 from featurestore.offline import EventLog, LogSlices
-from featurestore.online import Alias, Aliases, Backfilling
+from featurestore.online import Alias, Aliases, Backfilling, has_more
 from featurestore.settings import Settings
 from featurestore.spec import FeatureView
 from streams.alone import alone
@@ -122,6 +122,7 @@ class Backfill:
             events = sum(mark.offset for mark in slices.marks.values())
             self._fill(state, slices, topic_id)
             self._at("before-compare")
+            self._refuse_evicted(state)
             compared = self._compare(state.id, self._log.at(state.version))
             state = self._save(state, stage="follow")
         for _ in range(_FLIP_TRIES_MAX):
@@ -167,6 +168,8 @@ class Backfill:
         self._at("before-abandoned-drop")
         self._store.drop(state.id)
         self._aliases.end_backfill(self._view.id)
+        # Of one that flipped before workers gave its rows up: what was served before that.
+        self._aliases.drop_unserved(self._view.id)
 
     def _alone(self) -> AbstractContextManager[None]:
         """No other run of this view meanwhile, on all machines that share the disk.
@@ -180,10 +183,11 @@ class Backfill:
 
     def _begin(self) -> Backfilling:
         row_id, version = self._aliases.new_generation(self._view.id), self._log.version()
-        state = Backfilling(row_id, version, "fill", log_id=self._log.identity(), begun_us=_now_us())
-        # For the workers that take the shadow over.
-        self._store.note_evicted(state.id, self._store.runs())
+        began, log_id = self._store.evicted(self._store.runs()), self._log.identity()
+        state = Backfilling(row_id, version, "fill", log_id=log_id, begun_us=_now_us(), began=began)
         self._aliases.save_backfill(self._view.id, state)
+        # Behind it: workers drop the rows of what is noted and nobody names.
+        self._store.note_evicted(state.id, began)
         return state
 
     def _refuse_lost_log(self, state: Backfilling) -> None:
@@ -284,11 +288,12 @@ class Backfill:
                 # It was served and has lost something: ready is what holds all that was served until it was told.
                 follower.until_caught_up()
             self._refuse_lost(state, follower.settled())
+            self._refuse_evicted(state)
             # The topic may have grown while the shadow was filled.
             self._whole_id()
             if before.id not in (state.id, state.old_id):
-                raise BackfillError(self._view.name, f"somebody else flipped it to {before.id}; {_ANEW}")
-            if self._aliases.point(self._view.id, before, self._alias(state.id, True)):
+                raise BackfillError(self._view.name, f"somebody else flipped it to {before.id} meanwhile; {_ANEW}")
+            if self._aliases.point(self._view.id, before, self._alias(state.id, True), state.began):
                 return
         what = f"its alias changed {_FLIP_TRIES_MAX} times while it was flipped; run it again"
         raise BackfillError(self._view.name, what)
@@ -306,6 +311,14 @@ class Backfill:
                 raise BackfillError(
                     self._view.name, f"the store lost rows of {state.id} after they were filled and compared; {way}"
                 )
+
+    def _refuse_evicted(self, state: Backfilling) -> None:
+        """Where keys were evicted since the shadow began, any of its rows may be missing while all marks stand."""
+        if state.began is None or has_more(state.began, self._store.evicted(self._store.runs())):
+            is_served = self._names(state.id)
+            way = "start a worker, which fills others" if is_served else _ANEW
+            what = f"the store has evicted keys since {state.id} began, and rows of it may be among them; {way}"
+            raise BackfillError(self._view.name, what)
 
     def _save(self, state: Backfilling, **changed: str) -> Backfilling:
         state = msgspec.structs.replace(state, **changed)

@@ -1,6 +1,6 @@
 """The rows of one view that are served: which generation they are, whether they are complete, and how they come back.
 
-Around an `OnlineSink` it adds five things, each noticed about once a second or when a partition is taken over:
+Around an `OnlineSink` it adds six things, each noticed about once a second or when a partition is taken over:
 
 - the alias moved (a backfill flipped): go on with the other generation, from where its rows stand;
 - the rows stand far behind the event log (a new view, an empty store, an old backup): they are filled from it in
@@ -8,6 +8,7 @@ Around an `OnlineSink` it adds five things, each noticed about once a second or 
 - the store lost rows: its readers are told `STALE` until everything that the broker held at that moment is in;
 - the store evicted keys, so that any row may be missing while all marks stand, or a mark while its rows stand: they go
   on as another generation, which is filled from the log;
+- rows that nobody serves any more: they are dropped, in another thread;
 - rows that have never been complete get their alias, once they are.
 """
 
@@ -16,16 +17,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import suppress
 from threading import Event, Lock, Thread
 
 import numpy as np
 
-from featurestore.errors import LostTailError, UnmarkedRowsError
+from featurestore.errors import LostTailError, OnlineStoreError, UnmarkedRowsError
 from featurestore.event_time import Mark
 from featurestore.kernel import Events
 from featurestore.kernel.keys import Grouped
 from featurestore.offline import EventLog, LogSlices
-from featurestore.online import NO_EVICTION, Alias, Aliases, OnlineStore, Run
+from featurestore.online import NO_EVICTION, Alias, Aliases, OnlineStore, Run, has_more
 from featurestore.spec import FeatureView
 from streams.bounds import Bounds
 from streams.fill import LogFill
@@ -35,6 +37,8 @@ from streams.sink import Ints, Partitions
 # So many events of the log the engine folds by itself, before it goes on (`catch_up.py`). Of more, it
 # goes on with the other views meanwhile.
 AT_ONCE_MAX = 100_000
+# How often a fill that waits for a drop looks whether it is to stop.
+_PAUSE_S = 0.1
 
 log = logging.getLogger("featurestore.worker")
 
@@ -106,9 +110,11 @@ class ServingSink:
         self._aliases = Aliases(store)
         self._alias: Alias | None = None
         self._incarnation = ""
-        # As of the last look; None before the first one.
-        self._runs: list[Run] | None = None
+        # As of the last look; none before the first one.
+        self._runs: list[Run] = []
         self._evicted: dict[str, int] = {}
+        # Drops rows that nobody serves any more.
+        self._dropping: Thread | None = None
         self._inner = OnlineSink(store, view, commits)
         self._rows_before = 0
         self._filling: dict[int, _Filling] = {}
@@ -131,9 +137,9 @@ class ServingSink:
 
     def open(self, partition: int, topic_id: str = "") -> Mark | None:
         """Where to read the partition from; a fill may have begun, which the mark then lies behind."""
-        alias, runs = self._aliases.get(self._view.id), self._store.runs()
-        self._incarnation = self._incarnation or _incarnation(runs)
-        self._follow_alias(self._believed(alias, runs))
+        alias = self._believed()
+        self._incarnation = self._incarnation or _incarnation(self._runs)
+        self._follow_alias(alias)
         is_new = partition not in self._topic_ids
         self._topic_ids[partition] = topic_id
         self._back.discard(partition)
@@ -180,8 +186,8 @@ class ServingSink:
 
     def look(self) -> None:
         """See what others did to the alias and the store, and what became of the fills."""
-        alias, runs = self._aliases.get(self._view.id), self._store.runs()
-        alias, incarnation = self._believed(alias, runs), _incarnation(runs)
+        alias = self._believed()
+        incarnation = _incarnation(self._runs)
         is_lacking = bool(self._filling) or (self._barrier is not None and incarnation != self._incarnation)
         row_id = self._inner.row_id
         self._follow_alias(alias)
@@ -218,17 +224,22 @@ class ServingSink:
     def _follow_alias(self, alias: Alias | None) -> None:
         """Go on with the rows that the alias names."""
         is_news, self._alias = alias != self._alias, alias
-        row_id = self._view.id if alias is None else alias.id
-        if row_id != self._inner.row_id:
+        row_id, stood = self._view.id if alias is None else alias.id, self._inner.row_id
+        if row_id != stood:
             log.info("%s is served from %s now", self._view.name, row_id)
+            if self._topic_ids:
+                # They may be noted nowhere any more; or were dropped before the last of them were written.
+                self._store.note_evicted(stood, None)
             self._rows_before += self._inner.rows_written
             self._inner = OnlineSink(self._store, self._view, self._commits, row_id)
             self._barrier = None
             self._filled.clear()
-            self._take_over_all(self._topic_ids)
         if is_news:
             # A store that was flushed has forgotten it, and who starts while they are filled would give up the rows.
-            self._store.note_evicted(row_id, self._runs or ())
+            self._store.note_evicted(row_id, self._evicted)
+        self._drop_unserved()
+        if row_id != stood:
+            self._take_over_all(self._topic_ids)
         if alias is not None and alias.is_ready:
             # Whoever wrote this has seen the rows complete.
             self._barrier = None
@@ -236,36 +247,40 @@ class ServingSink:
             # What one barrier asked for says nothing of a loss that came after it, and took or changed the alias.
             self._barrier = self._ends()
 
-    def _believed(self, alias: Alias | None, runs: list[Run]) -> Alias | None:
+    def _believed(self) -> Alias | None:
         """The alias, moved to an empty generation where keys were evicted since its rows began."""
+        alias = self._aliases.get(self._view.id)
         row_id = self._view.id if alias is None else alias.id
-        is_known = self._runs is not None and (alias is None or row_id == self._inner.row_id)
-        before = self._evicted if is_known else self._store.evicted_before(row_id, runs, self._view.source.name)
+        is_known = bool(self._runs) and (alias is None or row_id == self._inner.row_id)
+        before = self._evicted if is_known else self._store.evicted_before(row_id, self._view.source.name)
+        # Asked behind the alias and what is noted: those are never ahead of it.
+        runs = self._store.runs()
         self._tell_policy(runs)
         now = self._store.evicted(runs)
         # Also of a node that is away: it may come back, and what it had evicted is known.
-        self._runs, self._evicted = runs, before | now
-        if all(keys <= before.get(run_id, 0) for run_id, keys in now.items()):
-            return alias
-        return self._renewed(alias, runs)
+        self._runs, self._evicted = runs, (before or {}) | now
+        if before is None or has_more(before, now):
+            return self._renewed(alias)
+        if any(keys < before.get(run_id, 0) for run_id, keys in now.items()):
+            # CONFIG RESETSTAT: it counts from zero again, and the next worker compares with what is noted.
+            self._store.note_evicted(row_id, self._evicted, anew=True)
+        return alias
 
     def _give_up_rows(self) -> None:
         """Of a bucket's rows it is not known which events they hold: go on with an empty generation, or another's."""
-        runs = self._store.runs()
-        alias = self._believed(self._aliases.get(self._view.id), runs)
+        alias = self._believed()
         row_id = self._view.id if alias is None else alias.id
-        self._follow_alias(self._renewed(alias, runs) if row_id == self._inner.row_id else alias)
+        self._follow_alias(self._renewed(alias) if row_id == self._inner.row_id else alias)
 
-    def _renewed(self, alias: Alias | None, runs: list[Run]) -> Alias | None:
+    def _renewed(self, alias: Alias | None) -> Alias | None:
         """The alias, moved to an empty generation, or by others since it was read."""
         row_id = self._view.id if alias is None else alias.id
         new = Alias(self._aliases.new_generation(self._view.id), False, self._clock_us())
-        self._store.note_evicted(new.id, runs)
-        while not self._aliases.point(self._view.id, alias, new):
+        while not self._aliases.point(self._view.id, alias, new, self._evicted):
             alias = self._aliases.get(self._view.id)
             if alias is not None and alias.id != row_id:
                 # Another worker was faster, or a backfill flipped: its rows may have begun behind these evictions.
-                return self._believed(alias, runs)
+                return self._believed()
         log.error(
             "the online store evicted keys, or may have before its last start, and what belongs to %s may be among "
             "them: its lookups answer STALE until all rows are filled anew, as %s; set maxmemory-policy to %r, and "
@@ -274,14 +289,22 @@ class ServingSink:
         )
         for partition in list(self._filling):
             self._stop_fill(partition)
-        # The new rows need the room. What another worker writes until it sees the alias stays behind.
-        for old_id in {row_id, self._inner.row_id}:
-            self._store.drop(old_id)
         return new
+
+    def _drop_unserved(self) -> None:
+        """In a thread, since they may be many millions, while the aliases of all views are to be moved at once."""
+        if (self._dropping is None or not self._dropping.is_alive()) and self._aliases.unserved(self._view.id):
+            self._dropping = Thread(target=self._drop, name="drop", daemon=True)
+            self._dropping.start()
+
+    def _drop(self) -> None:
+        # The next look meets the same fault, or goes on.
+        with suppress(OnlineStoreError):
+            self._aliases.drop_unserved(self._view.id)
 
     def _tell_policy(self, runs: Sequence[Run]) -> None:
         """Once, when somebody has set one under which rows may go."""
-        policies = [{run.policy for run in each} - {NO_EVICTION} for each in (self._runs or (), runs)]
+        policies = [{run.policy for run in each} - {NO_EVICTION} for each in (self._runs, runs)]
         for policy in policies[1] - policies[0]:
             log.error(
                 "the online store's maxmemory-policy is %r now, so it may drop rows of %s; set it to %r",
@@ -340,6 +363,10 @@ class ServingSink:
             self._incomplete(self._alias)
 
     def _fill(self, row_id: str, partition: int, topic_id: str, moved: Callable[[int], None]) -> int:
+        while self._dropping is not None and self._dropping.is_alive():
+            # What these rows replace: both may not find room.
+            moved(0)
+            self._dropping.join(_PAUSE_S)
         # A sink of its own: the engine's is used from the engine's thread.
         with ThreadPoolExecutor(1, thread_name_prefix="fill-commit") as commits:
             sink = OnlineSink(self._store, self._view, commits, row_id)
@@ -411,15 +438,13 @@ class ServingSink:
             marks = stored.get(partition, [])
             if end and (not marks or any(mark is None or mark.offset < end for mark in marks)):
                 return
-        # A store that was flushed has forgotten it.
-        self._store.note_evicted(self._inner.row_id, self._runs or ())
         if self._point(self._alias, Alias(self._inner.row_id, True, self._clock_us())):
             log.info("%s is complete, served from %s", self._view.name, self._inner.row_id)
             self._barrier = None
 
     def _point(self, seen: Alias | None, new: Alias) -> bool:
         """Write the alias over the one that was seen; where there is another by now, the next look follows it."""
-        is_written = self._aliases.point(self._view.id, seen, new)
+        is_written = self._aliases.point(self._view.id, seen, new, self._evicted)
         if is_written:
             self._alias = new
         return is_written

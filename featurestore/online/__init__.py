@@ -20,6 +20,7 @@ from featurestore.online.store import (
     Run,
     StoredRows,
     Straddle,
+    has_more,
 )
 
 __all__ = [
@@ -43,5 +44,6 @@ __all__ = [
     "Servers",
     "StoredRows",
     "Straddle",
+    "has_more",
     "servers_at",
 ]

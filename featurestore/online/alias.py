@@ -8,12 +8,16 @@ another *generation*, `name@version.g2-5f0c91aa`, beside what is served. The ali
 `ready` says that the rows have held everything up to a moment that no reader has seen the far side of. `filling`, or
 no alias at all (no worker has finished its start, or the store lost everything), says that they may be old or
 incomplete. A new alias is written only over the one that the writer has seen.
+
+Beside it stands each id under which rows have begun, until they are dropped. One that neither the alias nor a backfill
+names is dropped by whoever looks, so that nothing stays behind a process that is killed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from secrets import token_hex
 
 import msgspec
@@ -59,6 +63,7 @@ class Backfilling(msgspec.Struct, frozen=True):
     old_id    of the rows that were served before, to be dropped at the end
     log_id    of the event log that `version` is of; empty where it is not known, or there was none
     begun_us  when its fill began
+    began     run -> keys that it had evicted when the generation was begun; None where that is not known
     """
 
     id: str
@@ -67,6 +72,7 @@ class Backfilling(msgspec.Struct, frozen=True):
     old_id: str | None = None
     log_id: str = ""
     begun_us: int = 0
+    began: dict[str, int] | None = None
 
 
 class Aliases:
@@ -85,10 +91,38 @@ class Aliases:
         alias = self.get(view_id)
         return view_id if alias is None else alias.id
 
-    def point(self, view_id: str, expected: Alias | None, new: Alias) -> bool:
-        """Flip: write the alias if it is still the one expected; whether it was."""
+    def point(self, view_id: str, expected: Alias | None, new: Alias, began: Mapping[str, int] | None = None) -> bool:
+        """Flip: write the alias if it is still the one expected; whether it was.
+
+        began  keys that had been evicted when the new rows began, where nobody has noted that before
+        """
+        old_id = view_id if expected is None else expected.id
+        # Also where what had been evicted before is not known: so that they are dropped.
+        notes = {old_id: None} if old_id != new.id else {}
         before = None if expected is None else expected.packed()
-        return self._store.point(self._store.name("aliases"), view_id, before, new.packed())
+        return self._store.point(view_id, before, new.packed(), notes if began is None else {**notes, new.id: began})
+
+    def unserved(self, view_id: str) -> list[str]:
+        """The ids that have rows of the view, or may have, and that neither its alias nor its backfill names."""
+        ids = [row_id for row_id in self._store.noted() if row_id == view_id or row_id.startswith(f"{view_id}.g")]
+        if set(ids) <= {self.id_of(view_id)}:
+            return []
+        # In this order: a backfill is written down before its shadow, and the alias names that before it ends.
+        backfill = self.backfill(view_id)
+        kept = {backfill.id} if backfill is not None and backfill.stage != "abandoned" else set()
+        kept.add(self.id_of(view_id))
+        return [row_id for row_id in ids if row_id not in kept]
+
+    def drop_unserved(self, view_id: str) -> int:
+        """Drop the rows under these ids; how many keys there were."""
+        dropped = 0
+        for row_id in self.unserved(view_id):
+            may = partial(self._is_unserved, view_id, row_id)
+            dropped += self._store.drop(row_id, may=may)
+        return dropped
+
+    def _is_unserved(self, view_id: str, row_id: str) -> bool:
+        return row_id in self.unserved(view_id)
 
     def read(self, asked: Sequence[tuple[str, Sequence[bytes]]]) -> list[Served]:
         """For each (view id, keys): the rows that are served; one round trip, as a rule.
@@ -120,7 +154,7 @@ class Aliases:
 
         The store may lose the count of them, or evict it: the letters behind it differ all the same.
         """
-        number = int(self._store.ask("HINCRBY", self._store.name("generations"), view_id, 1))
+        number = int(self._store.keep("HINCRBY", self._store.name("generations"), view_id, 1))
         return f"{view_id}.g{number + 1}-{token_hex(4)}"
 
     def backfill(self, view_id: str) -> Backfilling | None:

@@ -1,4 +1,4 @@
-#!lua name=featurestore_v4
+#!lua name=featurestore_v5
 
 -- Rows, and how far they have come, move together or not at all.
 -- A bucket's state is one hash: the token of its last commit under 'ver', and one watermark a topic-partition.
@@ -123,14 +123,4 @@ local function commit(keys, args)
   return out
 end
 
--- keys: a hash
--- args: field, the value it must have ('' for none), the new value
--- returns 1 when it was written, 0 when the field had another value
-local function point(keys, args)
-  if (redis.call('HGET', keys[1], args[1]) or '') ~= args[2] then return 0 end
-  redis.call('HSET', keys[1], args[1], args[3])
-  return 1
-end
-
-redis.register_function('featurestore_v4_commit', commit)
-redis.register_function('featurestore_v4_point', point)
+redis.register_function('featurestore_v5_commit', commit)

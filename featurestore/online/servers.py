@@ -342,7 +342,7 @@ def _key(call: Call) -> bytes:
     """A key of the call; all of them have the same slot."""
     if call[0] in ("MULTI", "EXEC"):
         return b""
-    key: bytes = call[3 if call[0] == "FCALL" else 1]
+    key: bytes = call[3 if call[0] in ("FCALL", "EVAL") else 1]
     return key
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import redis
 
-from featurestore.errors import ChangedBucketsError, OnlineStoreError, OtherLogError
+from featurestore.errors import ChangedBucketsError, FullStoreError, OnlineStoreError, OtherLogError
 from featurestore.event_time import Mark
 from featurestore.kernel import Pieces
 from featurestore.kernel.keys import bucket_of
@@ -23,7 +23,7 @@ from featurestore.online.wire import Prefixed
 
 Ints = npt.NDArray[np.int64]
 
-_LIBRARY = "featurestore_v4"
+_LIBRARY = "featurestore_v5"
 TOKEN_BYTES = 16
 # What a function is told of a row that is not there; no token is ever zero.
 _ABSENT = bytes(TOKEN_BYTES)
@@ -38,11 +38,22 @@ _BUCKETS = "buckets"
 _LOG = "log:"
 # By which workers know whether they write into one store.
 _IDENTITY = "store"
-# Keys evicted before rows began; lies there too, under the id of the rows.
-_EVICTED = "evicted"
-# A hash of its own: run -> keys that it has evicted, where it may have any. As many as can be, while nobody knows.
-_EVICTING, _ANY_NUMBER = "evicting", 1 << 62
+# Before an id of rows: keys evicted before these began, from then on until they are dropped; a mark in place of them
+# where nobody knows. Evictions that take this along take the alias, too.
+_EVICTED, _UNKNOWN = "evicted ", b"?"
+# Before a run: keys that it has evicted, where it may have any. As many as can be, while nobody knows.
+_EVICTING, _ANY_NUMBER = "evicting ", 1 << 62
 NO_EVICTION = "noeviction"
+# What lies beside the rows says which of them are not to be believed, and takes little room: a full server takes it,
+# too. By a script, since functions cannot be loaded there.
+_KEPT = "#!lua flags=allow-oom\nreturn redis.call(ARGV[1], KEYS[1], unpack(ARGV, 2))"
+# A field, the value it must have ('' for none), its new one, and pairs that are written along where nothing stands yet.
+_POINTED = """#!lua flags=allow-oom
+if (redis.call('HGET', KEYS[1], ARGV[1]) or '') ~= ARGV[2] then return 0 end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
+for place = 4, #ARGV, 2 do redis.call('HSETNX', KEYS[1], ARGV[place], ARGV[place + 1]) end
+return 1
+"""
 # Of so many rows that are read it is looked how large they are.
 _ROWS_LOOKED_AT = 50
 
@@ -194,20 +205,25 @@ class OnlineStore:
 
     def ensure_ready(self) -> None:
         """Refuse a server that may evict rows, or has the project's rows in other buckets; load the functions."""
-        source = files("featurestore.online").joinpath("functions.lua").read_text()
         runs = self.runs()
         if policies := {run.policy for run in runs} - {NO_EVICTION}:
-            # The next worker may find the policy mended and the server started anew. One that is full takes no note.
+            # The next worker may find the policy mended and the server started anew.
             with suppress(OnlineStoreError):
                 self.evicted(runs)
             raise OnlineStoreError(
                 f"the online store's maxmemory-policy is {min(policies)!r}, so it may drop rows in silence; "
                 f"set it to {NO_EVICTION!r}"
             )
+        # Of a full server that evicted keys rows are given up, which makes room: who needs a function tries again.
+        with suppress(FullStoreError):
+            self._load_functions()
+        self.claim()
+
+    def _load_functions(self) -> None:
+        source = files("featurestore.online").joinpath("functions.lua").read_text()
         for client in self._clients():
             with _told():
                 client.function_load(source, replace=True)
-        self.claim()
 
     def claim(self) -> None:
         """Write down how many buckets the project has, and in which logs its events are, where nothing says so yet.
@@ -224,10 +240,10 @@ class OnlineStore:
         asked: Call = ("HMGET", name, *ours)
         held, identity = self._call([asked, ("HGET", name, _IDENTITY)])
         if None in held:
-            [*_, held] = self._call([*(("HSETNX", name, field, value) for field, value in ours.items()), asked])
+            [*_, held] = self._call([*(_kept("HSETNX", name, field, value) for field, value in ours.items()), asked])
         if self._identity is not None and identity != self._identity.encode():
             # It was emptied, or came back older: it is what those call it who live.
-            self.ask("HSET", name, _IDENTITY, self._identity)
+            self.keep("HSET", name, _IDENTITY, self._identity)
         self._refuse_other(held[0])
         for (topic, log), other in zip(self._logs.items(), held[1:], strict=True):
             if other is not None and other != log.encode():
@@ -241,7 +257,7 @@ class OnlineStore:
     def be_identified(self) -> str:
         """Give the store an identity where it has none; what it is. `claim` writes it again from now on."""
         name = self.name("aliases")
-        _, held = self._call([("HSETNX", name, _IDENTITY, os.urandom(8).hex()), ("HGET", name, _IDENTITY)])
+        _, held = self._call([_kept("HSETNX", name, _IDENTITY, os.urandom(8).hex()), ("HGET", name, _IDENTITY)])
         self._identity = str(held.decode())
         return self._identity
 
@@ -263,8 +279,8 @@ class OnlineStore:
         return None if held is None else str(held.decode())
 
     def unclaim(self) -> None:
-        """The rows are dropped, so the next ones may lie in any number of buckets."""
-        self.ask("HDEL", self.name("aliases"), _BUCKETS)
+        """All rows are dropped, and nothing beside them counts: the next ones may lie in any number of buckets."""
+        self.ask("UNLINK", self.name("aliases"))
 
     def _refuse_other(self, held: bytes | None) -> None:
         if held is not None and int(held) != self.buckets:
@@ -413,9 +429,25 @@ class OnlineStore:
         """One command of the server; its answer. For what lies beside the rows: see `alias.py`."""
         return self._call([call])[0]
 
-    def point(self, name: bytes, field: str, expected: bytes | None, new: bytes) -> bool:
-        """Write one field of a hash if it still has the value expected; whether it had."""
-        return bool(self.ask("FCALL", f"{_LIBRARY}_point", 1, name, field, expected or b"", new))
+    def keep(self, command: str, name: bytes, *arguments: Any) -> Any:
+        """A write of one key that a full server takes, too: of what lies beside the rows."""
+        return self._call([_kept(command, name, *arguments)])[0]
+
+    def beside(self) -> dict[str, bytes]:
+        """All fields beside the rows: aliases, and what this class writes there."""
+        fields = _fields(self.ask("HGETALL", self.name("aliases")))
+        return {field.decode(): value for field, value in fields.items()}
+
+    def point(
+        self, field: str, expected: bytes | None, new: bytes, began: Mapping[str, Mapping[str, int] | None]
+    ) -> bool:
+        """Write an alias if it still has the value expected; whether it had.
+
+        began  notes of `note_evicted` that are written along
+        """
+        notes = [part for row_id, counts in began.items() for part in (f"{_EVICTED}{row_id}", _counted(counts))]
+        call = ("EVAL", _POINTED, 1, self.name("aliases"), field, expected or b"", new, *notes)
+        return bool(self.ask(*call))
 
     def name(self, of: str) -> bytes:
         """Key of something that the project has once."""
@@ -431,8 +463,11 @@ class OnlineStore:
         Of one that is gone, and was last seen with a policy that drops keys, nobody knows: as many as can be. Written
         down for who comes later, a field a run, and these are few: a server has such a policy by mistake.
         """
-        name = self.name(_EVICTING)
-        noted = {run_id.decode(): int(keys) for run_id, keys in _fields(self.ask("HGETALL", name)).items()}
+        noted = {
+            field.removeprefix(_EVICTING): int(keys)
+            for field, keys in self.beside().items()
+            if field.startswith(_EVICTING)
+        }
         seen = noted | {run_id: max(keys, noted.get(run_id, 0)) for run_id, keys in self._seen_evicted.items()}
         for run in runs:
             if run.policy != NO_EVICTION:
@@ -441,41 +476,53 @@ class OnlineStore:
                 seen[run.id] = run.evicted
         self._seen_evicted = seen
         for run_id, keys in seen.items() - noted.items():
-            self.ask("HSET", name, run_id, keys)
+            self.keep("HSET", self.name("aliases"), f"{_EVICTING}{run_id}", keys)
         return seen | {run.id: run.evicted for run in runs}
 
-    def note_evicted(self, view_id: str, runs: Sequence[Run]) -> None:
-        """Rows under this id begin, or are as they began, as of `runs`: what was evicted before is none of them."""
-        now = " ".join(f"{run_id}:{keys}" for run_id, keys in self.evicted(runs).items())
-        self.ask("HSETNX", self.name("aliases"), f"{_EVICTED} {view_id}", now)
+    def note_evicted(self, row_id: str, counts: Mapping[str, int] | None, *, anew: bool = False) -> None:
+        """Rows under this id begin as of `counts`, or nobody knows: what was evicted before is none of them.
 
-    def evicted_before(self, view_id: str, runs: Sequence[Run], topic: str) -> dict[str, int]:
-        """Run -> keys that were evicted when rows under this id began; as of `runs` where nothing says so yet.
-
-        Later runs are not among them: those begin with none. Where rows of the topic's events are there and nothing
-        says how many there were when these began, any key that was evicted may have been one of theirs.
+        The first note counts, until they are dropped; anew where a server counts from zero again.
         """
-        field = f"{_EVICTED} {view_id}"
+        self.keep("HSET" if anew else "HSETNX", self.name("aliases"), f"{_EVICTED}{row_id}", _counted(counts))
+
+    def evicted_before(self, row_id: str, topic: str) -> dict[str, int] | None:
+        """Run -> keys that were evicted when rows under this id began; None where nobody knows, and as of now where
+        there are none yet.
+
+        Later runs are not among them: those begin with none.
+        """
+        field = f"{_EVICTED}{row_id}"
         held: bytes | None = self.ask("HGET", self.name("aliases"), field)
         if held is None:
-            if any(self.evicted(runs).values()) and self.marks(view_id, topic):
-                return {}
-            self.note_evicted(view_id, runs)
-            held = self.ask("HGET", self.name("aliases"), field) or b""
-        pairs = (each.split(":") for each in held.decode().split())
-        return {run_id: int(evicted) for run_id, evicted in pairs}
+            is_empty = not self.marks(row_id, topic)
+            if is_empty:
+                self.note_evicted(row_id, self.evicted(self.runs()))
+            # Another one may have noted them meanwhile, before they began.
+            held = self.ask("HGET", self.name("aliases"), field)
+        return None if held is None else _counts(held)
+
+    def noted(self) -> list[str]:
+        """The ids under which rows have begun that nobody has dropped."""
+        return [field.removeprefix(_EVICTED) for field in self.beside() if field.startswith(_EVICTED)]
 
     def drop(self, view_id: str, at_once: int = 1_000, may: Callable[[], bool] = lambda: True) -> int:
         """Delete all rows and watermarks under an id; returns how many keys there were.
 
         may  is asked before every so many of them; the rest is left once it says no
         """
-        dropped = 0
+        if not may():
+            return 0
+        # First what would vouch for rows that are gone already, where this ends half-way. There may be other buckets,
+        # too, of which no setting tells.
+        states = [self._state_key(view_id, bucket) for bucket in range(self.buckets)]
+        dropped = int(self.ask("UNLINK", *states))
         for names in self._keys_of(view_id, "", at_once):
             if not may():
                 return dropped
             dropped += int(self.ask("UNLINK", *names))
-        self.ask("HDEL", self.name("aliases"), f"{_EVICTED} {view_id}")
+        if may():
+            self.ask("HDEL", self.name("aliases"), f"{_EVICTED}{view_id}")
         return dropped
 
     def rows(self, view_id: str) -> int:
@@ -532,6 +579,7 @@ class OnlineStore:
             missing = [index for index, reply in enumerate(replies) if _is_missing(reply)]
             if missing:
                 # FUNCTION FLUSH or a failover took the library away; what was refused did nothing, so ask again.
+                self._load_functions()
                 self.ensure_ready()
                 with _told():
                     again = self._servers.execute([calls[index] for index in missing])
@@ -540,6 +588,8 @@ class OnlineStore:
             for reply in replies:
                 # A transaction's replies come as one list, with its errors in it.
                 for one in reply if isinstance(reply, list) else (reply,):
+                    if isinstance(one, redis.exceptions.OutOfMemoryError):
+                        raise FullStoreError from one
                     if isinstance(one, Exception):
                         raise OnlineStoreError(f"the online store refused a call: {self._said(one)}") from one
         return answers
@@ -573,6 +623,12 @@ def _told() -> Iterator[None]:
     """What goes wrong on the way to the server, as an error of ours."""
     try:
         yield
+    except redis.exceptions.OutOfMemoryError as error:
+        raise FullStoreError from error
+    except redis.exceptions.NoPermissionError as error:
+        raise OnlineStoreError(
+            f"the online store refused a call: {error}; give the user that redis_url names this right"
+        ) from error
     except (redis.RedisError, redis.exceptions.RedisClusterException) as error:
         raise OnlineStoreError(f"the online store does not answer: {error}; check redis_url and the server") from error
 
@@ -580,6 +636,26 @@ def _told() -> Iterator[None]:
 def _fields(state: Any) -> dict[bytes, bytes]:
     """A hash as a server answers it: a map in its newer protocol, names and values in turn in the older one."""
     return state if isinstance(state, dict) else dict(zip(state[0::2], state[1::2], strict=True))
+
+
+def has_more(before: Mapping[str, int], now: Mapping[str, int]) -> bool:
+    """Whether any run has evicted more than before."""
+    return any(keys > before.get(run_id, 0) for run_id, keys in now.items())
+
+
+def _counted(counts: Mapping[str, int] | None) -> bytes:
+    return _UNKNOWN if counts is None else " ".join(f"{run_id}:{keys}" for run_id, keys in counts.items()).encode()
+
+
+def _counts(held: bytes) -> dict[str, int] | None:
+    if held == _UNKNOWN:
+        return None
+    pairs = (each.split(":") for each in held.decode().split())
+    return {run_id: int(keys) for run_id, keys in pairs}
+
+
+def _kept(command: str, name: bytes, *arguments: Any) -> Call:
+    return ("EVAL", _KEPT, 1, name, command, *arguments)
 
 
 def _is_missing(reply: object) -> bool:

@@ -200,6 +200,9 @@ def test_a_server_that_may_evict_rows_is_refused(store: OnlineStore, redis_clien
     assert later.evicted([])[run.id] > run.evicted
     # Until then its own count tells.
     assert later.evicted([run]) == {run.id: run.evicted}
+    # Of a replay that was refused nothing stays behind its `--drop`.
+    store.unclaim()
+    assert store.beside() == {}
 
 
 def test_what_a_run_has_evicted_counts_when_it_is_gone(store: OnlineStore, redis_client: redis.Redis) -> None:
@@ -208,27 +211,42 @@ def test_what_a_run_has_evicted_counts_when_it_is_gone(store: OnlineStore, redis
     # What b did until it ended nobody knows.
     gone = store.evicted([good("c", 0)])["b"]
     assert gone > 1 << 60
-    store.note_evicted(VIEW, [good("c", 0)])
-    assert store.evicted_before(VIEW, [], "topic") == {"b": gone, "c": 0}
+    store.note_evicted(VIEW, store.evicted([good("c", 0)]))
+    assert store.evicted_before(VIEW, "topic") == {"b": gone, "c": 0}
     # c is mended while it is there, so that its end tells nothing new.
     assert store.evicted([bad("c", 0)]) == {"b": gone, "c": 0}
     assert store.evicted([good("c", 1)]) == {"b": gone, "c": 1}
     assert store.evicted([good("d", 0)]) == {"b": gone, "c": 1, "d": 0}
     # The store comes back older; who has seen it tells the next.
-    redis_client.delete(store.name("evicting"))
+    redis_client.delete(store.name("aliases"))
     assert store.evicted([]) == {"b": gone, "c": 1}
     later = OnlineStore(OneServer(redis_client), namespace=store.name("").decode()[:-1], buckets=1)
     assert later.evicted([]) == {"b": gone, "c": 1}
 
 
-def test_rows_that_began_before_evictions_were_noted_may_have_lost_some(store: OnlineStore) -> None:
-    runs, later = [Run("r", "noeviction", 3)], [Run("r", "noeviction", 5)]
-    assert store.evicted_before(VIEW, runs, "topic") == {"r": 3}
-    assert store.evicted_before(VIEW, later, "topic") == {"r": 3}
+def test_rows_of_which_nothing_says_what_was_evicted_when_they_began_may_have_lost_some(store: OnlineStore) -> None:
+    now = store.evicted(store.runs())
+    assert store.evicted_before(VIEW, "topic") == now
     commit(store, None, 1, b"row")
-    store.ask("HDEL", store.name("aliases"), f"evicted {VIEW}")
-    assert store.evicted_before(VIEW, later, "topic") == {}
-    assert store.evicted_before(VIEW, [Run("r", "noeviction", 0)], "topic") == {"r": 0}
+    assert store.evicted_before(VIEW, "topic") == now
+    # Evictions took the aliases, and what was noted beside them.
+    store.ask("UNLINK", store.name("aliases"))
+    assert store.evicted_before(VIEW, "topic") is None
+
+
+def test_a_user_who_may_not_ask_how_a_server_is_learns_which_right_is_lacking(
+    store: OnlineStore, redis_client: redis.Redis
+) -> None:
+    redis_client.acl_setuser("few", enabled=True, passwords=["+p"], keys=["*"], commands=["+@all", "-info"])
+    port = redis_client.connection_pool.connection_kwargs["port"]
+    try:
+        with (
+            redis.Redis(port=port, username="few", password="p") as client,
+            pytest.raises(OnlineStoreError, match="'info' command; give the user"),
+        ):
+            OnlineStore(OneServer(client), namespace="few", buckets=1).ensure_ready()
+    finally:
+        redis_client.acl_deluser("few")
 
 
 def test_a_server_that_is_away_is_an_error_of_ours() -> None:

@@ -27,11 +27,28 @@ def test_rows_of_another_view_stay_whatever_their_entities_are_called(
     put("other@2", entity)
     assert (store.rows("by_user@1"), store.drop("by_user@1")) == (0, 0)
     put("by_user@1", b"alice")
-    store.note_evicted("by_user@1", [])
+    store.note_evicted("by_user@1", {})
     # Its row, and how far its bucket has come.
     assert (store.rows("by_user@1"), store.drop("by_user@1"), store.rows("by_user@1")) == (1, 2, 0)
     assert store.payloads([("other@2", [entity])]) == [[b"payload"]]
-    assert store.ask("HGET", store.name("aliases"), "evicted by_user@1") is None
+    assert store.noted() == []
+
+
+def test_a_drop_that_ends_half_way_leaves_no_watermark_and_the_next_one_ends_it(
+    redis_client: redis.Redis, unique: Callable[[str], str]
+) -> None:
+    store = OnlineStore(OneServer(redis_client), namespace=unique("drop"), buckets=4)
+    store.ensure_ready()
+    keys = [b"alice", b"bob", b"carol", b"dave"]
+    commit = store.read("v@1", keys)
+    moves = [(Move("t/0", None, Mark(1, 1)),)] * len(commit.buckets)
+    store.commit("v@1", Commit.onto(commit, Pieces.of([b"payload"] * len(keys)), moves))
+    store.note_evicted("v@1", {})
+    answers = iter([True, False])
+    assert store.drop("v@1", may=lambda: next(answers)) == len(commit.buckets)
+    assert (store.marks("v@1", "t"), store.rows("v@1"), store.noted()) == ({}, len(keys), ["v@1"])
+    assert store.drop("v@1") == len(keys)
+    assert (store.rows("v@1"), store.noted()) == (0, [])
 
 
 @pytest.mark.parametrize("name", ["a[1]", "a*", "a?", "a\\\\", "[a-z]"])

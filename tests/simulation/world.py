@@ -173,6 +173,9 @@ class Server:
                 return [part for pair in self.data.get(arguments[0], {}).items() for part in pair]
             case b"MGET":
                 return [self.data.get(key) for key in arguments]
+            case b"EVAL":
+                # The script of `OnlineStore.keep`: one command of one key.
+                return self._one(arguments[3], [arguments[2], *arguments[4:]])
             case b"FCALL":
                 keys, rest = arguments[2 : 2 + int(arguments[1])], arguments[2 + int(arguments[1]) :]
                 self._before.append({})

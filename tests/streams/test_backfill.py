@@ -31,6 +31,7 @@ from streams.follow import Follower
 from streams.producer import EventProducer
 from streams.topics import Topics
 from tests import processes
+from tests.evictions import evict
 from tests.project import Project
 from tests.streams.test_rebuild import USERS, cut, looked_up, now_us, send
 
@@ -284,14 +285,14 @@ def test_rows_that_differ_from_the_log_are_not_flipped_to(project: Make, unique:
     assert not list(client.scan_iter(f"{made.settings.project}:*:{state.id}:*"))
 
 
-@pytest.mark.parametrize("what", ["all", "the shadow's newest"])
+@pytest.mark.parametrize("what", ["all", "the shadow's newest", "what it evicted"])
 def test_a_shadow_that_the_store_lost_before_the_flip_is_not_flipped_to(
     what: str, project: Make, unique: Callable[[str], str], redis_client: redis.Redis
 ) -> None:
     made = project(definitions(unique("emptied")))
     topic = made.repository.view("by_user").source.name
     send(made, topic, 200)
-    if what != "all":
+    if what == "the shadow's newest":
         worker = made.start_worker()
         made.drain(worker)
     # In Kafka and in no log.
@@ -306,6 +307,8 @@ def test_a_shadow_that_the_store_lost_before_the_flip_is_not_flipped_to(
             assert saved
             for name, dumped in saved.items():
                 redis_client.restore(name, 0, dumped, replace=True)
+        elif point == "before-flip" and what == "what it evicted":
+            evict(redis_client, next(redis_client.scan_iter(f"{made.settings.project}:*.g2-*:row:*")))
         elif point == "before-flip":
             redis_client.flushall()
         elif point == "before-abandoned-drop":
@@ -314,7 +317,7 @@ def test_a_shadow_that_the_store_lost_before_the_flip_is_not_flipped_to(
             raise KilledError
 
     backfill = Backfill(made.settings, view, lambda row_id, log: "not compared", at=at)
-    with pytest.raises(BackfillError, match=r"lost rows of by_user@\w+\.g2-\w+ .* --abandon"):
+    with pytest.raises(BackfillError, match=r"(lost rows of|keys since) by_user@\w+\.g2-\w+ .* --abandon"):
         backfill.run()
     is_served = set(made.store.get_many("by_user", {"user": USERS})["by_user__status"].to_pylist())
     assert is_served == {"PRESENT" if what == "the shadow's newest" else "STALE"}

@@ -16,7 +16,7 @@ import redis
 from redis.crc import key_slot
 
 from featurestore import Entity, FeatureView, Topic, count
-from featurestore.errors import ChangedBucketsError, LostTailError, OnlineStoreError
+from featurestore.errors import ChangedBucketsError, FullStoreError, LostTailError, OnlineStoreError
 from featurestore.event_time import Mark
 from featurestore.kernel import Events
 from featurestore.kernel.keys import group_keys
@@ -27,6 +27,7 @@ from streams.bounds import Bounds
 from streams.catch_up import catch_up
 from streams.serving_sink import ServingSink
 from tests.cluster import ValkeyCluster
+from tests.evictions import evict
 
 TOPIC = Topic("paid", schema={"user": str, "at": "timestamp"}, event_time="at", partitions=1)
 VIEW = FeatureView("by_user", Entity("user", key="user"), TOPIC, features={"n": count()})
@@ -364,9 +365,9 @@ def test_a_partition_that_the_broker_does_not_list_yet_is_filled_from_the_log(
     assert sink.settled(0) == 10
 
 
-@pytest.mark.parametrize("is_seen_at_work", [True, False])
+@pytest.mark.parametrize(("is_seen_at_work", "is_full"), [(True, False), (False, False), (True, True), (False, True)])
 def test_rows_of_a_store_that_evicted_keys_are_not_believed_and_filled_anew(
-    is_seen_at_work: bool, redis_client: redis.Redis, unique: Callable[[str], str], tmp_path: Path
+    is_seen_at_work: bool, is_full: bool, redis_client: redis.Redis, unique: Callable[[str], str], tmp_path: Path
 ) -> None:
     name, clock = unique("serving"), counting(1)
     store = OnlineStore(OneServer(redis_client), namespace=name, buckets=2)
@@ -391,25 +392,32 @@ def test_rows_of_a_store_that_evicted_keys_are_not_believed_and_filled_anew(
     # Another policy would take this as well, and ids that were in use would come again.
     used = Aliases(store).new_generation(VIEW.id)
     redis_client.delete(store.name("generations"))
-    # The one key that this policy takes; all watermarks stay.
-    redis_client.expire(key, 1_000)
-    try:
-        redis_client.config_set("maxmemory-policy", "volatile-random")
-        redis_client.config_set("maxmemory", 1)
-        with suppress(redis.exceptions.OutOfMemoryError):
-            redis_client.set("more", b"")
-    finally:
-        redis_client.config_set("maxmemory", 0)
-        redis_client.config_set("maxmemory-policy", "noeviction")
-    assert redis_client.get(key) is None
+    # All watermarks stay.
+    evict(redis_client, key, is_full=is_full)
     deadline = time.monotonic() + 30
-    if is_seen_at_work:
-        looked_until_sent_back(sink, store, deadline)
-    else:
+    if not is_seen_at_work:
         sink = sink_of()
+    if is_full:
+        # Also where no worker of this release has been there before.
+        redis_client.function_flush()
+
+        def fill_where_there_is_no_room() -> None:
+            OnlineStore(OneServer(redis_client), namespace=name, buckets=2).ensure_ready()
+            sink.look() if is_seen_at_work else sink.open(0)
+            looked_until_sent_back(sink, store, deadline)
+
+        try:
+            with pytest.raises(FullStoreError, match="raise that with CONFIG SET"):
+                fill_where_there_is_no_room()
+            assert not is_ready(store), "rows that it evicted are served"
+        finally:
+            redis_client.config_set("maxmemory", 0)
+        sink = sink_of()
+        is_seen_at_work = False
+    if not is_seen_at_work:
         sink.open(0)
         assert not is_ready(store)
-        looked_until_sent_back(sink, store, deadline)
+    looked_until_sent_back(sink, store, deadline)
     sink.open(0)
     assert is_ready(store)
     assert row() == complete
@@ -423,7 +431,13 @@ def test_rows_of_a_store_that_evicted_keys_are_not_believed_and_filled_anew(
 
 @pytest.mark.parametrize(
     "how",
-    ["unseen before a restart", "the store came back older", "no worker was let in", "what tells where it stands"],
+    [
+        "unseen before a restart",
+        "the store came back older",
+        "no worker was let in",
+        "what tells where it stands",
+        "what tells of it",
+    ],
 )
 def test_rows_that_a_store_kept_of_what_it_evicted_are_not_served_behind_its_next_start(
     how: str, redis_client: redis.Redis, unique: Callable[[str], str], tmp_path: Path
@@ -458,19 +472,21 @@ def test_rows_that_a_store_kept_of_what_it_evicted_are_not_served_behind_its_nex
         for each, dumped in saved.items():
             redis_client.restore(each, 0, dumped)
         assert is_ready(store)
-    elif how == "no worker was let in":
+    elif how in ("no worker was let in", "what tells of it"):
         store, sink = worker()
         store.run = Run("first", "allkeys-lru", 0)
         with pytest.raises(OnlineStoreError, match="noeviction"):
             store.ensure_ready()
         redis_client.delete(key)
+        if how == "what tells of it":
+            redis_client.delete(store.name("aliases"))
         store, sink = worker()
     else:
         redis_client.delete(key.partition(b":row:")[0] + b":state")
         store, sink = worker()
     store.run = Run("second", NO_EVICTION, 0)
     deadline = time.monotonic() + 30
-    if how in ("no worker was let in", "what tells where it stands"):
+    if how not in ("unseen before a restart", "the store came back older"):
         sink.open(0)
     while not is_ready(store) or Aliases(store).id_of(VIEW.id) == VIEW.id:
         assert time.monotonic() < deadline, "rows of before are served"
@@ -481,6 +497,123 @@ def test_rows_that_a_store_kept_of_what_it_evicted_are_not_served_behind_its_nex
         time.sleep(0.01)
     [served] = Aliases(store).read([(VIEW.id, [key.partition(b":row:")[2]])])
     assert served.payloads == [complete]
+    until(lambda: store.noted() == [served.id])
+    assert not store.marks(VIEW.id, TOPIC.name)
+
+
+def test_a_server_that_counts_evictions_from_zero_again_is_found_out_behind_that_as_well(
+    redis_client: redis.Redis, unique: Callable[[str], str], tmp_path: Path
+) -> None:
+    name, clock = unique("serving"), counting(1)
+
+    def worker(evicted: int) -> tuple[Told, ServingSink]:
+        store = Told(OneServer(redis_client), namespace=name, buckets=2)
+        store.run = Run("first", NO_EVICTION, evicted)
+        return store, ServingSink(
+            store, VIEW, EventLog(tmp_path, TOPIC), lambda: {0: Bounds(0, 0)}, lambda: next(clock)
+        )
+
+    store, sink = worker(5)
+    store.ensure_ready()
+    sink.open(0)
+    # CONFIG RESETSTAT, seen by one that lives and by one that comes: no key has gone.
+    store.run = Run("first", NO_EVICTION, 0)
+    sink.look()
+    worker(0)[1].open(0)
+    sink.look()
+    assert Aliases(store).id_of(VIEW.id) == VIEW.id
+    worker(4)[1].open(0)
+    assert Aliases(store).id_of(VIEW.id) != VIEW.id
+
+
+class Overtaken(Told):
+    """A store of which another worker sees more than this one, right before this one's next generation is made."""
+
+    overtakes: Callable[[], None] | None = None
+
+    def keep(self, command: str, name: bytes, *arguments: object) -> object:
+        if command == "HINCRBY" and (overtakes := self.overtakes) is not None:
+            self.overtakes = None
+            overtakes()
+        return super().keep(command, name, *arguments)
+
+
+def test_who_learns_late_of_evictions_goes_on_with_the_rows_that_another_one_began_behind_them(
+    redis_client: redis.Redis, unique: Callable[[str], str], tmp_path: Path
+) -> None:
+    name, clock = unique("serving"), counting(1)
+    stores = [kind(OneServer(redis_client), namespace=name, buckets=2) for kind in (Overtaken, Told)]
+    late, other = stores
+    late.ensure_ready()
+    log, bounds = EventLog(tmp_path, TOPIC), {0: Bounds(0, 0)}
+    sinks = [ServingSink(store, VIEW, log, lambda: bounds, lambda: next(clock)) for store in stores]
+    for sink in sinks:
+        sink.open(0)
+
+    def overtakes() -> None:
+        late.run = other.run = Run("first", NO_EVICTION, 2)
+        with suppress(LostTailError):
+            sinks[1].look()
+
+    assert isinstance(late, Overtaken)
+    late.overtakes = overtakes
+    late.run = Run("first", NO_EVICTION, 1)
+    with suppress(LostTailError):
+        sinks[0].look()
+    begun = Aliases(other).id_of(VIEW.id)
+    assert begun.startswith(f"{VIEW.id}.g2-")
+    for sink in sinks:
+        with suppress(LostTailError):
+            sink.look()
+    assert Aliases(other).id_of(VIEW.id) == begun
+    # Nothing stays of what was not begun, nor of what was served before.
+    until(lambda: other.noted() == [begun])
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+class Killed(Told):
+    """A store whose worker drops nothing any more."""
+
+    def drop(self, view_id: str, at_once: int = 1_000, may: Callable[[], bool] = lambda: True) -> int:
+        assert threading.current_thread() is not threading.main_thread()
+        raise OnlineStoreError("killed")
+
+
+def test_all_views_are_told_of_evictions_before_any_row_is_dropped_and_the_next_worker_drops_them(
+    redis_client: redis.Redis, unique: Callable[[str], str], tmp_path: Path
+) -> None:
+    name, clock = unique("serving"), counting(1)
+    log, bounds = EventLog(tmp_path, TOPIC), {0: Bounds(0, 10)}
+    views = [VIEW, FeatureView("also_by_user", VIEW.entity, TOPIC, features={"n": count()})]
+
+    def sinks_of(store: OnlineStore) -> list[ServingSink]:
+        return [ServingSink(store, view, log, lambda: bounds, lambda: next(clock)) for view in views]
+
+    store = Killed(OneServer(redis_client), namespace=name, buckets=2)
+    store.ensure_ready()
+    sinks, aliases = sinks_of(store), Aliases(store)
+    for sink in sinks:
+        sink.open(0)
+        apply(sink, 0, 10)
+        sink.heartbeat({0: Mark(10, 10)})
+    store.run = Run("first", NO_EVICTION, 1)
+    for sink in sinks:
+        with pytest.raises(LostTailError):
+            sink.look()
+    assert not {view.id for view in views} & {aliases.id_of(view.id) for view in views}
+    assert [store.rows(view.id) for view in views] == [1, 1]
+    later = Told(OneServer(redis_client), namespace=name, buckets=2)
+    later.run = store.run
+    for sink in sinks_of(later):
+        sink.open(0)
+    until(lambda: not any(store.rows(view.id) for view in views))
+    until(lambda: sorted(store.noted()) == sorted(aliases.id_of(view.id) for view in views))
 
 
 def test_rows_without_their_watermarks_are_left_for_others_also_where_events_come_live(

@@ -290,17 +290,39 @@ def _refused(world: World, why: str) -> int:
     return int(world.valkey.client.info("errorstats").get(f"errorstat_{why}", {"count": 0})["count"])
 
 
-@row(17, "wrong eviction policy", "maxmemory-policy allkeys-lru", "refuses to start")
+@row(
+    17,
+    "wrong eviction policy",
+    "maxmemory-policy allkeys-lru at a start, and for 3 s under a worker whose store is full, as it stays 3 s more",
+    "refuses to start; STALE until all is filled anew",
+)
 def eviction(world: World) -> str:
     world.define()
-    world.valkey.client.config_set("maxmemory-policy", "allkeys-lru")
+    client = world.valkey.client
+    client.config_set("maxmemory-policy", "allkeys-lru")
     worker = world.worker(restarting=False)
     code = worker.wait(_LIMIT_S * world.patience)
     said = worker.said().strip().splitlines()
     expect(code not in (None, 0) and "noeviction" in worker.said(), f"exit code {code}, said {said[-1:]}")
-    world.valkey.client.config_set("maxmemory-policy", "noeviction")
+    client.config_set("maxmemory-policy", "noeviction")
     _filled(world, 1_000)
-    return f"exit code {code}: {said[-1]}; then, set right: {world.check()}"
+    held = _held(world)
+    with world.reader() as reader:
+        begun_us, used = payments.now_us(), client.info()["used_memory"]
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        client.config_set("maxmemory", used - world.draw.randrange(20_000, 100_000))
+        world.send(100)
+        world.until(lambda: client.info()["evicted_keys"] > 0, 20, "the store evicts keys")
+        time.sleep(3)
+        client.config_set("maxmemory-policy", "noeviction")
+        time.sleep(3)
+        evicted = client.info()["evicted_keys"]
+        client.config_set("maxmemory", 0)
+        world.until_applied(_LIMIT_S)
+        world.until_told(world.expected())
+        whole = world.check()
+    judged = _judged(world, reader, held, [begun_us])
+    return f"exit code {code}: {said[-1]}; then {evicted} keys evicted; {judged}; set right: {whole}"
 
 
 # Others are told BUSY once it has run for so long; before that they wait.
