@@ -10,7 +10,7 @@ from pathlib import Path
 
 @contextmanager
 def alone(path: Path, refused: Exception) -> Iterator[None]:
-    """Hold the lock; raises `refused` where somebody else does."""
+    """Hold the lock; raises `refused` where somebody else does, OSError where the disk has none for us."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as lock:
         try:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 
@@ -32,8 +33,6 @@ from streams.topics import Topics
 HAND_OVER_S = 5.0
 _FLIP_TRIES_MAX = 10
 _ANEW = "run it with --abandon, then again"
-# No row expires earlier (`OnlineSink`).
-_FILL_US_MAX = DAY_US
 
 Moved = Callable[[str, int, int], None]
 # Compares the rows under an id with a log as of one version; returns what to say, raises where they differ.
@@ -110,6 +109,9 @@ class Backfill:
         topic_id = self._whole_id()
         self._log.forget()
         state = self._aliases.backfill(self._view.id)
+        if state is not None and state.stage in ("fill", "abandoned") and self._names(state.id):
+            # It came back older than the alias: what is served is brought up to now, and told where it lacks some.
+            state = self._save(state, stage="flipped")
         if state is not None and self._lacks_rows(state):
             state = self._save(state, stage="abandoned")
             self._drop_abandoned(state)
@@ -161,12 +163,15 @@ class Backfill:
 
         Killed while it was dropped, or filled so long ago that rows expire, which would differ from the log.
         """
-        is_old = self._view.plan.reach_us is not None and _now_us() - state.begun_us > _FILL_US_MAX
-        return state.stage == "abandoned" or (state.stage == "fill" and is_old)
+        reach_us = self._view.plan.reach_us
+        # Rows expire a day later than their windows (`OnlineSink`): what is left of it is for this run.
+        lasts_us = None if reach_us is None else max(DAY_US, reach_us + self._view.lateness_us)
+        is_old = lasts_us is not None and _now_us() - state.begun_us > lasts_us
+        return state.stage == "abandoned" or (state.stage == "fill" and (is_old or state.began is None))
 
     def _drop_abandoned(self, state: Backfilling) -> None:
         self._at("before-abandoned-drop")
-        self._store.drop(state.id)
+        self._store.drop(state.id, may=lambda: not self._names(state.id))
         self._aliases.end_backfill(self._view.id)
         # Of one that flipped before workers gave its rows up: what was served before that.
         self._aliases.drop_unserved(self._view.id)
@@ -177,9 +182,9 @@ class Backfill:
         One would compare a shadow with the log as it was, while this one brings it up to now.
         """
         # Logs of several projects may lie side by side, and have a view in common.
-        path = self._settings.offline_path.parent / "backfills" / self._settings.project / f"{self._view.id}.lock"
+        folder = self._settings.offline_path.resolve().parent / "backfills" / self._settings.project
         what = "another run of it is at work; wait until that one has ended"
-        return alone(path, BackfillError(self._view.name, what))
+        return alone(folder / f"{self._view.id}.lock", BackfillError(self._view.name, what))
 
     def _begin(self) -> Backfilling:
         row_id, version = self._aliases.new_generation(self._view.id), self._log.version()
@@ -209,7 +214,8 @@ class Backfill:
         # What the log has got since is folded faster from there, and Kafka may have lost it. Also for who goes on right
         # before the flip or behind it: the process before may have ended a day ago, and the store lost rows since.
         self._fill(state, LogSlices.newest(self._log), topic_id)
-        with Follower(self._settings, self._store, self._view, state.id, topic_id) as follower:
+        row_id, is_served = state.id, partial(self._names, state.id)
+        with Follower(self._settings, self._store, self._view, row_id, topic_id, is_served) as follower:
             follower.until_caught_up(lambda done, total: self._moved("follow", done, total))
             if state.stage == "follow":
                 state = self._save(state, stage="flip", old_id=self._aliases.id_of(self._view.id))
@@ -317,7 +323,8 @@ class Backfill:
         if state.began is None or has_more(state.began, self._store.evicted(self._store.runs())):
             is_served = self._names(state.id)
             way = "start a worker, which fills others" if is_served else _ANEW
-            what = f"the store has evicted keys since {state.id} began, and rows of it may be among them; {way}"
+            known = "it is not known whether the store" if state.began is None else "the store"
+            what = f"{known} has evicted keys since {state.id} began, and rows of it may be among them; {way}"
             raise BackfillError(self._view.name, what)
 
     def _save(self, state: Backfilling, **changed: str) -> Backfilling:

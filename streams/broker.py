@@ -51,7 +51,10 @@ _CERTIFICATE = (
 # words then ("SASL PLAIN mechanism handshake failed: Local: Broker transport failure", "Disconnected: ...") or the
 # system's, and the broker's or OpenSSL's where we are refused. Alert 80 is the broker's own fault, which may pass.
 _LOGINS = (KafkaError._AUTHENTICATION, KafkaError._SSL)
-_BROKEN_OFF = re.compile(r"\bLocal: |\bDisconnected: |SSL transport error: |:system library:|SSL alert number 80\b")
+_BROKEN_OFF = re.compile(
+    # "Disconnected: check client PLAIN credentials" is what a proxy's refusal looks like.
+    r"\bLocal: |\bDisconnected: (?!check client)|SSL transport error: |:system library:|SSL alert number 80\b"
+)
 _CONFIGURED = "kafka_ssl_ca, kafka_ssl_certificate, kafka_ssl_key, kafka_ssl_key_password and kafka_sasl_mechanism"
 
 

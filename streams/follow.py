@@ -67,13 +67,26 @@ class _Source(Protocol):
 class Follower:
     """Brings the rows under an id up to where the topic ends, and keeps them there.
 
-    They hold what the log has already. Raises BackfillError where they do not and the topic lacks it, or where nothing
-    comes although there is more; TopicError where log and topic have both lost what the rows still lack, LostTailError
-    where the store lost what the rows had.
+    They hold what the log has already.
+
+    is_served  whether workers write these rows by now, so that they may be ahead of the log
+
+    Raises BackfillError where they do not and the topic lacks it, or where nothing comes although there is more, or
+    workers began when rows had been made of the topic itself; TopicError where log and topic have both lost what the
+    rows still lack, LostTailError where the store lost what the rows had.
     """
 
-    def __init__(self, settings: Settings, store: OnlineStore, view: FeatureView, row_id: str, topic_id: str) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: OnlineStore,
+        view: FeatureView,
+        row_id: str,
+        topic_id: str,
+        is_served: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._settings, self._view, self._topic, self._topic_id = settings, view, view.source, topic_id
+        self._is_served = is_served
         self._sink = OnlineSink(store, view, row_id=row_id)
         self._admin = admin_client(broker_of(settings))
         self._looked_s = self._seen_s = -math.inf
@@ -94,8 +107,8 @@ class Follower:
             moved(done, sum(ends.values()))
             if not lacking:
                 break
-            # Of one by itself: another may have live traffic beyond its end.
-            seen = self._source, lacking[0], self._source.reached(lacking[0])
+            # Of what is lacking alone: other partitions may have live traffic beyond their ends.
+            seen = self._source, done, sum(min(self._source.reached(p), ends[p]) for p in lacking)
             if seen != last:
                 last, since_s = seen, time.monotonic()
             self._refuse_silence(time.monotonic() - since_s, lacking[0], ends[lacking[0]])
@@ -127,6 +140,9 @@ class Follower:
     def _step(self) -> None:
         is_logged = self._is_logged()
         if is_logged != isinstance(self._source, _FromLog):
+            if not is_logged:
+                # What the last workers logged when they went: the topic may have it no longer.
+                self._source.step()
             self._source.settle()
             self._source.close()
             self._source = self._from_log() if is_logged else self._from_topic()
@@ -145,7 +161,17 @@ class Follower:
             raise BackfillError(self._view.name, f"for {silent_s:.0f} s {self._source.silent(partition, end)}")
 
     def _from_log(self) -> _FromLog:
-        return _FromLog(self._settings, self._sink, self._topic_id)
+        source = _FromLog(self._settings, self._sink, self._topic_id)
+        for partition in range(self._topic.partitions):
+            logged, stands = source.reached(partition), self._sink.reached(partition)
+            if logged < stands and not self._is_served():
+                raise BackfillError(
+                    self._view.name,
+                    f"workers began to read {self._topic.name}/{partition} from {logged} on when the shadow had been "
+                    f"brought up to {stands} from the topic itself; with another definition they may log those events "
+                    "otherwise: run it with --abandon, then again",
+                )
+        return source
 
     def _from_topic(self) -> _FromTopic:
         return _FromTopic(self._settings, self._admin, self._sink, self._topic_id)

@@ -18,16 +18,17 @@ from confluent_kafka.admin._group import ConsumerGroupDescription
 from featurestore.errors import BrokerError, FeatureStoreError, OtherStoreError, WorkersRunningError
 from featurestore.online import OnlineStore
 from featurestore.settings import Settings
-from streams.broker import admin_client, answer_of, broker_of, refusal
+from streams.broker import admin_client, answer_of, broker_of, is_broken_off, refusal
 
 # Before the identity of a store; a member of an earlier release is called otherwise, and says nothing of its store.
 _CLIENT = "featurestore-store-"
-# A broker that began a moment ago does not know yet who keeps its groups.
+# A broker that began a moment ago does not know yet who keeps its groups; one that goes cuts questions off.
 _NOT_YET = (
     KafkaError.COORDINATOR_NOT_AVAILABLE,
     KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
     KafkaError.NOT_COORDINATOR,
     KafkaError._TIMED_OUT,
+    KafkaError._TRANSPORT,
 )
 _TIMEOUT_S, _REQUEST_S = 30.0, 10.0
 # While a partition is taken over, all others of the group wait.
@@ -94,7 +95,8 @@ def _described(admin: AdminClient, settings: Settings, timeout_s: float) -> Cons
             # What a newer broker says of a group that never was; an older one describes it without members.
             if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
                 return None
-            if error.args[0].code() not in _NOT_YET or time.monotonic() > deadline:
+            is_away = error.args[0].code() in _NOT_YET or is_broken_off(error.args[0])
+            if not is_away or time.monotonic() > deadline:
                 raise refusal(error.args[0]) or BrokerError(str(broker_of(settings)), error.args[0].str()) from error
             time.sleep(_LOOK_S)
 

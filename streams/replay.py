@@ -158,7 +158,7 @@ class Replay:
             wanted = "up to 64 letters, digits, dots, dashes and underscores, a letter or a digit first"
             raise ReplayError(topic, f"{self.name!r} is no name for a replay; say {wanted}")
         # Logs of several projects may lie side by side.
-        self.folder = settings.offline_path.parent / "replays" / settings.project / self.name
+        self.folder = settings.offline_path.resolve().parent / "replays" / settings.project / self.name
         self._store = OnlineStore.at(
             settings.redis_url, namespace=f"{settings.project}:replay:{self.name}", buckets=settings.buckets
         )

@@ -15,9 +15,9 @@ Around an `OnlineSink` it adds six things, each noticed about once a second or w
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import suppress
 from threading import Event, Lock, Thread
 
 import numpy as np
@@ -37,8 +37,10 @@ from streams.sink import Ints, Partitions
 # So many events of the log the engine folds by itself, before it goes on (`catch_up.py`). Of more, it
 # goes on with the other views meanwhile.
 AT_ONCE_MAX = 100_000
-# How often a fill that waits for a drop looks whether it is to stop.
-_PAUSE_S = 0.1
+# How often a fill looks whether rows are still to be dropped, or it is to stop; and how long it waits for them.
+_PAUSE_S, _ROOM_S = 0.25, 60.0
+# Every so many looks it is looked for rows that nobody serves, where nothing is filled or moved.
+_LOOKS = 30
 
 log = logging.getLogger("featurestore.worker")
 
@@ -50,8 +52,13 @@ class _StoppedError(Exception):
 class _Filling:
     """A partition on its way from the log, in a thread that does not keep a dying process alive."""
 
-    def __init__(self, turn: Lock, work: Callable[[Callable[[int], None]], int]) -> None:
-        self._stop, self._turn, self._work = Event(), turn, work
+    def __init__(
+        self,
+        turn: Lock,
+        before: Callable[[Callable[[int], None]], None],
+        work: Callable[[Callable[[int], None]], int],
+    ) -> None:
+        self._stop, self._turn, self._before, self._work = Event(), turn, before, work
         self._reached = 0
         self._error: BaseException | None = None
         self._thread = Thread(target=self._run, name="fill", daemon=True)
@@ -73,6 +80,7 @@ class _Filling:
 
     def _run(self) -> None:
         try:
+            self._before(self._moved)
             with self._turn:
                 self._moved(0)
                 self._reached = self._work(self._moved)
@@ -115,6 +123,7 @@ class ServingSink:
         self._evicted: dict[str, int] = {}
         # Drops rows that nobody serves any more.
         self._dropping: Thread | None = None
+        self._looks = 0
         self._inner = OnlineSink(store, view, commits)
         self._rows_before = 0
         self._filling: dict[int, _Filling] = {}
@@ -147,6 +156,7 @@ class ServingSink:
         at_work = partition in self._filling and not self._filling[partition].is_done
         mark = self._events.marks()[partition] if at_work else self._take_over(partition)
         if is_new:
+            self._drop_unserved()
             self._tell_if_behind(partition)
         self._tell_if_complete()
         return mark
@@ -227,6 +237,8 @@ class ServingSink:
         row_id, stood = self._view.id if alias is None else alias.id, self._inner.row_id
         if row_id != stood:
             log.info("%s is served from %s now", self._view.name, row_id)
+            for partition in list(self._filling):
+                self._stop_fill(partition)
             if self._topic_ids:
                 # They may be noted nowhere any more; or were dropped before the last of them were written.
                 self._store.note_evicted(stood, None)
@@ -237,7 +249,9 @@ class ServingSink:
         if is_news:
             # A store that was flushed has forgotten it, and who starts while they are filled would give up the rows.
             self._store.note_evicted(row_id, self._evicted)
-        self._drop_unserved()
+        if is_news or self._filling or self._looks % _LOOKS == 0:
+            self._drop_unserved()
+        self._looks += 1
         if row_id != stood:
             self._take_over_all(self._topic_ids)
         if alias is not None and alias.is_ready:
@@ -292,15 +306,21 @@ class ServingSink:
         return new
 
     def _drop_unserved(self) -> None:
-        """In a thread, since they may be many millions, while the aliases of all views are to be moved at once."""
-        if (self._dropping is None or not self._dropping.is_alive()) and self._aliases.unserved(self._view.id):
+        """In a thread, since they may be many millions, while the aliases of all views are to be moved at once.
+
+        One worker does, of those that have the topic: a drop goes through all keys of the server.
+        """
+        is_ours = 0 in self._topic_ids
+        is_idle = self._dropping is None or not self._dropping.is_alive()
+        if is_ours and is_idle and self._aliases.unserved(self._view.id):
             self._dropping = Thread(target=self._drop, name="drop", daemon=True)
             self._dropping.start()
 
     def _drop(self) -> None:
-        # The next look meets the same fault, or goes on.
-        with suppress(OnlineStoreError):
+        try:
             self._aliases.drop_unserved(self._view.id)
+        except OnlineStoreError as error:
+            log.warning("rows of %s that nobody serves are still there: %s", self._view.name, error)
 
     def _tell_policy(self, runs: Sequence[Run]) -> None:
         """Once, when somebody has set one under which rows may go."""
@@ -343,7 +363,9 @@ class ServingSink:
         if self._alias is not None:
             self._incomplete(self._alias)
         row_id, topic_id = self._inner.row_id, self._topic_ids[partition]
-        self._filling[partition] = _Filling(self._turn, lambda moved: self._fill(row_id, partition, topic_id, moved))
+        self._filling[partition] = _Filling(
+            self._turn, self._wait_for_room, lambda moved: self._fill(row_id, partition, topic_id, moved)
+        )
         return logged
 
     def _are_few(self, events: EventLog, partition: int, first: int, end: int) -> bool:
@@ -362,11 +384,17 @@ class ServingSink:
         if is_behind and self._alias is not None and self._alias.is_ready:
             self._incomplete(self._alias)
 
-    def _fill(self, row_id: str, partition: int, topic_id: str, moved: Callable[[int], None]) -> int:
-        while self._dropping is not None and self._dropping.is_alive():
-            # What these rows replace: both may not find room.
+    def _wait_for_room(self, moved: Callable[[int], None]) -> None:
+        """Until the rows that these replace are dropped, by whichever worker: both may not find room.
+
+        Not for ever: where a drop does not come to its end, a store with room is none the worse for it.
+        """
+        until = time.monotonic() + _ROOM_S
+        while time.monotonic() < until and self._aliases.unserved(self._view.id):
             moved(0)
-            self._dropping.join(_PAUSE_S)
+            time.sleep(_PAUSE_S)
+
+    def _fill(self, row_id: str, partition: int, topic_id: str, moved: Callable[[int], None]) -> int:
         # A sink of its own: the engine's is used from the engine's thread.
         with ThreadPoolExecutor(1, thread_name_prefix="fill-commit") as commits:
             sink = OnlineSink(self._store, self._view, commits, row_id)

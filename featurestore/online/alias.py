@@ -169,7 +169,7 @@ class Aliases:
         return {view_id.decode(): msgspec.json.decode(state, type=Backfilling) for view_id, state in pairs}
 
     def save_backfill(self, view_id: str, state: Backfilling) -> None:
-        self._store.ask("HSET", self._store.name("backfills"), view_id, msgspec.json.encode(state))
+        self._store.keep("HSET", self._store.name("backfills"), view_id, msgspec.json.encode(state))
 
     def end_backfill(self, view_id: str, row_id: str | None = None) -> bool:
         """Forget the view's backfill, once its alias names `row_id`, where that is given; whether it does afterwards.

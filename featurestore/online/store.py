@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.resources import files
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -41,17 +42,23 @@ _IDENTITY = "store"
 # Before an id of rows: keys evicted before these began, from then on until they are dropped; a mark in place of them
 # where nobody knows. Evictions that take this along take the alias, too.
 _EVICTED, _UNKNOWN = "evicted ", b"?"
-# Before a run: keys that it has evicted, where it may have any. As many as can be, while nobody knows.
-_EVICTING, _ANY_NUMBER = "evicting ", 1 << 62
+# Keys that each run has evicted, of those that may have any. As many as can be, while nobody knows.
+_EVICTING, _ANY_NUMBER = "evicting", 1 << 62
 NO_EVICTION = "noeviction"
+_NOTES_TRIED_MAX = 10
 # What lies beside the rows says which of them are not to be believed, and takes little room: a full server takes it,
 # too. By a script, since functions cannot be loaded there.
 _KEPT = "#!lua flags=allow-oom\nreturn redis.call(ARGV[1], KEYS[1], unpack(ARGV, 2))"
-# A field, the value it must have ('' for none), its new one, and pairs that are written along where nothing stands yet.
+# A field, the value it must have ('' for none), its new one, and pairs that are written along where nothing stands yet,
+# or nobody knew.
 _POINTED = """#!lua flags=allow-oom
 if (redis.call('HGET', KEYS[1], ARGV[1]) or '') ~= ARGV[2] then return 0 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
-for place = 4, #ARGV, 2 do redis.call('HSETNX', KEYS[1], ARGV[place], ARGV[place + 1]) end
+for place = 4, #ARGV, 2 do
+  if (redis.call('HGET', KEYS[1], ARGV[place]) or '?') == '?' then
+    redis.call('HSET', KEYS[1], ARGV[place], ARGV[place + 1])
+  end
+end
 return 1
 """
 # Of so many rows that are read it is looked how large they are.
@@ -195,6 +202,7 @@ class OnlineStore:
         self._identity: str | None = None
         # Run -> keys that it evicted, as this process has seen it: a store that comes back older does not know.
         self._seen_evicted: dict[str, int] = {}
+        self._drops = Lock()
         # View id -> mean size of those of its rows that were read last.
         self._row_bytes: dict[str, int] = {}
 
@@ -461,22 +469,23 @@ class OnlineStore:
         """Run -> keys that it has evicted: of `runs`, and of those that are gone and had evicted some when last seen.
 
         Of one that is gone, and was last seen with a policy that drops keys, nobody knows: as many as can be. Written
-        down for who comes later, a field a run, and these are few: a server has such a policy by mistake.
+        down for who comes later; these are few, since a server has such a policy by mistake. Where others keep writing
+        theirs between, the next call tries again.
         """
-        noted = {
-            field.removeprefix(_EVICTING): int(keys)
-            for field, keys in self.beside().items()
-            if field.startswith(_EVICTING)
-        }
-        seen = noted | {run_id: max(keys, noted.get(run_id, 0)) for run_id, keys in self._seen_evicted.items()}
-        for run in runs:
-            if run.policy != NO_EVICTION:
-                seen[run.id] = _ANY_NUMBER
-            elif run.evicted or run.id in seen:
-                seen[run.id] = run.evicted
-        self._seen_evicted = seen
-        for run_id, keys in seen.items() - noted.items():
-            self.keep("HSET", self.name("aliases"), f"{_EVICTING}{run_id}", keys)
+        name = self.name("aliases")
+        for _ in range(_NOTES_TRIED_MAX):
+            held = self.ask("HGET", name, _EVICTING) or b""
+            noted = _counts(held) or {}
+            seen = noted | {run_id: max(keys, noted.get(run_id, 0)) for run_id, keys in self._seen_evicted.items()}
+            for run in runs:
+                if run.policy != NO_EVICTION:
+                    seen[run.id] = _ANY_NUMBER
+                elif run.evicted or run.id in seen:
+                    seen[run.id] = run.evicted
+            self._seen_evicted = seen
+            # Over what was read: others may have noted more meanwhile.
+            if seen == noted or self.ask("EVAL", _POINTED, 1, name, _EVICTING, held, _counted(seen)):
+                break
         return seen | {run.id: run.evicted for run in runs}
 
     def note_evicted(self, row_id: str, counts: Mapping[str, int] | None, *, anew: bool = False) -> None:
@@ -509,8 +518,14 @@ class OnlineStore:
     def drop(self, view_id: str, at_once: int = 1_000, may: Callable[[], bool] = lambda: True) -> int:
         """Delete all rows and watermarks under an id; returns how many keys there were.
 
+        One at a time, since each goes through all keys of the server.
+
         may  is asked before every so many of them; the rest is left once it says no
         """
+        with self._drops:
+            return self._drop(view_id, at_once, may)
+
+    def _drop(self, view_id: str, at_once: int, may: Callable[[], bool]) -> int:
         if not may():
             return 0
         # First what would vouch for rows that are gone already, where this ends half-way. There may be other buckets,

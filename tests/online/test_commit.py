@@ -232,6 +232,10 @@ def test_rows_of_which_nothing_says_what_was_evicted_when_they_began_may_have_lo
     # Evictions took the aliases, and what was noted beside them.
     store.ask("UNLINK", store.name("aliases"))
     assert store.evicted_before(VIEW, "topic") is None
+    # Who leaves rows does not know either, and whoever fills them again does.
+    store.note_evicted(VIEW, None)
+    assert store.point(VIEW, None, b"ready", {VIEW: now})
+    assert store.evicted_before(VIEW, "topic") == now
 
 
 def test_a_user_who_may_not_ask_how_a_server_is_learns_which_right_is_lacking(

@@ -316,6 +316,7 @@ def test_a_login_that_was_cut_off_is_no_refusal() -> None:
         "SASL authentication error: Authentication failed: Invalid username or password": "kafka_sasl_password",
         "SASL PLAIN mechanism handshake failed: Broker: Unsupported SASL mechanism": "kafka_sasl_mechanism",
         "SASL SCRAM authentication failed: broker responded with other-error": "kafka_sasl_password",
+        "Disconnected: check client PLAIN credentials and broker logs": "kafka_sasl_password",
     }
     for text, setting in refused.items():
         assert setting in str(refusal(KafkaError(KafkaError._AUTHENTICATION, text)))

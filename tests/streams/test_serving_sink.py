@@ -21,7 +21,7 @@ from featurestore.event_time import Mark
 from featurestore.kernel import Events
 from featurestore.kernel.keys import group_keys
 from featurestore.offline import EventLog, log_schema
-from featurestore.online import NO_EVICTION, TOKEN_BYTES, Alias, Aliases, OneServer, OnlineStore, Run
+from featurestore.online import NO_EVICTION, TOKEN_BYTES, Alias, Aliases, Backfilling, OneServer, OnlineStore, Run
 from streams import serving_sink
 from streams.bounds import Bounds
 from streams.catch_up import catch_up
@@ -407,6 +407,7 @@ def test_rows_of_a_store_that_evicted_keys_are_not_believed_and_filled_anew(
             looked_until_sent_back(sink, store, deadline)
 
         try:
+            Aliases(store).save_backfill("other", Backfilling("other.g2-0", 0, "abandoned"))
             with pytest.raises(FullStoreError, match="raise that with CONFIG SET"):
                 fill_where_there_is_no_room()
             assert not is_ready(store), "rows that it evicted are served"
