@@ -47,7 +47,7 @@ MINUTES ?= 10
 soak: $(STAMP) ## full rate with kills: memory, descriptors and lag stay flat, values exact; draws soak.svg
 	@$(BIN)/python -m tests.campaign.soak --minutes $(MINUTES) --plot soak.svg
 
-mutants: $(STAMP) ## plant faults one at a time; the tests must find every one (half an hour and more)
+mutants: $(STAMP) ## plant faults one at a time; the tests must find every one (an hour and a half)
 	@$(BIN)/python -m tests.mutants
 
 bench: $(STAMP) ## all benchmarks: ratios against a peer or a limit, side by side
